@@ -247,10 +247,10 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import costs, distill, heads, state
+    from early_exit import costs, distill, fills, heads
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
-    assert {family: tuple(fills) for family, fills in state.FILLS.items()} == module.STATE_FILLS
+    assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
     assert set(schema["heads"]["additionalProperties"]["properties"]["kind"]["enum"]) == set(heads.KINDS)
     assert tuple(schema["distillation"]["properties"]["label"]["enum"]) == distill.LABELS
     assert costs.FAMILIES is module.FAMILIES

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import backbones, decode, heads, policies, state
+from early_exit import backbones, decode, fills, heads, policies
 from early_exit.costs import MAMBA_HEAD, cost_table, flops, generation_flops
 from early_exit.manifests import FAMILIES
 from early_exit.records import FLOPS, GENERATIONS, InputError, read_json, read_table, write_json, write_table
@@ -295,7 +295,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind):
     requests = [decode.Request(name, ids, [0.4 + 0.02 * k]) for k, (name, ids) in enumerate(prompts.items())]
     no_window = {name: head | {"conv_kernel": 0} for name, head in TINY_HEADS.items()}  # it is no matrix product
     table = cost_table(config | {"conv_kernel": 0}, no_window)
-    for name, fill in state.FILLS[backbone.family].items():
+    for name, fill in fills.FILLS[backbone.family].items():
         rule = NeverStop(8)
         seen, answers = counted(lambda: list(decode.generate(backbone, policy, fill, requests, rule, slots=5)))  # noqa: B023
         left = {block for answer in answers for block in answer.exit_blocks[1:]}
@@ -318,7 +318,7 @@ class NeverStop:
 def test_names_agree_with_the_rest_of_the_package():
     for config in (MISTRAL_7B, CODESTRAL_7B):
         table = cost_table(config, {})
-        assert set(table["state_fill"]) == set(state.FILLS[table["family"]])
+        assert set(table["state_fill"]) == set(fills.FILLS[table["family"]])
     assert set(HEADS) == set(heads.KINDS)
     defaults = {name: parameter.default for name, parameter in signature(heads.Mamba.__init__).parameters.items()}
     assert {name: defaults[name] for name in MAMBA_HEAD} == MAMBA_HEAD

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import decode as slow_decode
 
-from early_exit import backbones, decode, policies, state
+from early_exit import backbones, decode, fills, policies
 
 NEW_TOKENS = 10
 
@@ -45,7 +45,9 @@ class Forced:
 
 
 def run(backbone, requests, policy=None, fill=None, slots=4, rule=None):
-    done = decode.generate(backbone, policy or policies.FullDepth(), fill, requests, rule or Length(), slots=slots)
+    done = decode.generate(
+        backbone, policy or policies.FullDepth(), fill or fills.Fill(), requests, rule or Length(), slots=slots
+    )
     return {(g.example_id, g.threshold): g for g in done}
 
 
@@ -85,7 +87,7 @@ def test_forced_schedules_equal_the_slow_reference(random_model, cheap, data):
     some = prompts(len(schedules), seed=data.draw(st.integers(0, 99)))
     requests = [decode.Request(f"{k}", prompt, [float(k)]) for k, prompt in enumerate(some)]
     policy = Forced(schedules, depth)
-    ours = run(backbone, requests, policy, state.FILLS[backbone.family][fill], slots=4)
+    ours = run(backbone, requests, policy, fills.FILLS[backbone.family][fill](), slots=4)
     for k, (prompt, schedule) in enumerate(zip(some, schedules, strict=True)):
         with torch.inference_mode():
             tokens, logits, _ = slow_decode(random_model, backbone.family, prompt, schedule, fill)
@@ -109,9 +111,13 @@ def test_caches_after_exits_equal_the_slow_references(random_model, cheap):
         with torch.inference_mode():
             caches, rule = backbone.new_state(2, 64), Length()
             policy.open(2)
-            rows = decode.prefill(backbone, policy, caches, [decode.Request("0", prompt, [0.0])], rule, first_slot=0)
+            filling = fills.FILLS[backbone.family][fill]()
+            filling.open()
+            rows = decode.prefill(
+                backbone, policy, filling, caches, [decode.Request("0", prompt, [0.0])], rule, first_slot=0
+            )
             for _ in schedule:
-                decode.decode_one_token(backbone, policy, state.FILLS[backbone.family][fill], caches, rows, rule)
+                decode.decode_one_token(backbone, policy, filling, caches, rows, rule)
             tokens, _, slow = slow_decode(random_model, backbone.family, prompt, schedule, fill)
         assert rows[0].token_ids == tokens
         close = {"rtol": 1e-3, "atol": 1e-4}
@@ -139,7 +145,7 @@ def test_batches_do_not_change_rows(random_model):
 def test_skipped_blocks_are_not_computed(random_model):
     """Every token leaves after block 2: blocks 3.. run for prompts only."""
     backbone = backbones.adapt(random_model)
-    fill = state.FILLS[backbone.family]["propagate"]
+    fill = fills.FILLS[backbone.family]["propagate"]()
     schedules = [[2] * NEW_TOKENS] * 3
     requests = [decode.Request(f"{k}", prompt, [float(k)]) for k, prompt in enumerate(prompts(3, seed=5))]
     calls = {}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_decode import Length
 
-from early_exit import backbones, decode, distill, policies, state
+from early_exit import backbones, decode, distill, fills, policies
 from early_exit.records import InputError
 
 EXITS = [2, 3, 4, 5]
@@ -99,7 +99,7 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(random_model):
     requests = [decode.Request(f"{k}", list(range(3, 9 + k)), (0.0, 0.5, 1.0)) for k in range(3)]
     for name in configs:
         policy = policies.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
-        fill = state.FILLS[backbone.family]["propagate"]
+        fill = fills.FILLS[backbone.family]["propagate"]()
         rows = list(decode.generate(backbone, policy, fill, requests, Length(), slots=4))
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}
         assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.threshold == 0.0)

@@ -111,7 +111,7 @@ def test_state_insert_repeats_rows_of_a_prompt(made):
     with torch.no_grad():
         for n in EXITS:
             made["mamba"][str(n)](torch.randn(2, 6, HIDDEN), cache)
-    memory = state.RecurrentState(range(len(EXITS)), 3)
-    memory.insert(torch.tensor([0, 1, 2]), cache, torch.tensor([1, 1, 0]))
+    memory = state.RecurrentState(range(len(EXITS)), 3, torch.device("cpu"))
+    memory.insert(torch.tensor([0, 1, 2]), cache, torch.tensor([1, 1, 0]), 7)
     assert torch.equal(memory.recurrent[0][0], memory.recurrent[0][1])
     assert not torch.equal(memory.recurrent[0][0], memory.recurrent[0][2])

@@ -55,24 +55,34 @@ class Backbone:
         return self.model.get_input_embeddings()(token_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm and LM head: (rows, hidden) to (rows, vocabulary), in float32."""
+        """Final norm and LM head: (rows, hidden) to (rows, vocabulary), in float32 or better."""
         body = self.model.base_model
         norm = body.norm if self.family == "transformer" else body.norm_f
-        return self.model.lm_head(norm(hidden).to(self.model.lm_head.weight.dtype)).float()
+        logits = self.model.lm_head(norm(hidden).to(self.model.lm_head.weight.dtype))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_state(self, slots: int, capacity: int) -> AttentionState | RecurrentState:
         """Empty caches for `slots` rows of at most `capacity` tokens."""
         if self.family == "transformer":
             return AttentionState(self.layer_indices, slots, capacity, self.model.base_model.rotary_emb)
-        return RecurrentState(self.layer_indices, slots)
+        return RecurrentState(self.layer_indices, slots, self.device)
 
     def run_block(self, n: int, hidden: Tensor, state: AttentionState | RecurrentState) -> Tensor:
-        """Block n for one new token of each live row of `state`; (rows, 1, hidden) to the same shape."""
+        """Block n for each query of `state`, one token each; (queries, 1, hidden) to the same shape."""
         if self.family == "transformer":
             return self.blocks[n - 1](
                 hidden, attention_mask=state.mask, past_key_values=state, use_cache=True,
                 position_embeddings=state.rotation,
             )  # fmt: skip
+        if state.waves is None:
+            return self._run_mixer(n, hidden, state, None)
+        outputs = torch.empty_like(hidden)
+        for wave in state.waves:
+            outputs[wave] = self._run_mixer(n, hidden[wave], state, wave)
+        return outputs
+
+    def _run_mixer(self, n: int, hidden: Tensor, state: RecurrentState, wave: Tensor | None) -> Tensor:
+        state.only(wave)
         hidden = self.blocks[n - 1](hidden, cache_params=state)
         state.write_back(self.layer_indices[n - 1])
         return hidden

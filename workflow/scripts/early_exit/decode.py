@@ -13,8 +13,9 @@ from itertools import groupby
 import torch
 
 from early_exit.backbones import Backbone
+from early_exit.fills import Fill
 from early_exit.policies import Policy
-from early_exit.state import AttentionState, Fill, RecurrentState
+from early_exit.state import AttentionState, RecurrentState
 from early_exit.stopping import StopRule
 
 
@@ -46,7 +47,7 @@ class Generation:
 
 @torch.inference_mode()
 def generate(
-    backbone: Backbone, policy: Policy, fill: Fill | None, requests: Sequence[Request], rule: StopRule, *, slots: int
+    backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int
 ) -> Iterator[Generation]:
     """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order."""
     if not requests:
@@ -55,21 +56,22 @@ def generate(
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
     state = backbone.new_state(slots, capacity)
     policy.open(slots)
+    fill.open()
     waiting = deque(sorted(requests, key=lambda request: (len(request.token_ids), request.example_id)))
     running: list[Generation] = []
     while waiting or running:
         # Prompts come in groups, once half of the slots are free: prefill is cheaper for many at once.
         admitted = _next_requests(waiting, slots - len(running)) if len(running) <= slots // 2 else []
         if admitted:
-            running += prefill(backbone, policy, state, admitted, rule, first_slot=len(running))
+            running += prefill(backbone, policy, fill, state, admitted, rule, first_slot=len(running))
         else:
             decode_one_token(backbone, policy, fill, state, running, rule)
-        yield from _release_finished(running, [state, *policy.states])
+        yield from _release_finished(running, [state, fill, *policy.states])
 
 
 def prefill(
-    backbone: Backbone, policy: Policy, state: AttentionState | RecurrentState, requests: Sequence[Request],
-    rule: StopRule, *, first_slot: int,
+    backbone: Backbone, policy: Policy, fill: Fill, state: AttentionState | RecurrentState,
+    requests: Sequence[Request], rule: StopRule, *, first_slot: int,
 ) -> list[Generation]:  # fmt: skip
     """Run prompts at full depth, give each of their thresholds a slot, and take the first token.
 
@@ -86,7 +88,8 @@ def prefill(
         source = [k for k, request in enumerate(same) for _ in request.thresholds]
         slots = torch.arange(len(source), device=backbone.device) + first_slot + len(started)
         rows = torch.tensor(source, device=backbone.device)
-        state.insert(slots, cache, rows)
+        state.insert(slots, cache, rows, length)
+        fill.admit(slots)
         policy.admit(slots, kept, rows)
         for k, request in enumerate(same):
             for threshold in request.thresholds:
@@ -97,18 +100,18 @@ def prefill(
 
 
 def decode_one_token(
-    backbone: Backbone, policy: Policy, fill: Fill | None, state: AttentionState | RecurrentState,
+    backbone: Backbone, policy: Policy, fill: Fill, state: AttentionState | RecurrentState,
     running: Sequence[Generation], rule: StopRule,
 ) -> None:  # fmt: skip
     """One step: every running row goes as deep as the policy says and gets its next token."""
     device, count = backbone.device, len(running)
     tokens = torch.tensor([row.token_ids[-1] for row in running], device=device)
     thresholds = torch.tensor([row.threshold for row in running], device=device)
-    states = [state, *policy.states]
-    for each in states:
+    for each in (state, *policy.states):
         each.begin(count)
 
-    hidden = backbone.embed(tokens[:, None])  # (live rows, 1, hidden)
+    # Queries: a token of each live row, then earlier tokens of these rows that travel with it (fill `deferred`).
+    hidden = backbone.embed(tokens[:, None])  # (queries, 1, hidden)
     live = torch.arange(count, device=device)
     last = torch.empty_like(hidden[:, 0])  # (rows, hidden): what each row leaves with
     exit_blocks = torch.full((count,), backbone.depth, device=device)
@@ -116,18 +119,19 @@ def decode_one_token(
         hidden = backbone.run_block(n, hidden, state)
         if n not in policy.exits:
             continue
-        leaving = policy.leave(n, hidden, thresholds[live])
-        if not leaving.any():
-            continue
-        gone, stay = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
-        fill(backbone, state, n, hidden[gone], gone)
-        last[live[gone]], exit_blocks[live[gone]] = hidden[gone, 0], n
-        live, hidden = live[stay], hidden[stay]
-        for each in states:
-            each.narrow(stay)
-        if not len(live):
-            break
-    last[live] = hidden[:, 0]
+        leaving = policy.leave(n, hidden[: len(live)], thresholds[live])
+        if leaving.any():
+            last[live[leaving]], exit_blocks[live[leaving]] = hidden[: len(live)][leaving, 0], n
+            gone = torch.isin(state.slots, live[leaving])
+            fill.leave(backbone, state, n, hidden[gone], gone.nonzero()[:, 0])
+            live, hidden = live[~leaving], hidden[~gone]
+            state.narrow(~gone)
+            for each in policy.states:
+                each.narrow(~leaving)
+            if not len(live):
+                break
+        hidden = fill.rejoin(state, n, hidden)
+    last[live] = hidden[: len(live), 0]
 
     chosen = backbone.logits(last).argmax(-1)
     for row, token, block in zip(running, chosen.tolist(), exit_blocks.tolist(), strict=True):
@@ -144,7 +148,7 @@ def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
 
 
 def _release_finished(
-    running: list[Generation], states: Sequence[AttentionState | RecurrentState]
+    running: list[Generation], followers: Sequence[AttentionState | RecurrentState | Fill]
 ) -> list[Generation]:  # fmt: skip
     """Take finished rows out; the last running row moves into each freed slot, so rows stay a prefix."""
     finished = []
@@ -155,6 +159,6 @@ def _release_finished(
         mover = running.pop()
         if slot < len(running):
             running[slot] = mover
-            for state in states:
-                state.move(len(running), slot)
+            for follower in followers:
+                follower.move(len(running), slot)
     return finished

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, heads, policies, prompts, runtime, state, stopping
+from early_exit import backbones, decode, fills, heads, policies, prompts, runtime, stopping
 from early_exit.decode import Generation, Request
 from early_exit.records import InputError
 
@@ -76,13 +76,13 @@ def tokenise(
 
 def _answers(policy, manifest, backbone, requests, rule, slots, head_folder) -> Iterator[Generation]:
     if policy["kind"] == "full":
-        yield from decode.generate(backbone, policies.FullDepth(), None, requests, rule, slots=slots)
+        yield from decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=slots)
     elif policy["kind"] == "pruned":
         for dropped in requests[0].thresholds:
             pruned = backbone.without_last_before_final(int(dropped))
             same = [Request(request.example_id, request.token_ids, (dropped,)) for request in requests]
-            yield from decode.generate(pruned, policies.FullDepth(), None, same, rule, slots=slots)
+            yield from decode.generate(pruned, policies.FullDepth(), fills.Fill(), same, rule, slots=slots)
     else:
         trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
-        fill = state.FILLS[backbone.family][policy["state_fill"]]
+        fill = fills.FILLS[backbone.family][policy["state_fill"]]()
         yield from decode.generate(backbone, policies.HeadConfidence(trained), fill, requests, rule, slots=slots)

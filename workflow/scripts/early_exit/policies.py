@@ -60,14 +60,14 @@ class HeadConfidence:
 
     def open(self, slots):
         if self.reads_prompt:
-            self.states = [RecurrentState(range(len(self.exits)), slots)]
+            self.states = [RecurrentState(range(len(self.exits)), slots, next(self.heads.parameters()).device)]
 
     def admit(self, slots, hidden, source):
         if self.reads_prompt:
             cache = self.heads[str(self.exits[0])].new_cache()
             for exit_block in self.exits:
                 self.heads[str(exit_block)](hidden[exit_block], cache)
-            self.states[0].insert(slots, cache, source)
+            self.states[0].insert(slots, cache, source, next(iter(hidden.values())).shape[1])
 
     def leave(self, exit_block, hidden, thresholds):
         state = self.states[0] if self.reads_prompt else None

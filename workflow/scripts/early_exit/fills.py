@@ -1,0 +1,169 @@
+"""State fills: what the caches of skipped blocks get for a token that left after block e with hidden state h.
+
+=========== =========== ===================================================================================
+family      fill        caches of blocks e+1 .. depth
+=========== =========== ===================================================================================
+transformer copy        block n gets the K/V of block n-1, same token: all get block e's (paper, sec. III)
+transformer propagate   K/V projected from h by each block's own norm, projections and rotation
+mamba       skip        left as they are: the token never happened there
+mamba       propagate   conv and recurrent states advanced once with h (only what they need is computed)
+both        deferred    nothing yet: the token waits with h, and goes on when a later one of its row passes e
+=========== =========== ===================================================================================
+
+`deferred` is exact: what is computed is what the full model computes, only later, or never if no token needs it.
+Waiting tokens running with a later one are the idea of EE-LLM's KV recomputation (arXiv 2312.04916), here per row.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from early_exit.state import AttentionState, RecurrentState
+
+if TYPE_CHECKING:
+    from early_exit.backbones import Backbone
+
+
+class Fill:
+    """What the decoding loop asks of a state fill; this one leaves the caches as they are."""
+
+    def open(self) -> None:
+        """Start a job."""
+
+    def admit(self, slots: Tensor) -> None:
+        """New rows are in `slots`."""
+
+    def move(self, source: int, target: int) -> None:
+        """Slot `target` becomes a copy of slot `source`."""
+
+    def leave(self, backbone: "Backbone", state: AttentionState | RecurrentState, after: int, hidden: Tensor,
+              queries: Tensor) -> None:  # fmt: skip
+        """`queries` (indices into the state's) go no further than block `after`, with hidden states (n, 1, hidden)."""
+
+    def rejoin(self, state: AttentionState | RecurrentState, after: int, hidden: Tensor) -> Tensor:
+        """The hidden states (queries, 1, hidden) that block `after` + 1 runs, with those of tokens that join here."""
+        return hidden
+
+
+class Skip(Fill):
+    """Mamba `skip`: skipped blocks' states stay as they are (paper, sec. III)."""
+
+
+class Copy(Fill):
+    """Transformer `copy`: skipped blocks take the K/V of the block before them, same token (paper, sec. III)."""
+
+    def leave(self, backbone, state, after, hidden, queries):
+        slots, positions = state.slots[queries], state.positions[queries]
+        last = backbone.layer_indices[after - 1]
+        keys = state.keys[last][slots, :, positions][:, :, None]
+        values = state.values[last][slots, :, positions][:, :, None]
+        for index in backbone.layer_indices[after:]:
+            state.write(index, slots, positions, keys, values)
+
+
+class PropagateAttention(Fill):
+    """Transformer `propagate`: skipped blocks' K/V are projected from the exit's hidden state ("partial forward")."""
+
+    def leave(self, backbone, state, after, hidden, queries):
+        slots, positions = state.slots[queries], state.positions[queries]
+        cos, sin = (part[queries] for part in state.rotation)
+        for index, block in zip(backbone.layer_indices[after:], backbone.blocks[after:], strict=True):
+            attention = block.self_attn
+            normed = block.input_layernorm(hidden)
+            keys, values = (
+                project(normed).view(len(queries), 1, -1, attention.head_dim)
+                for project in (attention.k_proj, attention.v_proj)
+            )
+            if hasattr(attention, "k_norm"):  # Qwen3
+                keys = attention.k_norm(keys)
+            rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+            keys = rotate(keys.transpose(1, 2), keys.transpose(1, 2), cos, sin)[1]
+            state.write(index, slots, positions, keys, values.transpose(1, 2))
+
+
+class PropagateMamba(Fill):
+    """Mamba `propagate`: skipped blocks' states advance once with the exit's hidden state (paper, sec. III)."""
+
+    def leave(self, backbone, state, after, hidden, queries):
+        slots = state.slots[queries]
+        for index, block in zip(backbone.layer_indices[after:], backbone.blocks[after:], strict=True):
+            normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
+            window, recurrent = advance_mamba2(block.mixer, normed, state.conv[index][slots],
+                                               state.recurrent[index][slots])  # fmt: skip
+            state.conv[index][slots], state.recurrent[index][slots] = window, recurrent
+
+
+class Deferred(Fill):
+    """Exact, both families: tokens wait where they left and travel on with the first later one that goes deeper."""
+
+    def open(self):
+        self.waiting: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by block: slots, positions, hidden states
+
+    def admit(self, slots):
+        self._keep(lambda waiting: ~torch.isin(waiting, slots))
+
+    def move(self, source, target):
+        self._keep(lambda waiting: waiting != target)
+        for slots, _, _ in self.waiting.values():
+            slots[slots == source] = target
+
+    def leave(self, backbone, state, after, hidden, queries):
+        left = state.slots[queries], state.positions[queries], hidden
+        before = self.waiting.get(after)
+        self.waiting[after] = left if before is None else tuple(map(torch.cat, zip(before, left, strict=True)))
+
+    def rejoin(self, state, after, hidden):
+        if after not in self.waiting:
+            return hidden
+        slots, positions, waiting = self.waiting[after]
+        ready = torch.isin(slots, state.slots)
+        if ready.any():
+            self.waiting[after] = slots[~ready], positions[~ready], waiting[~ready]
+            state.join(slots[ready], positions[ready])
+            hidden = torch.cat([hidden, waiting[ready]])
+        return hidden
+
+    def _keep(self, which: Callable[[Tensor], Tensor]) -> None:
+        for after, waiting in self.waiting.items():
+            keep = which(waiting[0])
+            self.waiting[after] = tuple(part[keep] for part in waiting)
+
+
+FILLS: dict[str, dict[str, type[Fill]]] = {
+    "transformer": {"copy": Copy, "propagate": PropagateAttention, "deferred": Deferred},
+    "mamba": {"skip": Skip, "propagate": PropagateMamba, "deferred": Deferred},
+}
+
+
+def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    """One token into a Mamba-2 mixer's states, nothing out.
+
+    The least that leaves both whole: in_proj's x, B, C and dt columns (not the gate), the convolution of x and B (C
+    only enters its window), the state update; no output, gated norm or output projection.
+
+    Args:
+        normed: the mixer's input, (rows, hidden).
+        window: the last inputs of the convolution, (rows, channels, kernel).
+        recurrent: (rows, heads, head_dim, state).
+    """
+    inner, channels, groups, size = mixer.intermediate_size, mixer.conv_dim, mixer.n_groups, mixer.ssm_state_size
+    bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[inner:]
+    x_b_c, dt = F.linear(normed, mixer.in_proj.weight[inner:], bias).split([channels, mixer.num_heads], dim=-1)
+
+    window = torch.cat([window[:, :, 1:], x_b_c[:, :, None]], dim=-1)
+    used = inner + groups * size  # x and B
+    convolved = (window[:, :used] * mixer.conv1d.weight[:used, 0]).sum(-1)
+    if mixer.conv1d.bias is not None:
+        convolved = convolved + mixer.conv1d.bias[:used]
+    x, b = mixer.act(convolved).split([inner, groups * size], dim=-1)
+
+    x = x.view(-1, mixer.num_heads, mixer.head_dim)
+    b = b.view(-1, groups, size).repeat_interleave(mixer.num_heads // groups, dim=1)  # (rows, heads, state)
+    dt = F.softplus(dt + mixer.dt_bias.to(dt.dtype))
+    decay = torch.exp(dt.to(recurrent.dtype) * -torch.exp(mixer.A_log.to(recurrent.dtype)))
+    added = (dt[:, :, None] * b)[:, :, None] * x[..., None]
+    return window, (recurrent * decay[:, :, None, None] + added).to(recurrent.dtype)
