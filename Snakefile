@@ -19,7 +19,9 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/exits.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/speed.smk"
 
 
 localrules:

@@ -1,14 +1,20 @@
-"""Shared fixtures: small random models of every supported family, and where things lie."""
+"""Shared fixtures: small random models of every supported family, float64 that stays, and where things lie."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import (
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
     Mamba2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
@@ -20,18 +26,22 @@ from transformers import (
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
-ATTENTION = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 6,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
-             "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.3}  # fmt: skip
+COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 6, "bos_token_id": 1, "eos_token_id": 2,
+          "pad_token_id": 0, "initializer_range": 0.3}  # fmt: skip
+ATTENTION = COMMON | {"intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                      "max_position_embeddings": 128}  # fmt: skip
 RANDOM_MODELS = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**ATTENTION, sliding_window=None)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**ATTENTION)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**ATTENTION)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ATTENTION)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ATTENTION | {"head_dim": 16})),
+    "mamba": lambda: MambaForCausalLM(MambaConfig(**COMMON, state_size=4, time_step_rank=3)),
+    "falcon_mamba": lambda: FalconMambaForCausalLM(
+        FalconMambaConfig(**COMMON, state_size=4, time_step_rank=3, mixer_rms_eps=1e-3)
+    ),
     "mamba2": lambda: Mamba2ForCausalLM(
-        Mamba2Config(vocab_size=61, hidden_size=32, num_hidden_layers=6, expand=2, head_dim=8, num_heads=8,
-                     state_size=8, n_groups=2, chunk_size=8, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-                     initializer_range=0.3, residual_in_fp32=False)
+        Mamba2Config(**COMMON, expand=2, head_dim=8, num_heads=8, state_size=8, n_groups=2, chunk_size=8,
+                     residual_in_fp32=False)
     ),
 }  # fmt: skip
 
@@ -41,8 +51,59 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def make_random_model(name: str, dtype: torch.dtype = torch.float32):
+    """A random-weight causal LM whose greedy text is not constant.
+
+    Norm weights, biases, D and the like start out equal in every block; a mix-up of blocks would not show.
+    """
+    torch.manual_seed(0)
+    model = RANDOM_MODELS[name]().eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.ndim < 2 or key.endswith("A_log"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
 @pytest.fixture(scope="session", params=list(RANDOM_MODELS))
 def random_model(request):
-    """A random-weight causal LM in float32 whose greedy text is not constant."""
-    torch.manual_seed(0)
-    return RANDOM_MODELS[request.param]().eval()
+    """A random-weight causal LM in float32."""
+    return make_random_model(request.param)
+
+
+@pytest.fixture(scope="session", params=list(RANDOM_MODELS))
+def double_model(request):
+    """The same in float64: run it under `Float64`."""
+    return make_random_model(request.param, torch.float64)
+
+
+class Float64(TorchFunctionMode):
+    """What is float64 stays float64: libraries go down to float32 in norms, softmaxes and scans, whatever they are given.
+
+    Asking for float32 in a call on a float64 tensor gives float64; a float32 result of one is an error.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ == "__get__":  # shape, dtype and the like
+            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is Tensor.float and args[0].dtype == torch.float64:
+            return args[0]
+        values = (*args, *kwargs.values())
+        for value in values:
+            if value is torch.float32 and _holds_float64(values):
+                args = [torch.float64 if arg is torch.float32 else arg for arg in args]
+                kwargs = {key: torch.float64 if arg is torch.float32 else arg for key, arg in kwargs.items()}
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.dtype == torch.float32 and _holds_float64(values):
+            raise AssertionError(f"{func} made float32 of float64")
+        return out
+
+
+def _holds_float64(values) -> bool:
+    for value in values:
+        if isinstance(value, Tensor) and value.dtype == torch.float64:
+            return True
+        if type(value) in (list, tuple) and _holds_float64(value):
+            return True
+    return False

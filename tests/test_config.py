@@ -1,6 +1,7 @@
 """The config: what merges over what, what is filled in, and the one line that each mistake gets."""
 
 import json
+import os
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,7 +58,8 @@ def test_schemas_are_valid_and_closed():
         Draft202012Validator.check_schema(content)
         for name, node in [("", content), *schema_nodes(content)]:
             if "properties" in node:
-                assert node["additionalProperties"] is False, f"{path.name}: {name}"
+                closed = node.get("additionalProperties", node.get("unevaluatedProperties"))
+                assert closed is False, f"{path.name}: {name}"
 
 
 def test_every_key_has_a_description_and_a_default_that_fits(schema):
@@ -98,7 +100,7 @@ def test_the_paper_s_shapes():
     assert config["backbones"]["mistral-7b"]["exits"] == [16, 20, 24, 28]
     assert config["backbones"]["codestral-mamba-7b"]["exits"] == [32, 40, 48, 56]
     shape = {"expand": 2, "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4, "chunk_size": 64}
-    assert config["heads"]["mamba"] == {"kind": "mamba", "normalise": "rms", **shape}
+    assert config["heads"]["mamba"] == {"kind": "mamba", "normalise": "rms", "mixer": "mamba2", **shape}
     assert config["heads"]["calm"] == {"kind": "calm", "normalise": "rms"}
     assert config["distillation"]["k"] == 15 and config["distillation"]["learning_rate"] == 2.5e-4
 
@@ -111,6 +113,28 @@ def test_defaults_and_facts_of_the_model_are_filled_in():
     assert config["policies"]["full"] == {"kind": "full"}
     assert config["policies"]["calm-copy"]["thresholds"] == config["thresholds"]
     assert config["datasets"]["coqa"]["splits"] == {"shots": "train", "calibration": "validation", "test": "test"}
+
+
+def test_a_design_gets_the_keys_and_defaults_of_its_kind_and_mixer(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
+    mine = {"kind": f"{tmp_path}/mine.py:Mine", "channels": [1, 2], "rank": 3}
+    config = load(heads={
+        "slim": {"kind": "mamba-slim"}, "old": {"kind": "hybrid", "mixer": "mamba1"}, "lean": {"kind": "ffn-slim"},
+        "mine": mine,
+    })  # fmt: skip
+    shape = {"mixer": "mamba2", "expand": 2, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "chunk_size": 64}
+    shared = {"normalise": "rms", "rank": 128}
+    assert config["heads"]["slim"] == {"kind": "mamba-slim", **shared, **shape, "n_groups": 1}
+    old = {"mixer": "mamba1", "expand": 2, "state_size": 16, "conv_kernel": 4}
+    assert config["heads"]["old"] == {"kind": "hybrid", **shared, **old}
+    assert config["heads"]["lean"] == {"kind": "ffn-slim", **shared}
+    assert config["heads"]["mine"] == {"normalise": "rms", **mine}
+    assert layout.head_files(config, ["slim", "mine", "mine"]) == [os.path.relpath(tmp_path / "mine.py")]
+
+
+def test_the_seed_of_training_is_the_experiment_s_unless_given():
+    assert load(seed=5)["distillation"]["seed"] == 5
+    assert load(seed=5, distillation={"seed": 0})["distillation"]["seed"] == 0
 
 
 def test_user_keys_go_before_the_preset_s_and_null_takes_away():
@@ -197,6 +221,16 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"corpus": {"source": "~/no/such/folder"}}, ["corpus.source", "'~/no/such/folder'"]),
         ({"heads": {"calm": {"expand": 2}}}, ["heads.calm.expand", "2", "calm"]),
         ({"heads": {"h": {"kind": "lstm"}}}, ["heads.h.kind", "'lstm'", "calm, ffn, mamba"]),
+        ({"heads": {"h": {"kind": "ffn-slim", "rnak": 2}}}, ["heads.h.rnak", "did you mean 'rank'"]),
+        ({"heads": {"h": {"kind": "mamba", "mixer": "mamba1", "n_groups": 2}}}, ["heads.h.n_groups", "2", "'mamba1'"]),
+        ({"heads": {"h": {"kind": "no/such.py:Mine"}}}, ["heads.h.kind", "'no/such.py:Mine'", "does not exist"]),
+        ({"heads": {"h": {"kind": "tests/conftest.py:Mine"}}}, ["heads.h.kind", "names no class of the file"]),
+        ({"heads": {"h": {"kind": "tests/conftest.py"}}}, ["heads.h.kind", "file.py:Class"]),
+        ({"distillation": {"exit_weights": [1, 2, 3]}}, ["distillation.exit_weights", "[1, 2, 3]", "has 4 exits"]),
+        ({"distillation": {"exit_weights": [1, 2, 3, 0]}}, ["distillation.exit_weights[3]", "0"]),
+        ({"distillation": {"exit_weights": "cubic"}}, ["distillation.exit_weights", "'cubic'", "linear, uniform"]),
+        ({"distillation": {"class_balance": "balance"}}, ["distillation.class_balance", "'balanced'"]),
+        ({"distillation": {"max_training_tokens": 0}}, ["distillation.max_training_tokens", "0"]),
         ({"recipes": {"r": ["calm", "clam"]}}, ["recipes.r[1]", "'clam'", "'calm'"]),
         ({"policies": {"full": None}}, ["policies.full", "null"]),
         ({"policies": {"fuller": {"kind": "full"}}}, ["policies.full"]),
@@ -247,10 +281,14 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import costs, distill, fills, heads
+    from early_exit import costs, distill, fills, heads, mixers
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
     assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
-    assert set(schema["heads"]["additionalProperties"]["properties"]["kind"]["enum"]) == set(heads.KINDS)
-    assert tuple(schema["distillation"]["properties"]["label"]["enum"]) == distill.LABELS
+    design, distillation = schema["heads"]["additionalProperties"]["properties"], schema["distillation"]["properties"]
+    assert set(design["kind"]["then"]["enum"]) == set(heads.KINDS)
+    assert set(design["mixer"]["enum"]) == set(mixers.MIXERS)
+    assert tuple(distillation["label"]["enum"]) == distill.LABELS
+    assert tuple(distillation["exit_weights"]["then"]["enum"]) == distill.EXIT_WEIGHTS
+    assert tuple(distillation["class_balance"]["enum"]) == distill.CLASS_BALANCES
     assert costs.FAMILIES is module.FAMILIES

@@ -1,6 +1,7 @@
 """Loading question sets and corpora: accepted schemas, roles that share nothing, one-line errors, real data."""
 
 import csv
+import hashlib
 import json
 import runpy
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import datasets, questions, sources
+from early_exit import datasets, prompts, questions, sources
 from early_exit.records import CORPUS, EXAMPLES, InputError, read_metadata, read_table, write_table
 
 ROOT = Path(__file__).parents[1]
@@ -235,6 +236,94 @@ def test_hub_out_of_reach_is_one_line(monkeypatch):
     given = spec("triviaqa", "a/b", splits=TINY_SPLITS, revision="0" * 40)
     with pytest.raises(InputError, match=r"^datasets.t: a/b at revision 0+ cannot be read .*on the Hub\)$"):
         datasets.load("t", given, seed=0)
+
+
+# --- prompt profiles, turns and history
+
+
+def test_lm_eval_triviaqa_prompt_and_stops(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [trivia(i) for i in range(4)])
+    frame = datasets.load("t", spec("triviaqa", path, shots=1, calibration=1, test=1, prompt="lm-eval"), seed=0)
+    row = only(frame, "test").iloc[0]
+    assert row.prompt.endswith(f"\n\nQuestion: {row.question}?\nAnswer:") and row.question.endswith("?")
+    assert "\nAnswer: value " in row.prompt  # the first alias; the official prompt shows the value, VALUE n
+    assert row.stop_strings == ["\n", ".", ","] and frame.attrs["prompt"] == "lm-eval"
+
+
+def test_lm_eval_truthfulqa_prompt_brings_its_own_shots(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [truth(i) for i in range(4)])
+    frame = datasets.load("t", spec("truthfulqa", path, prompt="lm-eval"), seed=0)
+    row = only(frame, "test").iloc[0]
+    assert row.prompt.count("Q: ") == 7 and row.prompt.count("\nA: ") == 6
+    assert row.prompt.endswith(f"\n\nQ: {row.question}") and row.stop_strings == ["\n\n"]
+    with pytest.raises(InputError, match=r"datasets\.t\.shots: 1, but its lm-eval prompt has shots of its own"):
+        datasets.load("t", spec("truthfulqa", path, shots=1, prompt="lm-eval"), seed=0)
+
+
+def test_only_the_lm_eval_prompt_keeps_space_around_a_story(tmp_path):
+    path = write_lines(tmp_path / "c.jsonl", [conversation(i, story=f"\n Story {i}. ") for i in range(4)])
+    frames = {
+        profile: datasets.load("c", spec("coqa", path, calibration=3, test=3, prompt=profile), seed=0)
+        for profile in ("official", "lm-eval")
+    }
+    (_, official, *_), (_, lm_eval, *_) = (only(frame, "test").itertuples() for frame in frames.values())
+    assert official.example_id == lm_eval.example_id == f"{official.conversation_id}:2"
+    number = official.conversation_id[1:]
+    assert official.prompt == f"Story {number}.\n\nQ: which 1\nA: gold 1\n\nQ: which 2\nA:"
+    assert lm_eval.prompt == f"\n Story {number}. \n\nQ: which 1\n\nA: gold 1\n\nQ: which 2\n\nA:"
+    assert (official.stop_strings, lm_eval.stop_strings) == (["\n"], ["\nQ:"])
+
+
+def test_last_turns_only(tmp_path):
+    rows = [conversation(i, turns=i + 2) for i in range(6)]
+    path = write_lines(tmp_path / "c.jsonl", rows)
+    frame = datasets.load("c", spec("coqa", path, calibration=3, test=3, turns="last"), seed=0)
+    assert sorted(frame["conversation_id"]) == [row["id"] for row in rows]
+    for row in frame.itertuples():
+        assert row.turn == int(row.conversation_id[1:]) + 2 == row.prompt.count("Q: ")
+        assert row.example_id == f"{row.conversation_id}:{row.turn}" and row.references[0] == f"gold {row.turn}"
+    with pytest.raises(InputError, match=r"datasets\.c\.history: own, but .* set turns to all"):
+        datasets.load("c", spec("coqa", path, turns="last", history="own"), seed=0)
+
+
+@pytest.mark.parametrize("profile", ["official", "lm-eval"])
+def test_the_parts_of_own_history_with_gold_answers_are_the_gold_prompt(tmp_path, profile):
+    path = write_lines(tmp_path / "c.jsonl", [conversation(i) for i in range(4)])
+    gold, own = (
+        datasets.load("c", spec("coqa", path, calibration=6, test=6, prompt=profile, history=history), seed=0)
+        for history in ("gold", "own")
+    )
+    assert gold["prompt_parts"].map(len).eq(0).all() and own["prompt_parts"].map(len).tolist() == own["turn"].tolist()
+    pd.testing.assert_frame_equal(gold.drop(columns="prompt_parts"), own.drop(columns="prompt_parts"))
+    for row in own.itertuples():
+        assert prompts.join(row.prompt_parts, [f"gold {turn}" for turn in range(1, row.turn)]) == row.prompt
+
+
+def test_every_prompt_has_its_hash_and_every_row_its_question(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [trivia(i) for i in range(5)])
+    for row in datasets.load("t", spec("triviaqa", path, shots=1), seed=0).itertuples():
+        assert row.prompt_sha256 == hashlib.sha256(row.prompt.encode()).hexdigest()
+        assert row.question in row.prompt and row.conversation_id == row.example_id and row.turn == 1
+
+
+@pytest.mark.parametrize("parts", [[], ["a"], ["a", "b", "c"]])
+def test_a_gap_for_every_answer(parts):
+    with pytest.raises(ValueError, match="gaps for"):
+        prompts.join(parts, ["x"])
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(texts, texts), max_size=3), texts, st.sampled_from(["triviaqa", "coqa", "truthfulqa"]))
+def test_the_official_prompt_is_labelled_blocks_with_a_blank_line_between(turns, question, kind):
+    """Written out: the tiny models were trained on this form, so not a byte of it may change."""
+    asked, answered = ("Question", "Answer") if kind == "triviaqa" else ("Q", "A")
+    blocks = [f"{asked}: {q}\n{answered}: {a}" for q, a in turns] + [f"{asked}: {question}\n{answered}:"]
+    expected = "\n\n".join((["A story."] if kind == "coqa" else []) + blocks)
+    story = ["A story."] if kind == "coqa" else []
+    assert getattr(prompts, kind)(*story, turns, question) == expected
 
 
 # --- errors

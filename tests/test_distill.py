@@ -116,11 +116,3 @@ def test_a_head_does_not_depend_on_its_neighbours(random_model):
 def test_a_loss_that_is_not_finite_names_step_and_documents(random_model):
     with pytest.raises(InputError, match=r"step \d+; documents d\d"):
         trained(random_model, {"calm": {"kind": "calm", "normalise": "none"}}, documents(20), learning_rate=1e38)
-
-
-def test_settling_ends_at_one(random_model):
-    backbone = backbones.adapt(random_model)
-    table = distill.settling(backbone, documents(8), 64)
-    assert [row["block"] for row in table] == list(range(1, backbone.depth + 1))
-    assert table[-1]["share"] == 1.0
-    assert all(0 <= row["share"] <= 1 for row in table)

@@ -83,7 +83,10 @@ def make_training(backbone="tiny-mamba", recipe="paper", steps=200):
 def make_settle():
     blocks = np.arange(1, DEPTH + 1)
     shares = {name: (blocks / DEPTH) ** power for name, power in (("tiny-transformer", 0.4), ("tiny-mamba", 0.9))}
-    frames = [pd.DataFrame({"backbone": n, "block": blocks, "share": s, "tokens": 5000}) for n, s in shares.items()]
+    frames = [
+        pd.DataFrame({"backbone": n, "block": blocks, "share": s, "cosine": s**2, "tokens": 5000})
+        for n, s in shares.items()
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -202,8 +205,9 @@ def test_training_of_two_recipes_names_them():
 
 
 def test_settle_runs_over_relative_depth_and_marks_the_exits():
-    axes = figures.settle(make_settle(), {"tiny-mamba": EXITS}).axes[0]
-    assert labels(axes) == list(FILLS)
+    axes, cosines = figures.settle(make_settle(), {"tiny-mamba": EXITS}).axes
+    assert labels(axes) == labels(cosines) == list(FILLS)
+    np.testing.assert_allclose(cosines.get_lines()[1].get_ydata(), (np.arange(1, DEPTH + 1) / DEPTH) ** 1.8)
     transformer, mamba = (line for line in axes.get_lines() if line.get_label() in FILLS)
     assert mamba.get_xdata()[-1] == 1 and mamba.get_ydata()[-1] == 100
     np.testing.assert_allclose(mamba.get_xdata()[mamba.get_markevery()], np.array(EXITS) / DEPTH)

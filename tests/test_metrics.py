@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -85,7 +87,8 @@ def test_triviaqa_official(prediction, aliases, em, f1):
         ("blue-river", ["Blue River"], 0),  # punctuation is deleted
         ("blueriver", ["Blue-River"], 1),
         ("St. Mary", ["St. Mary"], 0),  # which its stop strings make unreachable
-        ("Blue River ", ["Blue River"], 0),  # white space is kept
+        (" Blue River , the long one", ["Blue River"], 1),  # white space around it goes
+        ("Blue  River", ["Blue River"], 0),  # within it stays
     ],
 )
 def test_triviaqa_lm_eval(prediction, aliases, em):
@@ -199,6 +202,8 @@ def test_token_agreement_is_one_only_for_equals_and_symmetric(left, right):
     assert 0 <= agreement <= 1
     assert (agreement == 1) == (left == right)
     assert agreement == metrics.token_agreement(right, left)
+    shared = max(n for n in range(7) if left[:n] == right[:n] and n <= min(len(left), len(right)))
+    assert agreement == (shared / max(len(left), len(right)) if left or right else 1)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +214,55 @@ def test_token_agreement_counts_the_common_prefix(left, right, agreement):
     assert metrics.token_agreement(left, right) == agreement
 
 
+@pytest.mark.parametrize(
+    ("text", "reference", "score"),
+    [
+        ("The sea is blue.", "the sea, is BLUE", 1),  # case and punctuation apart
+        ("the blue sea", "the sea is blue", 2 * 2 / (3 + 4)),  # "the sea" or "the blue" in common
+        ("one two three four", "four three two one", 1 / 4),
+        ("a b", "c d", 0),
+        ("", "a", 0),
+        ("", "", 1),
+        ("...", "...", 1),  # no words, but equal
+        ("a\nb", "b\na", 1 / 2),  # lines are no sentences here
+    ],
+)
+def test_rouge_l(text, reference, score):
+    assert metrics.rouge_l(text, reference) == pytest.approx(score)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
+def test_rouge_l_is_the_longest_common_subsequence(left, right):
+    """Brute force: of all subsequences of one text the longest that is one of the other, over the mean length."""
+    shared = {tuple(part) for n in range(len(left) + 1) for part in combinations(left, n)}
+    shared &= {tuple(part) for n in range(len(right) + 1) for part in combinations(right, n)}
+    longest = max(map(len, shared))
+    expected = 2 * longest / (len(left) + len(right)) if left or right else 1
+    assert metrics.rouge_l(" ".join(left), " ".join(right)) == pytest.approx(expected)
+
+
 def test_percent_scales_shares_only():
     scores = {"em": 1.0, "f1": 0.25, "bleu_max": 12.5, "bleu_diff": -3.0, "bleu_acc": 1.0}
     assert metrics.percent(scores) == {"em": 100, "f1": 25, "bleu_max": 12.5, "bleu_diff": -3, "bleu_acc": 100}
 
 
-def test_every_kind_has_a_version():
+def test_every_version_is_named_in_the_changelog():
+    """As `Scores, version N: TriviaQA, CoQA`: whoever compares two tables finds there what changed between them."""
+    text = (Path(__file__).parents[1] / "CHANGELOG.md").read_text(encoding="utf-8")
+    named = re.findall(r"Scores, version (\d+): ((?:[^\n]|\n  )*)", text)
+    for kind, name in {"triviaqa": "TriviaQA", "coqa": "CoQA", "truthfulqa": "TruthfulQA"}.items():
+        assert metrics.VERSION[kind] in {int(version) for version, about in named if name in about}, name
     assert set(metrics.VERSION) == set(METRICS)
+
+
+def test_a_changed_number_needs_a_new_version():
+    """`pinned_scores.json` holds what each version gives; a new version gets an entry of its own, old ones go."""
+    pinned = json.loads((Path(__file__).parent / "pinned_scores.json").read_text(encoding="utf-8"))
+    for kind, version in metrics.VERSION.items():
+        assert pinned[kind]["version"] == version
+        for case in pinned[kind]["cases"]:
+            scores = getattr(metrics, kind)(*case["answers"], rules=case["rules"])
+            assert scores == pytest.approx(case["scores"], abs=1e-9), case
 
 
 def test_importing_metrics_loads_no_scorer():

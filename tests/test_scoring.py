@@ -15,14 +15,15 @@ SEA = ["The sea is blue"], ["The sea is green"]
 
 def examples(*ids, references=("blue river",), incorrect=()):
     return pd.DataFrame(
-        {"example_id": i, "group_id": f"story of {i}", "split": "test", "prompt": "Q:", "prompt_sha256": "0",
+        {"example_id": i, "group_id": f"story of {i}", "conversation_id": i, "turn": 1, "split": "test", "story": "",
+         "question": "?", "prompt": "Q:", "prompt_sha256": "0", "prompt_parts": [], "stop_strings": ["\n"],
          "references": list(references), "incorrect": list(incorrect)}
         for i in ids
     )  # fmt: skip
 
 
 def answer(example_id, text, tokens, threshold=1.0, degenerate=False):
-    return {
+    return dict.fromkeys(records.GENERATIONS.names) | {
         "example_id": example_id, "threshold": threshold, "prompt_tokens": 3, "token_ids": tokens, "text": text,
         "exit_blocks": [4] * len(tokens), "stop_reason": "eos", "degenerate": degenerate, "seed": 0,
     }  # fmt: skip
@@ -49,6 +50,8 @@ def test_a_row_for_each_answer_in_the_order_of_the_run():
     assert scores.f1.tolist() == pytest.approx([0, 100, 200 / 3, 0])
     assert scores.agreement.tolist() == [True, False, False, False]  # to the letter
     assert scores.token_agreement.tolist() == [1, 1 / 4, 0, 0]
+    assert scores.rougeL_full.tolist() == pytest.approx([1, 1, 2 / 3, 0])
+    assert set(scores.rules) == {"official"} and set(scores.score_version) == {metrics.VERSION["triviaqa"]}
     assert scores.degenerate.tolist() == [False, True, False, False]
     assert scores.tokens.tolist() == [2, 4, 2, 0]
 
@@ -56,7 +59,7 @@ def test_a_row_for_each_answer_in_the_order_of_the_run():
 def test_the_full_model_agrees_with_itself():
     scores = score_run(FULL, FULL, examples("x", "y"), kind="coqa")
     assert scores.agreement.all()
-    assert (scores.token_agreement == 1).all()
+    assert (scores.token_agreement == 1).all() and (scores.rougeL_full == 1).all()
 
 
 def test_truthfulness_and_rules_are_passed_on():
@@ -107,7 +110,7 @@ def workdir(tmp_path):
     handlers, level = root.handlers[:], root.level
     records.write_table(RUN, tmp_path / "run.parquet", records.GENERATIONS)
     records.write_table(FULL, tmp_path / "full.parquet", records.GENERATIONS)
-    records.write_table(examples("x", "y"), tmp_path / "data.parquet", records.EXAMPLES)
+    records.write_table(examples("x", "y"), tmp_path / "data.parquet", records.EXAMPLES, {"prompt": "lm-eval"})
     yield tmp_path
     for handler in set(root.handlers) - set(handlers):
         handler.close()
@@ -129,7 +132,9 @@ def test_the_script_writes_a_score_file_that_says_how_it_was_scored(workdir):
     run_script(workdir)
     scores = records.read_table(workdir / "scores.parquet", records.scores_schema("triviaqa"))
     assert scores.em.tolist() == [0, 100, 0, 0]
-    assert records.read_metadata(workdir / "scores.parquet") == {"metric_version": "1", "rules": "official"}
+    assert records.read_metadata(workdir / "scores.parquet") == {
+        "prompt": "lm-eval", "rules": "official", "score_version": str(metrics.VERSION["triviaqa"])
+    }  # fmt: skip
     assert "4 answers scored" in (workdir / "score.log").read_text()
 
 

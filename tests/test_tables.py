@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from early_exit import tables, uncertainty
-from early_exit.records import METRICS, RESULTS_COLUMNS, InputError
+from early_exit.records import COMPARISON, METRICS, RESULTS_COLUMNS, InputError
 
 BOOTSTRAP = {"seed": 1, "resamples": 200}
 DEPTH = 16
@@ -24,6 +24,7 @@ def make_run(thresholds=(0.5, 0.9), kind="coqa", **fields):
     for metric in METRICS[kind]:
         scores[metric] = [100.0, 50.0, 0.0, 50.0] * len(thresholds)
     scores["agreement"], scores["token_agreement"] = strict, np.where(strict, 1.0, 0.5)
+    scores["rougeL_full"], scores["rules"], scores["score_version"] = np.where(strict, 1.0, 0.75), "official", 1
     scores["degenerate"], scores["tokens"] = ~strict, [3, 2, 1, 4] * len(thresholds)
     flops = pd.DataFrame({"example_id": ids, "threshold": levels, "passes": [2, 1, 0, 3] * len(thresholds)})
     flops["blocks"] = [24, 8, 0, 28] * len(thresholds)
@@ -56,6 +57,7 @@ def test_results_are_means_over_examples_and_ratios_of_sums():
     assert loose["em"] == loose["f1"] == 50.0
     assert (loose["agreement"], strict["agreement"]) == (0.0, 1.0)
     assert (loose["token_agreement"], loose["degenerate"], loose["mean_tokens"]) == (0.5, 1.0, 2.5)
+    assert (loose["rougeL_full"], loose["rules"], loose["score_version"]) == (0.75, "official", 1)
     assert loose["mean_blocks"] == 60 / 6
     assert loose["flops_per_token"] == pytest.approx(120.0)
     assert loose["flops_saved"] == pytest.approx(0.4) and strict["flops_saved"] == pytest.approx(0.1)
@@ -70,6 +72,9 @@ def test_intervals_resample_the_groups_and_hold_the_value():
     assert (row["em_low"], row["em_high"]) == uncertainty.interval(rows["em"], rows["group_id"], **BOOTSTRAP)
     assert (row["em_low"], row["em_high"]) == (25.0, 75.0)  # two conversations, with means of 75 and 25
     assert row["flops_saved_low"] <= row["flops_saved"] <= row["flops_saved_high"]
+    assert (row["mean_tokens_low"], row["mean_tokens_high"]) == (2.5, 2.5)  # (3 + 2) / 2 and (1 + 4) / 2
+    for column in COMPARISON:
+        assert row[f"{column}_low"] <= row[column] <= row[f"{column}_high"]
 
 
 def test_saved_interval_is_one_minus_the_ratio_with_its_ends_swapped():

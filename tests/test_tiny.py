@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import backbones, datasets, decode, distill, manifests, metrics, policies, prompts, stopping
+from early_exit import backbones, datasets, decode, distill, manifests, metrics, policies, prompts, settle, stopping
 
 TINY = ROOT / "workflow/resources/tiny"
 SPLITS = {"shots": "train", "calibration": "validation", "test": "test"}
@@ -52,7 +52,7 @@ def test_tokens_differ_in_difficulty(model):
     corpus = datasets.load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
                                    "documents": 1, "held_out": 60}, 1)  # fmt: skip
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
-    share = {row["block"]: row["share"] for row in distill.settling(backbone, documents, 2048)}
+    share = {row["block"]: row["share"] for row in settle.settling(backbone, documents, 2048)}
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from early_exit.uncertainty import draws, interval, paired_difference, ratio_interval
+from early_exit.uncertainty import draws, holm, interval, p_value, paired_difference, ratio_interval, summary
 
 SETTINGS = {"seed": 5, "resamples": 1000}
 SIMULATIONS = 1000
@@ -133,6 +133,60 @@ def test_paired_difference_sees_what_settings_share():
     lone = interval(full, groups, **SETTINGS)
     assert high - low < (lone[1] - lone[0]) / 5
     assert paired_difference(full, full, groups, **SETTINGS) == (0.0, 0.0)
+
+
+def resampled_mean(values, resamples=1000):
+    """The mean of the sample and of each resample of it."""
+    values = np.asarray(values, dtype=float)
+    return np.append(values.mean(), draws(5, len(values), resamples) @ values / len(values))
+
+
+def test_summary_of_resamples_is_the_interval_of_the_statistic():
+    values = np.random.default_rng(6).normal(size=50)
+    assert summary(resampled_mean(values)) == pytest.approx(
+        (values.mean(), *interval(values, np.arange(50), **SETTINGS))
+    )
+
+
+def test_summary_without_enough_resamples_has_no_interval():
+    values = resampled_mean(np.arange(30.0))
+    few, many = values.copy(), values.copy()
+    few[1:26], many[1:27] = np.nan, np.nan  # of 1,000, one tail of a 95 % interval is 25
+    assert summary(few)[0] == 14.5 and np.isfinite(summary(few)).all()
+    assert summary(many)[0] == 14.5 and np.isnan(summary(many)[1:]).all()
+    assert np.isnan(summary(np.append(np.nan, values[1:]))).all()
+
+
+def test_p_value_by_hand():
+    assert p_value(np.array([1.0, 2.0, 3.0, -1.0]), 0.0) == 2 * (1 + 1) / 5
+    assert p_value(np.ones(99), 0.0) == 0.02  # as small as 99 resamples allow
+    assert p_value(np.zeros(99), 0.0) == 1.0
+    assert p_value(np.append(np.ones(98), np.nan), 0.0) == 0.04  # what is not known may lie on either side
+
+
+def test_p_values_without_an_effect_are_uniform_and_agree_with_the_interval():
+    generator, found, outside = np.random.default_rng(0), [], []
+    for _ in range(SIMULATIONS):
+        values = resampled_mean(generator.normal(size=60), 400)
+        _, low, high = summary(values)
+        found.append(p_value(values[1:], 0.0))
+        outside.append(not low <= 0.0 <= high)
+    assert 0.02 <= np.mean(np.array(found) <= 0.05) <= 0.09
+    assert np.mean((np.array(found) <= 0.05) != np.array(outside)) < 0.01
+    assert np.mean(np.array(found) <= 0.5) == pytest.approx(0.5, abs=0.06)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0] and holm([]).tolist() == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_the_p_values_and_bonferronis_and_keeps_their_order(p_values):
+    adjusted, p_values = holm(p_values), np.array(p_values)
+    assert (adjusted >= p_values).all() and (adjusted <= np.minimum(1.0, p_values * len(p_values))).all()
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+    assert adjusted.min() == pytest.approx(min(1.0, p_values.min() * len(p_values)))
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ EXPECTED = {
     "count_flops": 48,
     "score": 48,
     "tables": 1,
+    "compare": 1,
+    "claims": 1,
     "figures": 1,
     "provenance": 1,
     "report": 1,
@@ -124,7 +126,8 @@ def dry_run(root: Path, **changes) -> dict[str, int]:
 def test_the_report_is_made_by_a_second_call_within_the_run(finished):
     results = finished / "results/stub"
     html = (results / "report.html").read_text()
-    for name in ("quality_triviaqa.svg", "exits_tiny-transformer.png", "settle.svg", "results.csv", "provenance.html"):
+    for name in ("quality_triviaqa.svg", "exits_tiny-transformer.png", "settle.svg", "results.csv", "claims.html",
+                 "provenance.html"):  # fmt: skip
         assert name in html
     assert json.loads((results / "config.json").read_text()) == SMALLEST
     assert "Missing metadata" not in (results / "logs/report.log").read_text()
@@ -147,7 +150,7 @@ def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finis
 
 def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
-    after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
+    after = dict.fromkeys(["tables", "compare", "claims", "figures", "provenance", "report", "all"], 1)
     own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
 
@@ -156,6 +159,19 @@ def test_another_level_of_agreement_generates_no_calibration(finished):
     rerun = dry_run(finished, calibration={"agreement": 0.5})
     assert "generate_calibration" not in rerun and "train_heads" not in rerun
     assert rerun["calibrate"] == rerun["generate"] == 2  # calm-copy, ffn-copy
+
+
+def test_other_scoring_rules_score_again_and_generate_nothing(finished):
+    after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
+    rerun = dry_run(finished, scoring={"rules": "lm-eval"})
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate"))}
+    assert rerun.pop("score") == 3 and rerun.items() >= after.items()
+
+
+def test_another_prompt_generates_again_but_trains_nothing(finished):
+    rerun = dry_run(finished, datasets={**SMALLEST["datasets"], "triviaqa": {"prompt": "lm-eval"}})
+    assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 3
+    assert "train_heads" not in rerun and "fetch_backbone" not in rerun
 
 
 def test_an_edited_source_is_fetched_again(finished):
@@ -228,7 +244,7 @@ def test_files_stay_short(path):
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("quality", "exits", "training", "settle"):
+    for plot in ("quality", "equal_compute", "exits", "training", "settle"):
         assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

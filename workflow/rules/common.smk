@@ -32,18 +32,26 @@ CODE = {
     "fetch_dataset": "datasets prompts questions sources",
     "fetch_corpus": "datasets prompts questions sources",
     "fetch_backbone": "manifests",
-    "train_heads": "backbones distill heads manifests state",
-    "settle": "backbones distill heads manifests state",
-    "generate_calibration": "backbones decode fills generation heads manifests policies prompts state stopping",
+    "train_heads": "backbones block_costs checkpoints distill head_kinds head_sources heads manifests mixers state "
+    "structure training",
+    "settle": "backbones distill manifests settle state structure",
+    "generate_calibration": "backbones block_costs decode fills generation greedy head_kinds head_sources heads "
+    "manifests mixers policies prompts state stopping structure",
     "calibrate": "calibrate",
-    "generate": "backbones decode fills generation heads manifests policies prompts state stopping",
-    "layer_costs": "costs manifests",
+    "generate": "backbones block_costs decode fills generation greedy head_kinds head_sources heads manifests mixers "
+    "policies prompts state stopping structure",
+    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
     "count_flops": "costs manifests",
     "score": "metrics scoring",
     "tables": "tables uncertainty",
-    "figures": "figures tables uncertainty",
+    "compare": "cells compare uncertainty",
+    "claims": "block_costs cells claims claims_page compare costs manifests tables uncertainty",
+    "figures": "figures forest tables uncertainty",
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
+    "measure_speed": "backbones block_costs costs decode fills forced greedy head_kinds head_sources heads manifests "
+    "mixers policies speed speed_cases state stopping structure",
+    "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
 

@@ -7,6 +7,7 @@ rule layer_costs:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         code=code("layer_costs"),
+        head_code=head_code,
     output:
         f"{R}/costs/{{backbone}}.json",
     log:
@@ -14,7 +15,7 @@ rule layer_costs:
     benchmark:
         f"{R}/benchmarks/layer_costs/{{backbone}}.tsv"
     conda:
-        "../../envs/score.yaml"
+        "../../envs/model.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -46,6 +47,7 @@ rule count_flops:
         kind=of("policy", "kind"),
         head=of("policy", "head"),
         state_fill=of("policy", "state_fill"),
+        head_state=of("policy", "head_state"),
         exits=of("backbone", "exits"),
     script:
         "../scripts/count_flops.py"

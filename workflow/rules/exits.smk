@@ -1,11 +1,26 @@
 """Exit heads, and where they would pay: training, and the block at which a backbone's predictions settle."""
 
+# How often a training keeps its state is no param: it changes no result.
+DISTILLATION = {key: value for key, value in config["distillation"].items() if key != "checkpoint_seconds"}
+
+
+def head_code(wildcards):
+    """The files of a job's heads that are not built in: of a recipe's, of the policy's one, or of all."""
+    if hasattr(wildcards, "recipe"):
+        heads = config["recipes"][wildcards.recipe]
+    elif hasattr(wildcards, "policy"):
+        heads = [head for head in [policy(wildcards).get("head")] if head]
+    else:
+        heads = config["heads"]
+    return layout.head_files(config, heads)
+
 
 rule train_heads:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
         code=code("train_heads"),
+        head_code=head_code,
     output:
         heads=f"{R}/heads/{{backbone}}/{{recipe}}/heads.safetensors",
         manifest=f"{R}/heads/{{backbone}}/{{recipe}}/manifest.json",
@@ -24,7 +39,7 @@ rule train_heads:
     params:
         heads=recipe_heads,
         exits=of("backbone", "exits"),
-        distillation=config["distillation"],
+        distillation=DISTILLATION,
         max_tokens=config["corpus"]["max_tokens"],
         runtime=torch_settings,
     script:

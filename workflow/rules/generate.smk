@@ -8,6 +8,7 @@ rule generate_calibration:
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
         code=code("generate_calibration"),
+        head_code=head_code,
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/calibration.parquet",
     log:
@@ -64,6 +65,7 @@ rule generate:
         heads_manifest=trained("manifest.json"),
         thresholds=threshold,
         code=code("generate"),
+        head_code=head_code,
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
     log:

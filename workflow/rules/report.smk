@@ -3,6 +3,7 @@
 PLOTS = layout.plots(config, R)
 CATEGORIES = {
     "quality": "1. Quality against compute",
+    "equal_compute": "1. Quality against compute",
     "exits": "2. Where tokens exit",
     "settle": "2. Where tokens exit",
     "training": "3. Training of the heads",
@@ -15,6 +16,7 @@ rule figures:
         exits=rules.tables.output.exits,
         training=rules.tables.output.training,
         settle=rules.tables.output.settle,
+        equal_compute=rules.compare.output.equal_compute,
         code=code("figures"),
     output:
         [
@@ -78,6 +80,8 @@ rule provenance:
 rule report:
     input:
         rules.tables.output,
+        rules.compare.output,
+        rules.claims.output,
         rules.figures.output,
         rules.provenance.output,
     output:
@@ -100,5 +104,6 @@ rule report:
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
-        " --replace-workflow-config --configfile {output.config} --report {output.html} -- tables figures provenance"
+        " --replace-workflow-config --configfile {output.config} --report {output.html}"
+        " -- tables compare claims figures provenance"
         ") > {log} 2>&1"

@@ -20,6 +20,7 @@ with job(snakemake) as log:
         exits=params.exits,
         head=params.head,
         state_fill=params.state_fill,
+        head_state=params.head_state or "skip",
     )
     rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)

@@ -1,12 +1,14 @@
 """Rule layer_costs: the backbone's cost table, FLOPs a token for each part (see `early_exit.costs`)."""
 
+from early_exit import heads
 from early_exit.costs import cost_table, flops
 from early_exit.records import read_json, write_json
 from early_exit.runtime import job
 
 with job(snakemake) as log:
-    config = read_json(snakemake.input.manifest)["config"]
-    table = cost_table(config, snakemake.params.heads)
+    config, designs = read_json(snakemake.input.manifest)["config"], snakemake.params.heads
+    checks = {name: heads.cost(design, config["hidden_size"], name) for name, design in designs.items()}
+    table = cost_table(config, checks)
     block = flops(table["block"])
     for part in ("heads", "state_fill"):
         for name, cost in table[part].items():

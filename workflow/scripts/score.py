@@ -14,7 +14,6 @@ with job(snakemake) as log:
         kind=kind,
         rules=rules,
     )
-    records.write_table(
-        scores, snakemake.output[0], records.scores_schema(kind), {"rules": rules, "metric_version": VERSION[kind]}
-    )
+    how = {"rules": rules, "score_version": VERSION[kind], **records.read_metadata(snakemake.input.data)}
+    records.write_table(scores, snakemake.output[0], records.scores_schema(kind), how)
     log.info("%d answers scored by the %s rules, version %d", len(scores), rules, VERSION[kind])

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from early_exit import backbones, distill, records, runtime
+from early_exit import backbones, distill, records, runtime, settle
 
 with runtime.job(snakemake):
     params = snakemake.params
@@ -10,7 +10,7 @@ with runtime.job(snakemake):
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
-    table = pd.DataFrame(distill.settling(backbone, documents, params.batch_tokens))
+    table = pd.DataFrame(settle.settling(backbone, documents, params.batch_tokens))
     table.insert(0, "backbone", manifest["name"])
     with records.whole_file(snakemake.output[0]) as path:
         table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")

@@ -1,25 +1,33 @@
 """Rule train_heads: all heads of a recipe, distilled from one backbone in one pass over the corpus."""
 
+from pathlib import Path
+
 import pandas as pd
 
-from early_exit import backbones, distill, heads, records, runtime
+from early_exit import backbones, checkpoints, distill, heads, records, runtime, training
 
 with runtime.job(snakemake) as log:
-    params = snakemake.params
+    params, out = snakemake.params, snakemake.output
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     documents = distill.tokenise(corpus[corpus["split"] == "train"], tokenizer, params.max_tokens)
-    seed = params.runtime["seed"]
-    made = distill.new_heads(params.heads, backbone.hidden_size, params.exits, seed).to(backbone.device)
+    options, exits = params.distillation, params.exits
+    made = training.new_heads(params.heads, backbone.hidden_size, exits, options["seed"]).to(backbone.device)
     log.info("%d documents, %d parameters in %d heads", len(documents), heads.parameters(made), len(made))
 
-    curve = []
-    distill.train(backbone, made, documents, params.exits, params.distillation, seed, curve.extend)
-    with records.whole_file(snakemake.output.training) as path:
-        pd.DataFrame(curve).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    description = {"seed": seed, "distillation": params.distillation, "max_tokens": params.max_tokens,
-                   "corpus": records.read_metadata(snakemake.input.corpus), "versions": runtime.versions()}  # fmt: skip
-    heads.save(
-        made, params.heads, manifest, params.exits, description, snakemake.output.heads, snakemake.output.manifest
+    versions = runtime.versions()
+    of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
+    checkpoint = checkpoints.Checkpoint(
+        Path(out.heads).with_name(".training.partial"),
+        checkpoints.fingerprint(snakemake.input, of_this),
+        snakemake.config["distillation"]["checkpoint_seconds"],
     )
+    curve = training.train(backbone, made, documents, exits, options, checkpoint)
+    with records.whole_file(out.training) as path:
+        pd.DataFrame(curve).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens, "versions": versions,
+                   "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"],
+                   "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
+    heads.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
+    checkpoint.remove()

@@ -15,8 +15,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import runtime
-from early_exit.manifests import FAMILIES
+from early_exit import attention, manifests, runtime, structure
 from early_exit.records import InputError
 from early_exit.state import AttentionState, RecurrentState
 
@@ -37,6 +36,10 @@ class Backbone:
     @property
     def hidden_size(self) -> int:
         return self.model.config.hidden_size
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.lm_head.weight.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -127,15 +130,19 @@ class Backbone:
 
 
 def adapt(model: nn.Module) -> Backbone:
-    """Wrap a loaded causal LM; InputError if its architecture is not supported."""
-    kind = model.config.model_type
-    if kind not in FAMILIES:
-        raise InputError(f"backbone of type '{kind}' is not supported; supported are {', '.join(sorted(FAMILIES))}")
-    if FAMILIES[kind] == "transformer" and model.config._attn_implementation != "sdpa":
-        raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
+    """Wrap a loaded causal LM; InputError if it is not built as one of the families (see `structure`)."""
+    family = manifests.family(model.config.to_dict(), "backbone")
+    structure.check_modules(model, family)
+    if family == "transformer":
+        if model.config._attn_implementation not in ("sdpa", attention.NAME):
+            raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
+        model.set_attn_implementation(attention.NAME)
     model.eval().requires_grad_(False)
     blocks = tuple(model.base_model.layers)
-    return Backbone(model, FAMILIES[kind], blocks, tuple(range(len(blocks))))
+    backbone = Backbone(model, family, blocks, tuple(range(len(blocks))))
+    if model.config.model_type not in manifests.TESTED:
+        structure.check_outputs(backbone)
+    return backbone
 
 
 def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Backbone, Any]:

@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit.manifests import FAMILIES
+from early_exit import head_config, manifests
 from early_exit.records import InputError, read_json
 
 PRESETS = "workflow/presets"
 REVISIONS = "workflow/presets/revisions.yaml"
 SCHEMA = "workflow/schemas/config.schema.yaml"
 EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)
-STATE_FILLS = {"transformer": ("copy", "propagate"), "mamba": ("skip", "propagate")}
+STATE_FILLS = {"transformer": ("copy", "propagate", "deferred"), "mamba": ("skip", "propagate", "deferred")}
 
 Key = tuple[str | int, ...]
 
@@ -44,6 +44,10 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
         _measure(("backbones", name), spec)
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
+    for key, value, why in head_config.problems(config, root):
+        _fail(key, value, why)
+    if config["distillation"]["seed"] is None:
+        config["distillation"]["seed"] = config["seed"]
     for name, policy in config["policies"].items():
         _check_policy(("policies", name), policy, config)
         if name in user.get("policies", {}) and not any(runs_on(policy, b) for b in config["backbones"].values()):
@@ -127,13 +131,10 @@ def _fill(value: Any, schema: Mapping, key: Key) -> Any:
     """The value with the schema's defaults for keys that are not there; a key of another `kind` is refused."""
     if not isinstance(value, Mapping):
         return copy.deepcopy(value)
-    kind, rules = value.get("kind"), schema.get("properties", {})
-    known = {name: rule for name, rule in rules.items() if kind in rule.get("x-kinds", [kind])}
-    for name in value:
-        if name in rules and name not in known:
-            _fail((*key, name), value[name], f"is not for kind '{kind}'; take the key away")
-    filled = {name: rule["default"] for name, rule in known.items()} | value
-    return {name: _fill(part, _subschema(schema, name), (*key, name)) for name, part in filled.items()}
+    known, strays = head_config.defaults(schema.get("properties", {}), value)
+    for name, why in strays:
+        _fail((*key, name), value[name], why)
+    return {name: _fill(part, _subschema(schema, name), (*key, name)) for name, part in {**known, **value}.items()}
 
 
 def _locate(key: Key, spec: dict[str, Any], root: Path, revisions: Mapping[str, str]) -> None:
@@ -165,7 +166,8 @@ def _measure(key: Key, spec: dict[str, Any]) -> None:
             _fail((*key, "gguf"), spec["gguf"], f"does not exist in {folder}")
         if (folder / "config.json").exists():
             model = read_json(folder / "config.json")
-            facts = {"family": FAMILIES.get(model.get("model_type")), "depth": model.get("num_hidden_layers")}
+            found = manifests.family(model, f"config key '{_dotted((*key, 'source'))}'")
+            facts = {"family": found, "depth": model.get("num_hidden_layers")}
     for name in ("family", "depth"):
         found = facts.get(name)
         if found and spec[name] not in (None, found):
@@ -225,7 +227,7 @@ def _explain(error: ValidationError) -> NoReturn:
     key, value, rule = tuple(error.absolute_path), error.instance, error.validator_value
     if "propertyNames" in error.absolute_schema_path:
         _fail((*key, value), value, "is no name: use a-z, 0-9, '.', '_' and '-', a letter or digit first")
-    if error.validator == "additionalProperties":
+    if error.validator in ("additionalProperties", "unevaluatedProperties"):
         known = list(error.schema["properties"])
         name = next(name for name in value if name not in known)
         _fail((*key, name), value[name], f"stands under an unknown key; {_hint(name, known)}")

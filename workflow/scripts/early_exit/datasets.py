@@ -20,30 +20,37 @@ from early_exit.records import CORPUS, EXAMPLES, InputError
 from early_exit.sources import open_source
 
 ROLES = ("shots", "test", "calibration")
+# What the config's schema fills in: the prompt's profile, and of a conversation which turns are asked, after whose
+# answers to the turns before: the human ones (gold) or the model's own.
+OPTIONS = {"prompt": "official", "turns": "all", "history": "gold"}
 
 
 def load(name: str, spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> pd.DataFrame:
     """The calibration and test examples of a dataset with their prompts: a frame of `records.EXAMPLES`.
 
-    `spec` is the config's entry (kind, source, name, revision, splits, shots, examples); a relative source counts from
-    `root`. The frame's `attrs` hold the source, its revision and the hashes of local files. InputError if the source
-    cannot be read, has another schema, or too few examples.
+    `spec` is the config's entry (kind, source, name, revision, splits, shots, examples, and prompt, turns and history,
+    see `OPTIONS`); a relative source counts from `root`. The frame's `attrs` hold the prompt profile, the source, its
+    revision and the hashes of local files. InputError if the source cannot be read, has another schema, or too few
+    examples, or if the prompt has no room for shots.
     """
     key = f"datasets.{name}"
-    if spec["kind"] == "coqa" and spec["shots"]:
-        raise InputError(f"{key}.shots: {spec['shots']}, but the CoQA prompt has none; set it to 0")
+    spec = OPTIONS | spec
+    _check_options(key, spec)
     source = open_source(key, spec, root)
     splits = {role: source.split(spec["splits"][role], f"{key}.splits.{role}") for role in ROLES}
     examples = {split: read_examples(spec["kind"], source.rows(split)) for split in dict.fromkeys(splits.values())}
+    if spec["turns"] == "last":
+        examples = {split: _last_turns(turns) for split, turns in examples.items()}
     roles = assign_roles(key, examples, splits, {"shots": spec["shots"], **spec["examples"]}, seed)
-    shots = [(example.question, example.answer) for example in roles["shots"]]
+    form = prompts.PROFILES[spec["prompt"]][spec["kind"]]
+    shots = [(shot.question, form.shown(shot.answer, shot.references)) for shot in roles["shots"]]
     rows = [
-        _example_row(key, spec["kind"], role, example, shots)
+        _example_row(key, role, example, shots, form, own_history=spec["history"] == "own")
         for role in ("calibration", "test")
         for example in roles[role]
     ]
     frame = pd.DataFrame(rows, columns=EXAMPLES.names)
-    frame.attrs = source.provenance(set(splits.values()))
+    frame.attrs = {"prompt": spec["prompt"], **source.provenance(set(splits.values()))}
     return frame
 
 
@@ -104,25 +111,43 @@ def _check_apart(key: str, roles: Mapping[str, list[Example]]) -> None:
             raise InputError(f"{key}: {first} and {second} share {shared[0]}; ids must be unique in all splits")
 
 
-def _example_row(key: str, kind: str, role: str, example: Example, shots: Sequence[prompts.Turn]) -> dict[str, Any]:
+def _check_options(key: str, spec: Mapping[str, Any]) -> None:
+    shots, profile = spec["shots"], spec["prompt"]
+    if shots and spec["kind"] == "coqa":
+        raise InputError(f"{key}.shots: {shots}, but the CoQA prompt has none; set it to 0")
+    if shots and prompts.PROFILES[profile][spec["kind"]].primer:
+        raise InputError(f"{key}.shots: {shots}, but its {profile} prompt has shots of its own; set it to 0")
+    if (spec["turns"], spec["history"]) == ("last", "own"):
+        raise InputError(f"{key}.history: own, but of the turns before the last there are no answers; set turns to all")
+
+
+def _last_turns(examples: Iterable[Example]) -> list[Example]:
+    """Of each conversation the last turn, which is what lm-eval's task asks."""
+    return list({example.conversation_id: example for example in examples}.values())
+
+
+def _example_row(
+    key: str, role: str, example: Example, shots: Sequence[prompts.Turn], form: prompts.Format, *, own_history: bool
+) -> dict[str, Any]:
     if not example.references:
         raise InputError(f"{key}: {role} example {example.example_id} has no reference answer; take another split")
-    if kind == "coqa":
-        prompt = prompts.coqa(example.story, example.history, example.question)
-    else:
-        template = {"triviaqa": prompts.triviaqa, "truthfulqa": prompts.truthfulqa}[kind]
-        prompt = template(shots, example.question)
+    turns = example.history or shots
+    parts = form.parts([*(question for question, _ in turns), example.question], example.story)
+    prompt = prompts.join(parts, [answer for _, answer in turns])
     return {
-        "example_id": example.example_id, "group_id": example.group_id, "split": role, "prompt": prompt,
-        "prompt_sha256": sha256(prompt), "references": list(example.references), "incorrect": list(example.incorrect),
+        "example_id": example.example_id, "group_id": example.group_id,
+        "conversation_id": example.conversation_id or example.example_id, "turn": example.turn, "split": role,
+        "story": example.story, "question": example.question, "prompt": prompt, "prompt_sha256": sha256(prompt),
+        "prompt_parts": parts if own_history else [], "stop_strings": list(form.stop_strings),
+        "references": list(example.references), "incorrect": list(example.incorrect),
     }  # fmt: skip
 
 
 def load_corpus(spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> pd.DataFrame:
     """The first `documents` + `held_out` different texts of the source, in its order: a frame of `records.CORPUS`.
 
-    `seed` draws which are held out. A hub source is streamed, so no more than these are read. Blank texts and exact
-    repeats are passed over. InputError if there are too few, or if two texts have one id.
+    `seed` draws which are held out. A hub source is streamed, so no more than these are read. Blank texts, exact
+    repeats and the ids in `exclude` are passed over. InputError if there are too few, or if two texts have one id.
     """
     source = open_source("corpus", spec, root)
     split = source.split(spec.get("split"), "corpus.split")
@@ -137,6 +162,8 @@ def load_corpus(spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> p
         if digest in texts or not text.strip():
             continue
         document_id = str(row.values.get("id") or digest[:16])
+        if document_id in spec.get("exclude", ()):
+            continue
         if document_id in ids:
             raise InputError(f"{row.where}: id {document_id} stands for two different texts")
         ids.add(document_id)
@@ -161,7 +188,7 @@ def leaks(corpus: pd.DataFrame, examples: pd.DataFrame) -> Iterator[tuple[str, s
     """
     starts: dict[str, list[tuple[list[str], str]]] = {}
     for example in examples.itertuples():
-        sentences = _sentences(_asked(example.prompt))
+        sentences = _sentences(example.story or example.question)
         if sentences:
             starts.setdefault(sentences[0], []).append((sentences, example.example_id))
     for document in corpus.itertuples():
@@ -177,14 +204,7 @@ def check_disjoint(corpus: pd.DataFrame, examples: pd.DataFrame) -> None:
     found = list(leaks(corpus, examples))
     if found:
         pairs = ", ".join(f"{document} holds {example}" for document, example in found[:5])
-        raise InputError(f"corpus: documents hold evaluated questions ({len(found)}: {pairs}); take them out")
-
-
-def _asked(prompt: str) -> str:
-    """The story that a CoQA prompt begins with, else the question that a prompt ends with."""
-    if prompt.startswith(("Question: ", "Q: ")):
-        return prompt.rpartition("\n\n")[2].rpartition("\n")[0]
-    return prompt.partition("\n\nQ: ")[0]
+        raise InputError(f"corpus: documents hold evaluated questions ({len(found)}: {pairs}); set corpus.exclude")
 
 
 def _sentences(text: str) -> list[str]:

@@ -14,9 +14,12 @@ import torch
 
 from early_exit.backbones import Backbone
 from early_exit.fills import Fill
+from early_exit.greedy import Greedy
 from early_exit.policies import Policy
 from early_exit.state import AttentionState, RecurrentState
 from early_exit.stopping import StopRule
+
+PROMPT_TOKENS = 8192  # prompts of one length run together up to this many tokens: more gains nothing but memory
 
 
 @dataclass(frozen=True)
@@ -45,65 +48,91 @@ class Generation:
         self.stop_reason = rule.reason(self.token_ids)
 
 
+@dataclass
+class Batch:
+    """The running rows, row k in slot k, and everything that keeps something for each slot."""
+
+    backbone: Backbone
+    policy: Policy
+    fill: Fill
+    greedy: Greedy
+    rule: StopRule
+    state: AttentionState | RecurrentState
+    running: list[Generation] = field(default_factory=list)
+
+    def release_finished(self) -> list[Generation]:
+        """Take finished rows out; the last running row moves into each freed slot, so rows stay a prefix."""
+        finished = []
+        for slot in reversed(range(len(self.running))):
+            if self.running[slot].stop_reason is None:
+                continue
+            finished.append(self.running[slot])
+            mover = self.running.pop()
+            if slot < len(self.running):
+                self.running[slot] = mover
+                for follower in (self.state, self.fill, self.greedy, *self.policy.states):
+                    follower.move(len(self.running), slot)
+        return finished
+
+
 @torch.inference_mode()
 def generate(
-    backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int
-) -> Iterator[Generation]:
+    backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int,
+    repetition_penalty: float = 1.0,
+) -> Iterator[Generation]:  # fmt: skip
     """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order."""
     if not requests:
         return
-    slots = max(slots, *(len(request.thresholds) for request in requests), 1)
+    requests = [part for request in requests for part in _parts(request, slots)]
+    slots = min(slots, sum(len(request.thresholds) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
-    state = backbone.new_state(slots, capacity)
-    policy.open(slots)
-    fill.open()
+    batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity))
+    for part in (policy, fill):
+        part.open(slots)
+    batch.greedy.open(slots, backbone.vocabulary, backbone.device)
     waiting = deque(sorted(requests, key=lambda request: (len(request.token_ids), request.example_id)))
-    running: list[Generation] = []
-    while waiting or running:
+    while waiting or batch.running:
         # Prompts come in groups, once half of the slots are free: prefill is cheaper for many at once.
-        admitted = _next_requests(waiting, slots - len(running)) if len(running) <= slots // 2 else []
+        free = slots - len(batch.running)
+        admitted = _next_requests(waiting, free) if free >= slots / 2 else []
         if admitted:
-            running += prefill(backbone, policy, fill, state, admitted, rule, first_slot=len(running))
+            prefill(batch, admitted)
         else:
-            decode_one_token(backbone, policy, fill, state, running, rule)
-        yield from _release_finished(running, [state, fill, *policy.states])
+            decode_one_token(batch)
+        yield from batch.release_finished()
 
 
-def prefill(
-    backbone: Backbone, policy: Policy, fill: Fill, state: AttentionState | RecurrentState,
-    requests: Sequence[Request], rule: StopRule, *, first_slot: int,
-) -> list[Generation]:  # fmt: skip
+def prefill(batch: Batch, requests: Sequence[Request]) -> None:
     """Run prompts at full depth, give each of their thresholds a slot, and take the first token.
 
     Prompts of one length run together, so padding never enters a cache or a state.
     """
-    started: list[Generation] = []
-    for length, group in groupby(requests, key=lambda request: len(request.token_ids)):
-        same = list(group)
+    backbone, policy = batch.backbone, batch.policy
+    for same in _of_one_length(requests):
         token_ids = torch.tensor([request.token_ids for request in same], device=backbone.device)
         cache = backbone.new_prompt_cache()
         last, kept = backbone.run_prompt(token_ids, policy.exits if policy.reads_prompt else (), cache)
-        first = backbone.logits(last[:, -1]).argmax(-1).tolist()
+        logits = backbone.logits(last[:, -1])
 
-        source = [k for k, request in enumerate(same) for _ in request.thresholds]
-        slots = torch.arange(len(source), device=backbone.device) + first_slot + len(started)
-        rows = torch.tensor(source, device=backbone.device)
-        state.insert(slots, cache, rows, length)
-        fill.admit(slots)
-        policy.admit(slots, kept, rows)
-        for k, request in enumerate(same):
-            for threshold in request.thresholds:
-                row = Generation(request.example_id, threshold, length)
-                row.add(first[k], backbone.depth, rule)
-                started.append(row)
-    return started
+        of_slot = [k for k, request in enumerate(same) for _ in request.thresholds]
+        source = torch.tensor(of_slot, device=backbone.device)
+        slots = torch.arange(len(source), device=backbone.device) + len(batch.running)
+        batch.state.insert(slots, cache, source, token_ids.shape[1])
+        policy.admit(slots, kept, source)
+        batch.fill.admit(slots)
+        batch.greedy.admit(slots, token_ids[source])
+
+        first = batch.greedy.choose(logits[source], slots)
+        thresholds = [threshold for request in same for threshold in request.thresholds]
+        for k, threshold, token in zip(of_slot, thresholds, first, strict=True):
+            row = Generation(same[k].example_id, threshold, len(same[k].token_ids))
+            row.add(token, backbone.depth, batch.rule)
+            batch.running.append(row)
 
 
-def decode_one_token(
-    backbone: Backbone, policy: Policy, fill: Fill, state: AttentionState | RecurrentState,
-    running: Sequence[Generation], rule: StopRule,
-) -> None:  # fmt: skip
+def decode_one_token(batch: Batch) -> None:
     """One step: every running row goes as deep as the policy says and gets its next token."""
+    backbone, policy, fill, state, running = batch.backbone, batch.policy, batch.fill, batch.state, batch.running
     device, count = backbone.device, len(running)
     tokens = torch.tensor([row.token_ids[-1] for row in running], device=device)
     thresholds = torch.tensor([row.threshold for row in running], device=device)
@@ -124,6 +153,7 @@ def decode_one_token(
             last[live[leaving]], exit_blocks[live[leaving]] = hidden[: len(live)][leaving, 0], n
             gone = torch.isin(state.slots, live[leaving])
             fill.leave(backbone, state, n, hidden[gone], gone.nonzero()[:, 0])
+            policy.left(n, hidden[: len(live)][leaving], leaving.nonzero()[:, 0])
             live, hidden = live[~leaving], hidden[~gone]
             state.narrow(~gone)
             for each in policy.states:
@@ -133,9 +163,15 @@ def decode_one_token(
         hidden = fill.rejoin(state, n, hidden)
     last[live] = hidden[: len(live), 0]
 
-    chosen = backbone.logits(last).argmax(-1)
-    for row, token, block in zip(running, chosen.tolist(), exit_blocks.tolist(), strict=True):
-        row.add(token, block, rule)
+    chosen = batch.greedy.choose(backbone.logits(last), torch.arange(count, device=device))
+    for row, token, block in zip(running, chosen, exit_blocks.tolist(), strict=True):
+        row.add(token, block, batch.rule)
+
+
+def _parts(request: Request, slots: int) -> Iterator[Request]:
+    """A request with more thresholds than there are slots, in parts that fit."""
+    for begin in range(0, len(request.thresholds), slots):
+        yield Request(request.example_id, request.token_ids, request.thresholds[begin : begin + slots])
 
 
 def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
@@ -147,18 +183,8 @@ def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
     return taken
 
 
-def _release_finished(
-    running: list[Generation], followers: Sequence[AttentionState | RecurrentState | Fill]
-) -> list[Generation]:  # fmt: skip
-    """Take finished rows out; the last running row moves into each freed slot, so rows stay a prefix."""
-    finished = []
-    for slot in reversed(range(len(running))):
-        if running[slot].stop_reason is None:
-            continue
-        finished.append(running[slot])
-        mover = running.pop()
-        if slot < len(running):
-            running[slot] = mover
-            for follower in followers:
-                follower.move(len(running), slot)
-    return finished
+def _of_one_length(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    """Groups of neighbours whose prompts have one length, each of at most PROMPT_TOKENS or one prompt."""
+    for length, group in groupby(requests, key=lambda request: len(request.token_ids)):
+        same, at_once = list(group), max(1, PROMPT_TOKENS // length)
+        yield from (same[begin : begin + at_once] for begin in range(0, len(same), at_once))

@@ -43,11 +43,11 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
     Every policy is a curve in the order of its thresholds, the calibrated one ringed; static pruning and any other
     policy without a head are dash-dotted, the full model is a line with its 95 % band.
     """
-    results = _rows(results, "results.csv")
-    looks = _looks(results)
+    results = present_rows(results, "results.csv")
+    looks = assign_looks(results)
     metric = main_metric(results, dataset)
     rows = results[results["dataset"] == dataset].dropna(subset=[metric, "flops_saved"])
-    rows = _rows(rows, f"results.csv, {metric} of dataset {dataset}")
+    rows = present_rows(rows, f"results.csv, {metric} of dataset {dataset}")
     backbones = rows["backbone"].unique()
     figure = Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(backbones), sharey=True, squeeze=False)[0]
@@ -68,7 +68,7 @@ def _curve(axes: Axes, curve: pd.DataFrame, metric: str, looks: Mapping[str, tup
     x, y = 100 * curve["flops_saved"], curve[metric]
     arms = _arms(curve, metric, 1), _arms(curve, "flops_saved", 100)
     axes.errorbar(x, y, *arms, fmt="none", ecolor=colour, alpha=0.25, elinewidth=0.7, zorder=1)
-    style = _fill_style(first["state_fill"], colour)
+    style = fill_style(first["state_fill"], colour)
     axes.plot(x, y, color=colour, marker=marker, label=first["policy"], zorder=3, **style)
     ringed = curve["calibrated"].to_numpy(dtype=bool)
     axes.plot(x[ringed], y[ringed], "o", markersize=8, fillstyle="none", color="black", markeredgewidth=0.8, zorder=4)
@@ -87,12 +87,12 @@ def _arms(curve: pd.DataFrame, column: str, scale: float) -> np.ndarray:
     return np.clip([value - low, high - value], 0, None)
 
 
-def _fill_style(state_fill: str, colour: str) -> dict[str, str]:
+def fill_style(state_fill: str, colour: str) -> dict[str, str]:
     face = "white" if state_fill in ("copy", "skip") else colour
     return {"linestyle": FILL_LINES.get(state_fill, "-."), "markerfacecolor": face}
 
 
-def _looks(results: pd.DataFrame) -> dict[str, tuple[str, str]]:
+def assign_looks(results: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """(colour, marker) of every head and of every policy without one; equal in all figures of a results table."""
     baselines = set(results.loc[results["head"] == "", "policy"]) - {"full", "pruned"}
     looks = dict(zip(sorted(set(results["head"]) - {""}), cycle(LOOKS), strict=False))
@@ -113,7 +113,7 @@ def _quality_legend(rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) ->
         references["calibrated threshold"] = _handle("black", "o", linestyle="none", markersize=8, fillstyle="none")
     by_head = {f"head {head}": _handle(*look, linestyle="none") for head, look in looks.items() if head in heads}
     dark = "#404040"
-    by_fill = {f"state fill {f}": _handle(dark, "o", **_fill_style(f, dark)) for f in FILL_LINES if f in fills}
+    by_fill = {f"state fill {f}": _handle(dark, "o", **fill_style(f, dark)) for f in FILL_LINES if f in fills}
     return [group for group in (references, by_head, by_fill) if group]
 
 
@@ -135,13 +135,13 @@ def exits(shares: pd.DataFrame, backbone: str) -> Figure:
 
     Of head policies only, and of one state fill, the same in all panels: `propagate` where the backbone has it.
     """
-    shares = _rows(shares[shares["backbone"] == backbone], f"exits.csv, backbone {backbone}")
+    shares = present_rows(shares[shares["backbone"] == backbone], f"exits.csv, backbone {backbone}")
     depth = shares["block"].max()  # of all policies: the full model is among them
-    shares = _rows(shares[shares["head"] != ""], f"exits.csv, head policies of backbone {backbone}")
+    shares = present_rows(shares[shares["head"] != ""], f"exits.csv, head policies of backbone {backbone}")
     fill = "propagate" if (shares["state_fill"] == "propagate").any() else shares["state_fill"].iloc[0]
     shares = shares[shares["state_fill"] == fill]
     datasets, heads = shares["dataset"].unique(), shares["head"].unique()
-    colours = _exit_colours(set(shares["block"]) - {depth}) | {depth: FULL_DEPTH}
+    colours = exit_colours(set(shares["block"]) - {depth}) | {depth: FULL_DEPTH}
     figure = Figure(figsize=(WIDTH, 0.9 + 1.4 * len(datasets)))
     panels = figure.subplots(len(datasets), len(heads), sharey=True, squeeze=False)
     for row, dataset in zip(panels, datasets, strict=True):
@@ -170,7 +170,7 @@ def _stacked_bars(axes: Axes, cell: pd.DataFrame, colours: Mapping[int, str]) ->
     axes.set(ylim=(0, 100), yticks=(0, 50, 100))
 
 
-def _exit_colours(blocks: Iterable[int]) -> dict[int, str]:
+def exit_colours(blocks: Iterable[int]) -> dict[int, str]:
     """A colour for each exit, lighter with depth (viridis without its lightest end)."""
     blocks = sorted(set(blocks))
     shades = np.linspace(0, 0.85, len(blocks))
@@ -184,9 +184,9 @@ def training(curves: pd.DataFrame, backbone: str) -> Figure:
     Thin lines are the logged values, thick ones their running mean over a twentieth of the steps. The label does not
     depend on the head, so the first head's is shown.
     """
-    curves = _rows(curves[curves["backbone"] == backbone], f"training.csv, backbone {backbone}")
+    curves = present_rows(curves[curves["backbone"] == backbone], f"training.csv, backbone {backbone}")
     heads = list(curves.groupby(["recipe", "head"], sort=False))
-    colours = _exit_colours(curves["exit"])
+    colours = exit_colours(curves["exit"])
     figure = Figure(figsize=(WIDTH, 2.5))
     panels = figure.subplots(1, len(heads) + 1)
     for axes, ((recipe, head), cell) in zip(panels, heads, strict=False):
@@ -214,22 +214,21 @@ def _lines_by_exit(axes: Axes, cell: pd.DataFrame, values: pd.Series, colours: M
 
 @mpl.rc_context(STYLE)
 def settle(shares: pd.DataFrame, exits: Mapping[str, Sequence[int]] | None = None) -> Figure:
-    """Share of tokens (%) whose most probable token after a block is already the full model's, by relative depth.
-
-    One line per backbone, from its first block to its last; `exits` gives the blocks of its exits, which are marked.
+    """By relative depth: share of tokens (%) whose most probable token after a block is already the full model's, and
+    the mean cosine of the hidden state with the last. A line per backbone; the blocks `exits` of each are marked.
     """
-    shares = _rows(shares, "settle.csv")
-    figure = Figure(figsize=(WIDTH / 2, 2.7))
-    axes = figure.subplots()
+    shares = present_rows(shares, "settle.csv")
+    figure, depth = Figure(figsize=(WIDTH, 2.7)), "blocks run / depth (marks: exits)"
+    panels = figure.subplots(1, 2, sharex=True)
     lines = zip(shares.groupby("backbone", sort=False), cycle(LOOKS), cycle(EXIT_LINES), strict=False)
     for (backbone, line), (colour, marker), style in lines:
         line = line.sort_values("block")
-        marked = line["block"].isin((exits or {}).get(backbone, [])).to_numpy()
-        x, y = line["block"] / line["block"].max(), 100 * line["share"]
-        axes.plot(x, y, style, color=colour, marker=marker, markevery=marked, label=backbone)
-    axes.set(xlabel="blocks run / depth (marks: exits)", ylabel="prediction already final\n(% of tokens)")
-    axes.set(xlim=(0, 1.02), ylim=(0, 103))
-    figure.legend(loc="outside lower center", ncols=2)
+        x, marked = line["block"] / line["block"].max(), line["block"].isin((exits or {}).get(backbone, []))
+        for axes, y in zip(panels, (100 * line["share"], line["cosine"]), strict=True):
+            axes.plot(x, y, style, color=colour, marker=marker, markevery=marked.to_numpy(), label=backbone)
+    panels[0].set(xlabel=depth, ylabel="prediction already final\n(% of tokens)", xlim=(0, 1.02), ylim=(0, 103))
+    panels[1].set(xlabel=depth, ylabel="cosine with the hidden state\nafter the last block", ylim=(None, 1.03))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -242,7 +241,7 @@ def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
         figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
 
 
-def _rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def present_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The frame with absent names as empty text, as it was before it went through CSV; InputError if it is empty."""
     if frame.empty:
         raise InputError(f"{name}: no rows to draw; check that the config runs what the figure shows")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Fill:
     """What the decoding loop asks of a state fill; this one leaves the caches as they are."""
 
-    def open(self) -> None:
-        """Start a job."""
+    def open(self, slots: int) -> None:
+        """Start a job of `slots` rows."""
 
     def admit(self, slots: Tensor) -> None:
         """New rows are in `slots`."""
@@ -92,15 +92,15 @@ class PropagateMamba(Fill):
         slots = state.slots[queries]
         for index, block in zip(backbone.layer_indices[after:], backbone.blocks[after:], strict=True):
             normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
-            window, recurrent = advance_mamba2(block.mixer, normed, state.conv[index][slots],
-                                               state.recurrent[index][slots])  # fmt: skip
+            advance = advance_mamba2 if hasattr(block.mixer, "num_heads") else advance_mamba1
+            window, recurrent = advance(block.mixer, normed, state.conv[index][slots], state.recurrent[index][slots])
             state.conv[index][slots], state.recurrent[index][slots] = window, recurrent
 
 
 class Deferred(Fill):
     """Exact, both families: tokens wait where they left and travel on with the first later one that goes deeper."""
 
-    def open(self):
+    def open(self, slots):
         self.waiting: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by block: slots, positions, hidden states
 
     def admit(self, slots):
@@ -139,6 +139,31 @@ FILLS: dict[str, dict[str, type[Fill]]] = {
 }
 
 
+def advance_mamba1(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    """One token into a Mamba-1 mixer's states, nothing out; Falcon-Mamba's too.
+
+    The least that leaves both whole: in_proj's x half (not the gate), its convolution, x_proj's dt and B rows (not C),
+    dt_proj, the state update in float32 as the library has it; no read-out, gate or output projection.
+
+    Args:
+        normed: the mixer's input, (rows, hidden).
+        window: the last inputs of the convolution, (rows, inner, kernel).
+        recurrent: (rows, inner, state).
+    """
+    inner, rank, size = mixer.intermediate_size, mixer.time_step_rank, mixer.ssm_state_size
+    bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[:inner]
+    x = F.linear(normed, mixer.in_proj.weight[:inner], bias)
+    window, x = _convolve(mixer, window, x, inner)
+    dt, b = F.linear(x, mixer.x_proj.weight[: rank + size]).split([rank, size], dim=-1)
+    if hasattr(mixer, "dt_layernorm"):  # Falcon-Mamba
+        dt, b = mixer.dt_layernorm(dt), mixer.b_layernorm(b)
+    dt = F.linear(dt, mixer.dt_proj.weight)
+    dt = F.softplus(dt + mixer.dt_proj.bias.to(dt.dtype)).float()[..., None]  # (rows, inner, 1)
+    decay = torch.exp(dt * -torch.exp(mixer.A_log.float()))
+    added = dt * b.float()[:, None] * x.float()[..., None]
+    return window, (recurrent.float() * decay + added).to(recurrent.dtype)
+
+
 def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
     """One token into a Mamba-2 mixer's states, nothing out.
 
@@ -154,12 +179,8 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[inner:]
     x_b_c, dt = F.linear(normed, mixer.in_proj.weight[inner:], bias).split([channels, mixer.num_heads], dim=-1)
 
-    window = torch.cat([window[:, :, 1:], x_b_c[:, :, None]], dim=-1)
-    used = inner + groups * size  # x and B
-    convolved = (window[:, :used] * mixer.conv1d.weight[:used, 0]).sum(-1)
-    if mixer.conv1d.bias is not None:
-        convolved = convolved + mixer.conv1d.bias[:used]
-    x, b = mixer.act(convolved).split([inner, groups * size], dim=-1)
+    window, x_b = _convolve(mixer, window, x_b_c, inner + groups * size)
+    x, b = x_b.split([inner, groups * size], dim=-1)
 
     x = x.view(-1, mixer.num_heads, mixer.head_dim)
     b = b.view(-1, groups, size).repeat_interleave(mixer.num_heads // groups, dim=1)  # (rows, heads, state)
@@ -167,3 +188,11 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     decay = torch.exp(dt.to(recurrent.dtype) * -torch.exp(mixer.A_log.to(recurrent.dtype)))
     added = (dt[:, :, None] * b)[:, :, None] * x[..., None]
     return window, (recurrent * decay[:, :, None, None] + added).to(recurrent.dtype)
+
+
+def _convolve(mixer: nn.Module, window: Tensor, new: Tensor, used: int) -> tuple[Tensor, Tensor]:
+    """The window (rows, channels, kernel) moved on by an input (rows, channels), and its first `used` convolved."""
+    window = torch.cat([window[:, :, 1:], new[:, :, None]], dim=-1)
+    bias = None if mixer.conv1d.bias is None else mixer.conv1d.bias[:used]
+    convolved = F.conv1d(window[:, :used], mixer.conv1d.weight[:used], bias, groups=used)
+    return window, mixer.act(convolved[:, :, 0])

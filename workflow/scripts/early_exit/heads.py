@@ -1,113 +1,60 @@
-"""Exit heads: classifiers that read the hidden state after an exit's block and give two logits.
+"""Exit heads of a backbone: made from their entries in the config, saved, loaded, and what each costs.
 
-softmax(logits)[1] is the confidence that the rest of the blocks may be skipped (paper, sec. III). A new head is one
-class here with an entry in `KINDS`, and a recipe in the config.
+A recipe's heads are two files, heads.safetensors with the weights of every head at every exit, and manifest.json, which
+says what they are, which backbone they read, and what they were trained on. From Python, with `workflow/scripts` on the
+path:
 
-Hidden states are scaled to unit root mean square first, without parameters: their norm grows with depth and differs
-between backbones, and a head's learning rate should not depend on it. `normalise: none` turns that off.
+    from early_exit import heads
+    mine = heads.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
+    sure = heads.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import DynamicCache, Mamba2Config
-from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from early_exit.manifests import sha256
+from early_exit import head_sources, manifests
+from early_exit.block_costs import Cost
+from early_exit.head_kinds import KINDS, Head
 from early_exit.records import InputError, read_json, whole_file, write_json
 
 
-class Head(nn.Module):
-    """One exit's classifier. `layer_idx` is the exit's place among the exits, 0-based."""
-
-    stateful = False
-
-    def __init__(self, hidden_size: int, layer_idx: int, exits: int, *, normalise: str = "rms"):
-        super().__init__()
-        if normalise not in ("rms", "none"):
-            raise InputError(f"head option normalise: '{normalise}' is unknown; use rms or none")
-        self.hidden_size, self.normalise = hidden_size, normalise
-
-    def forward(self, hidden: Tensor, cache: Any = None) -> Tensor:
-        """Hidden states (rows, T, hidden) to logits (rows, T, 2); a stateful head goes on from `cache`."""
-        if self.normalise == "rms":
-            hidden = F.rms_norm(hidden, (self.hidden_size,))
-        return self.classify(hidden, cache)
-
-    def classify(self, hidden: Tensor, cache: Any) -> Tensor:
-        raise NotImplementedError
-
-    def new_cache(self) -> DynamicCache | None:
-        """The library's cache for running a stateful head over a prompt, shared by all exits."""
-        return None
+def kind_class(kind: str) -> type[Head]:
+    """The class of a kind: built in, or out of a file (`path/to/file.py:Class`); InputError if there is none."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if not head_sources.is_external(kind):
+        raise InputError(f"kind '{kind}' is unknown; known are {', '.join(KINDS)} and file.py:Class")
+    found = head_sources.load_class(kind)
+    if not issubclass(found, Head):
+        raise InputError(f"kind '{kind}' is no subclass of early_exit.head_kinds.Head; make it one")
+    return found
 
 
-class Calm(Head):
-    """One linear layer, as in CALM."""
+def build(config: Mapping[str, Any], hidden_size: int, exits: Sequence[int], name: str = "") -> nn.ModuleDict:
+    """One head of one kind per exit, keyed by the exit's block number; InputError, with `name`, if that cannot be.
 
-    def __init__(self, hidden_size: int, layer_idx: int, exits: int, **options):
-        super().__init__(hidden_size, layer_idx, exits, **options)
-        self.linear = nn.Linear(hidden_size, 2)
-
-    def classify(self, hidden, cache):
-        return self.linear(hidden)
-
-
-class FeedForward(Head):
-    """d -> 4d -> 2, as in a Transformer block."""
-
-    def __init__(self, hidden_size: int, layer_idx: int, exits: int, **options):
-        super().__init__(hidden_size, layer_idx, exits, **options)
-        self.up = nn.Linear(hidden_size, 4 * hidden_size)
-        self.down = nn.Linear(4 * hidden_size, 2)
-
-    def classify(self, hidden, cache):
-        return self.down(F.silu(self.up(hidden)))
-
-
-class Mamba(Head):
-    """The library's Mamba-2 mixer, its output projection giving two logits. It remembers the tokens before."""
-
-    stateful = True
-
-    def __init__(
-        self, hidden_size: int, layer_idx: int, exits: int, *, expand: int = 2, head_dim: int = 64,
-        state_size: int = 128, n_groups: int = 8, conv_kernel: int = 4, chunk_size: int = 64, **options,
-    ):  # fmt: skip
-        super().__init__(hidden_size, layer_idx, exits, **options)
-        inner = expand * hidden_size
-        if inner % head_dim or (inner // head_dim) % n_groups:
-            raise InputError(f"mamba head: {inner} channels do not split into heads of {head_dim} in {n_groups} groups")
-        config = Mamba2Config(
-            hidden_size=hidden_size, num_hidden_layers=exits, expand=expand, head_dim=head_dim,
-            num_heads=inner // head_dim, state_size=state_size, n_groups=n_groups, conv_kernel=conv_kernel,
-            chunk_size=chunk_size,
-        )  # fmt: skip
-        self.config = config
-        self.mixer = Mamba2Mixer(config, layer_idx)
-        self.mixer.out_proj = nn.Linear(inner, 2)
-
-    def classify(self, hidden, cache):
-        return self.mixer(hidden, cache_params=cache)
-
-    def new_cache(self):
-        return DynamicCache(config=self.config)
-
-
-KINDS: dict[str, type[Head]] = {"calm": Calm, "ffn": FeedForward, "mamba": Mamba}
-
-
-def build(config: Mapping[str, Any], hidden_size: int, exits: Sequence[int]) -> nn.ModuleDict:
-    """One head of one kind per exit, keyed by the exit's block number. `config` is the head's entry in the config."""
+    `config` is the head's entry in the config: its kind and that kind's options.
+    """
     options = {key: value for key, value in config.items() if key != "kind"}
-    if config["kind"] not in KINDS:
-        raise InputError(f"head kind '{config['kind']}' is unknown; known are {', '.join(KINDS)}")
-    make = KINDS[config["kind"]]
-    return nn.ModuleDict({str(n): make(hidden_size, k, len(exits), **options) for k, n in enumerate(exits)})
+    with _one_line(name, options):
+        make = kind_class(config["kind"])
+        return nn.ModuleDict({str(n): make(hidden_size, k, len(exits), **options) for k, n in enumerate(exits)})
+
+
+def cost(config: Mapping[str, Any], hidden_size: int, name: str = "") -> Cost:
+    """What one check of a head costs on hidden states of this width, as its class says it."""
+    options = {key: value for key, value in config.items() if key != "kind"}
+    with _one_line(name, options):
+        found = kind_class(config["kind"]).cost(hidden_size, **options)
+        if not (isinstance(found, Mapping) and {*found} == {"linear", "recurrence", "per_context"}):
+            raise InputError(f"its `cost` gives {found!r}; add it up of early_exit.block_costs.linear and the like")
+    return dict(found)
 
 
 def confidence(logits: Tensor) -> Tensor:
@@ -115,14 +62,22 @@ def confidence(logits: Tensor) -> Tensor:
     return logits.float().softmax(-1)[..., 1]
 
 
-def load(folder: Path, name: str, backbone: Mapping[str, Any]) -> nn.ModuleDict:
-    """The trained head `name` out of a recipe's folder; InputError if it was trained for another backbone.
+def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path) -> nn.ModuleDict:
+    """The trained head `name` out of a recipe's folder, one per exit, keyed by the exit's block number as text.
 
     Args:
         folder: holds heads.safetensors and manifest.json.
         name: the head's name in the config.
-        backbone: the backbone's manifest.
+        backbone: what it shall run on: a backbone's manifest, or the path of one, of a model's folder in the hub's
+            format, or of a GGUF file.
+
+    Returns:
+        The heads on the CPU, in float32, frozen, in evaluation mode.
+
+    Raises:
+        InputError: it was trained for another backbone, its design's file has changed, or there is no such head.
     """
+    folder, backbone = Path(folder), _manifest(backbone)
     manifest = read_json(folder / "manifest.json")
     trained_for = manifest["backbone"]
     if trained_for["sha256"] != backbone["sha256"]:
@@ -132,9 +87,17 @@ def load(folder: Path, name: str, backbone: Mapping[str, Any]) -> nn.ModuleDict:
         )
     if name not in manifest["heads"]:
         raise InputError(f"{folder}: has no head '{name}', only {', '.join(manifest['heads'])}")
-    heads = build(manifest["heads"][name], manifest["hidden_size"], manifest["exits"])
-    weights = load_file(folder / "heads.safetensors")
-    heads.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+    design = manifest["heads"][name]
+    heads = build(design, manifest["hidden_size"], manifest["exits"], name)
+    for kind, digest in head_sources.digests([design]).items():
+        if manifest["code"].get(kind) != digest:
+            raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
+    weights = folder / "heads.safetensors"
+    if manifests.sha256(weights) != manifest["sha256"]:
+        raise InputError(f"{weights}: is not the file that manifest.json tells of; train the heads again")
+    with safe_open(weights, framework="pt") as file:
+        own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
+        heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
     return heads.eval().requires_grad_(False)
 
 
@@ -150,9 +113,10 @@ def save(
         **description,
         "backbone": {key: backbone[key] for key in ("name", "source", "revision", "sha256")},
         "heads": {name: dict(config) for name, config in configs.items()},
+        "code": head_sources.digests(configs.values()),
         "hidden_size": backbone["config"]["hidden_size"],
         "exits": list(exits),
-        "sha256": sha256(Path(weights_path)),
+        "sha256": manifests.sha256(Path(weights_path)),
     }
     write_json(manifest, manifest_path)
 
@@ -160,3 +124,31 @@ def save(
 def parameters(heads: nn.Module) -> int:
     """How many numbers the heads hold."""
     return sum(parameter.numel() for parameter in heads.parameters())
+
+
+@contextmanager
+def _one_line(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """What goes wrong when a class is given its options, as one line that names the head."""
+    where = f"heads.{name}" if name else "head"
+    try:
+        yield
+    except KeyError as error:
+        raise InputError(f"{where}: {error} is missing") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except (TypeError, NotImplementedError) as error:
+        what = " ".join(str(error).split()) or "its class lacks a method"
+        raise InputError(f"{where}: cannot be made with {options} ({what})") from error
+
+
+def _manifest(backbone: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+    """A backbone's manifest, or a model's own, which has the same SHA-256."""
+    if isinstance(backbone, Mapping):
+        return backbone
+    path = Path(backbone)
+    if path.suffix == ".json":
+        return read_json(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such model folder, GGUF file or manifest")
+    gguf = path.name if path.is_file() else None
+    return manifests.describe(path.name, {"source": str(path), "gguf": gguf}, path.parent if gguf else path, None)

@@ -2,11 +2,13 @@
 folder that all of its files lie in.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from early_exit import head_sources
 from early_exit.config import runs_on
 from early_exit.manifests import PATTERNS
 from early_exit.sources import READERS
@@ -60,7 +62,10 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
 def plots(config: Config, results: str) -> list[dict[str, str]]:
     """Every figure: its kind, the dataset or backbone it is of (`key`, empty for all), and its two files."""
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
+    ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
+    if "pruned" in ran and ran - {"full", "pruned"}:
+        figures += [("equal_compute", dataset) for dataset in config["datasets"]]
     figures += [(kind, backbone) for kind in ("exits", "training") for backbone in trained]
     return [
         {"kind": kind, "key": key}
@@ -96,6 +101,11 @@ def model_files(spec: Config) -> list[str]:
         return []
     patterns = [spec["gguf"]] if spec["gguf"] else PATTERNS
     return sorted(str(file) for pattern in patterns for file in Path(spec["path"]).glob(pattern))
+
+
+def head_files(config: Config, names: Iterable[str]) -> list[str]:
+    """The files of the heads, of these names, that are classes of the user's; none for built-in ones."""
+    return [os.path.relpath(file) for file in head_sources.files(config["heads"][name] for name in names)]
 
 
 def data_files(spec: Config) -> list[str]:

@@ -2,19 +2,91 @@
 
 A source is a folder in the hub's format, a folder with a GGUF file, or a hub id with an immutable revision. Only
 safetensors and GGUF weights are taken; pickled weights are refused, and remote code is never run.
+
+A backbone's family is told by the keys of its config, not by its name: a model with the keys of a Llama or of a Mamba,
+and none that make it something else, is taken for one. What keys cannot show (fused projections, scaled embeddings)
+`structure` finds when the model is loaded.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from early_exit.records import InputError, read_json
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
-FAMILIES = {"mistral": "transformer", "llama": "transformer", "qwen2": "transformer", "qwen3": "transformer",
-            "mamba2": "mamba"}  # fmt: skip
+# The architectures that our tests run, and what Hugging Face assumes where their config.json is silent on a shape.
+TESTED: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "llama": {"num_key_value_heads": None},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": "auto"},
+    "falcon_mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": "auto"},
+    "mamba2": {"num_heads": 128, "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4},
+}
+SUPPORTED = (
+    "supported are decoder-only Transformers built like Mistral, Llama, Qwen2, Qwen3 and SmolLM2, and Mamba, Mamba-2 "
+    "and Falcon-Mamba"
+)
+REQUIRED = {
+    "transformer": ("num_attention_heads", "num_key_value_heads", "intermediate_size"),
+    "mamba": ("state_size", "conv_kernel"),
+}
+# Keys that make a model something else, unless they hold a value that changes nothing.
+FOREIGN = re.compile(
+    r"expert|(^|_)moe(_|$)|softcap|multiplier|logits?_scal|embedding_scal|scale_(emb|depth)|parallel|lora_rank|^mamba_"
+    r"|clip_qkv|bidirectional|attention_chunk|is_encoder_decoder|cross_attention"
+)
+NEUTRAL = (None, False, 0, 1)
+LAYERS = {"transformer": {"full_attention", "sliding_attention"}, "mamba": {"linear_attention"}}
+
+
+def family(config: Mapping[str, Any], where: str) -> str:
+    """`transformer` or `mamba`, by the keys of a Hugging Face config; if neither, an InputError that names `where`.
+
+    A mixer is Mamba-2's if the config has `num_heads`, else Mamba-1's.
+    """
+    config = completed(config)
+    found = "mamba" if "state_size" in config else "transformer"
+    reasons = [f"its config has no {key}" for key in _needed(found) if key not in config]
+    reasons = reasons[:1] or [f"{key}: {value}" for key, value in _foreign(config, found)]
+    if reasons:
+        raise InputError(f"{where}: {config.get('model_type')} is not supported ({', '.join(reasons)}); {SUPPORTED}")
+    return found
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the shapes that Hugging Face assumes where a tested architecture's config.json is silent."""
+    return TESTED.get(config.get("model_type", ""), {}) | dict(config)
+
+
+def _needed(found: str) -> tuple[str, ...]:
+    return "hidden_size", "num_hidden_layers", "vocab_size", *REQUIRED[found]
+
+
+def _foreign(config: Mapping[str, Any], found: str) -> Iterator[tuple[str, Any]]:
+    """Keys of a config that other models have, and their values."""
+    for key, value in config.items():
+        if FOREIGN.search(key) and value not in NEUTRAL and value != [] and value != {}:
+            yield key, value
+    if found == "mamba" and config.get("num_attention_heads"):
+        yield "num_attention_heads", config["num_attention_heads"]
+    for kind in sorted({*(config.get("layer_types") or ())} - LAYERS[found]):
+        yield "layer_types", kind
+    if not all(config.get("no_rope_layers") or ()):  # 1 where a layer has rotations
+        yield "no_rope_layers", "layers without rotations"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    # Rotations that follow the length of the sequence, or differ between layers; queries scaled by their position.
+    if "longrope" in (rope.get("rope_type"), rope.get("type")):
+        yield "rope_type", "longrope"
+    if any(isinstance(part, Mapping) for part in rope.values()):
+        yield "rope_parameters", "one for each kind of layer"
+    if rope.get("llama_4_scaling_beta"):
+        yield "llama_4_scaling_beta", rope["llama_4_scaling_beta"]
 
 
 def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None) -> dict[str, Any]:
@@ -27,11 +99,9 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         shown: the path as jobs shall use it; None if they load from the hub's cache.
     """
     config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise InputError(f"backbones.{name}: type '{kind}' is not supported; supported are {', '.join(FAMILIES)}")
-    if spec.get("family") not in (None, FAMILIES[kind]):
-        raise InputError(f"backbones.{name}.family: '{spec['family']}', but {kind} is a {FAMILIES[kind]}")
+    found = family(config, f"backbones.{name}")
+    if spec.get("family") not in (None, found):
+        raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {found}")
     files = _files(folder, spec.get("gguf"))
     if not any(path.suffix in (".safetensors", ".gguf") for path in files):
         raise InputError(f"backbones.{name}: no .safetensors or .gguf weights in {folder}; pickled ones are refused")
@@ -43,7 +113,7 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         "revision": spec.get("revision"),
         "gguf": spec.get("gguf"),
         "path": shown,
-        "family": FAMILIES[kind],
+        "family": found,
         "depth": config["num_hidden_layers"],
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "context": config.get("max_position_embeddings"),
@@ -64,8 +134,12 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
         return folder, str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
     from huggingface_hub import snapshot_download
 
+    at = {"repo_id": spec["source"], "revision": spec["revision"]}
+    config = Path(snapshot_download(**at, allow_patterns=["config.json"])) / "config.json"
+    if config.is_file():
+        family(read_json(config), f"backbones.{name}")  # before gigabytes of weights
     wanted = {"allow_patterns": list(PATTERNS), "ignore_patterns": ["consolidated*"]}  # the weights a second time
-    return Path(snapshot_download(spec["source"], revision=spec["revision"], **wanted)), None
+    return Path(snapshot_download(**at, **wanted)), None
 
 
 def sha256(path: Path) -> str:

@@ -1,12 +1,15 @@
 """Policies: where a row leaves. A policy is asked after each exit's block and answers for all live rows at once.
 
 A policy knows exits, thresholds and confidences; it knows neither blocks nor caches of the backbone. Stateful heads
-keep their own `RecurrentState`, whose rows follow the backbone's. A head whose exit a token did not reach keeps its
-state unchanged for that token (`skip`): it costs nothing, and the cost tables count it so.
+keep their own `RecurrentState`, whose rows follow the backbone's.
+
+What the state of a head gets from a token that left below its exit (`head_state`):
+
+- `skip` (default): nothing, the token never happened there. It costs nothing.
+- `propagate`: the hidden state the token left with, as the backbone's blocks may get it. Every token pays all heads.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +17,15 @@ from torch import Tensor, nn
 from early_exit.heads import confidence
 from early_exit.state import RecurrentState
 
+HEAD_STATES = ("skip", "propagate")
 
-class Policy(Protocol):
-    """What the decoding loop asks of a policy."""
 
-    exits: Sequence[int]  # blocks after which `leave` is asked, ascending
-    reads_prompt: bool  # whether `admit` needs the prompt's hidden states
-    states: Sequence[RecurrentState]  # row-wise states that follow the backbone's rows
+class Policy:
+    """What the decoding loop asks of a policy; this one never leaves."""
+
+    exits: Sequence[int] = ()  # blocks after which `leave` is asked, ascending
+    reads_prompt: bool = False  # whether `admit` needs the prompt's hidden states
+    states: Sequence[RecurrentState] = ()  # row-wise states that follow the backbone's rows
 
     def open(self, slots: int) -> None:
         """Make room for `slots` rows."""
@@ -30,48 +35,51 @@ class Policy(Protocol):
 
     def leave(self, exit_block: int, hidden: Tensor, thresholds: Tensor) -> Tensor:
         """Which live rows leave after `exit_block`: hidden (rows, 1, hidden), thresholds (rows,) to bool (rows,)."""
-
-
-class FullDepth:
-    """Never leave: the full model, and every statically pruned one."""
-
-    exits: Sequence[int] = ()
-    reads_prompt = False
-    states: Sequence[RecurrentState] = ()
-
-    def open(self, slots):
-        pass
-
-    def admit(self, slots, hidden, source):
-        pass
-
-    def leave(self, exit_block, hidden, thresholds):
         return torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
 
+    def left(self, exit_block: int, hidden: Tensor, rows: Tensor) -> None:
+        """The live rows `rows` (indices) left after `exit_block` with these hidden states (n, 1, hidden)."""
 
-class HeadConfidence:
+
+class FullDepth(Policy):
+    """Never leave: the full model, and every statically pruned one."""
+
+
+class HeadConfidence(Policy):
     """Leave at the first exit whose head is more confident than the row's threshold (paper, sec. III)."""
 
-    def __init__(self, heads: nn.ModuleDict):
-        self.heads = heads
+    def __init__(self, heads: nn.ModuleDict, head_state: str = "skip"):
+        self.heads, self.head_state = heads, head_state
         self.exits = [int(n) for n in heads]
         self.reads_prompt = next(iter(heads.values())).stateful
         self.states: list[RecurrentState] = []
 
     def open(self, slots):
         if self.reads_prompt:
-            self.states = [RecurrentState(range(len(self.exits)), slots, next(self.heads.parameters()).device)]
+            device = next(self.heads.parameters()).device
+            self.states = [RecurrentState(range(len(self.exits)), slots, device)]
 
     def admit(self, slots, hidden, source):
         if self.reads_prompt:
             cache = self.heads[str(self.exits[0])].new_cache()
             for exit_block in self.exits:
                 self.heads[str(exit_block)](hidden[exit_block], cache)
-            self.states[0].insert(slots, cache, source, next(iter(hidden.values())).shape[1])
+            self.states[0].insert(slots, cache, source, hidden[self.exits[0]].shape[1])
 
     def leave(self, exit_block, hidden, thresholds):
-        state = self.states[0] if self.reads_prompt else None
+        return confidence(self._logits(exit_block, hidden, None)) > thresholds
+
+    def left(self, exit_block, hidden, rows):
+        if self.reads_prompt and self.head_state == "propagate":
+            for above in self.exits[self.exits.index(exit_block) + 1 :]:
+                self._logits(above, hidden, rows)
+
+    def _logits(self, exit_block: int, hidden: Tensor, rows: Tensor | None) -> Tensor:
+        """One check, (rows, 1, hidden) to (rows, 2); the state of these live rows (None: all) goes on by a token."""
+        if not self.reads_prompt:
+            return self.heads[str(exit_block)](hidden)[:, 0]
+        state = self.states[0]
+        state.only(rows)
         logits = self.heads[str(exit_block)](hidden, state)[:, 0]
-        if state is not None:
-            state.write_back(self.exits.index(exit_block))
-        return confidence(logits) > thresholds
+        state.write_back(self.exits.index(exit_block))
+        return logits

@@ -29,8 +29,10 @@ class Example:
     answer: str
     references: tuple[str, ...]
     incorrect: tuple[str, ...] = ()
-    story: str = ""
+    story: str = ""  # as it is in the source, with the white space around it
     history: tuple[Turn, ...] = ()
+    conversation_id: str = ""  # of a turn in a conversation
+    turn: int = 1
 
     @property
     def subject(self) -> str:
@@ -110,7 +112,10 @@ def _coqa(row: Row) -> Iterator[Example]:
     history: list[Turn] = []
     for turn, (question, *answers) in enumerate(zip(questions, *annotators, strict=True), 1):
         references = tuple(filter(None, answers))
-        yield Example(f"{identity}:{turn}", identity, question, answers[0], references, (), story, tuple(history))
+        yield Example(
+            f"{identity}:{turn}", identity, question, answers[0], references, story=row.values["story"],
+            history=tuple(history), conversation_id=identity, turn=turn,
+        )  # fmt: skip
         history.append((question, answers[0]))
 
 

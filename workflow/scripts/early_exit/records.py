@@ -24,9 +24,15 @@ EXAMPLES = pa.schema(
     {
         "example_id": pa.string(),
         "group_id": pa.string(),  # what the bootstrap resamples: the conversation in CoQA, else the example
+        "conversation_id": pa.string(),  # in CoQA, else the example
+        "turn": pa.int32(),  # of the conversation, from 1
         "split": pa.string(),  # calibration | test
-        "prompt": pa.string(),
+        "story": pa.string(),  # CoQA's, else empty
+        "question": pa.string(),
+        "prompt": pa.string(),  # after the gold answers to the turns before
         "prompt_sha256": pa.string(),
+        "prompt_parts": pa.list_(pa.string()),  # with own history: the prompt, cut where the model's answers go
+        "stop_strings": pa.list_(pa.string()),  # the first of them ends an answer
         "references": pa.list_(pa.string()),  # aliases, human answers, or correct answers
         "incorrect": pa.list_(pa.string()),  # TruthfulQA's incorrect answers, else empty
     }
@@ -69,21 +75,24 @@ METRICS = {
 }
 MAIN_METRIC = {"triviaqa": "em", "coqa": "f1", "truthfulqa": "bleu_acc"}
 ALL_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics))
+COMPARISON = ("agreement", "token_agreement", "rougeL_full", "degenerate", "mean_tokens")  # beside every metric
 
 RESULTS_COLUMNS = (
     "preset", "backbone", "family", "dataset", "policy", "head", "state_fill", "threshold", "calibrated", "examples",
-    "tokens", *(f"{metric}{end}" for metric in ALL_METRICS for end in ("", "_low", "_high")),
-    "agreement", "agreement_low", "agreement_high", "token_agreement", "degenerate", "mean_tokens", "mean_blocks",
+    "tokens", "rules", "score_version",
+    *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")), "mean_blocks",
     "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
     "flops_saved_with_prompt", "seconds_per_token",
 )  # fmt: skip
 
 
 def scores_schema(kind: str) -> pa.Schema:
-    """Scores of one run: the dataset kind's metrics (0..100) and the comparison with the full model, per row."""
+    """Scores of one run: the dataset kind's metrics (0..100) and the comparison with the full model (0..1), per row."""
     fields = {"example_id": pa.string(), "group_id": pa.string(), "threshold": pa.float64()}
+    fields |= {"rules": pa.string(), "score_version": pa.int32()}  # how the metrics were found
     fields |= dict.fromkeys(METRICS[kind], pa.float64())
-    fields |= {"agreement": pa.bool_(), "token_agreement": pa.float64(), "degenerate": pa.bool_(), "tokens": pa.int32()}
+    fields |= {"agreement": pa.bool_(), "token_agreement": pa.float64(), "rougeL_full": pa.float64()}
+    fields |= {"degenerate": pa.bool_(), "tokens": pa.int32()}
     return pa.schema(fields)
 
 

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -38,12 +38,21 @@ def job(snakemake) -> Iterator[logging.Logger]:
         raise
 
 
-def progress(items: Iterable, total: int, label: str, every: float = 10.0) -> Iterator:
-    """Yield the items; a tqdm bar on a terminal, else a plain line in the log every `every` seconds."""
+def progress(
+    items: Iterable, total: int, label: str, every: float = 10.0, note: Callable[[], str] | None = None
+) -> Iterator:  # fmt: skip
+    """Yield the items; a tqdm bar on a terminal, else a plain line in the log every `every` seconds.
+
+    `note` says, after an item, what else the bar or line shall hold.
+    """
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, total=total, desc=label)
+        with tqdm(items, total=total, desc=label) as bar:
+            for item in bar:
+                yield item
+                if note:
+                    bar.set_postfix_str(note(), refresh=False)
         return
     begin = last = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -51,7 +60,8 @@ def progress(items: Iterable, total: int, label: str, every: float = 10.0) -> It
         now = time.monotonic()
         if now - last >= every or done == total:
             last = now
-            log.info("%s: %d/%d, %.1f per second", label, done, total, done / max(now - begin, 1e-9))
+            rest = f", {note()}" if note else ""
+            log.info("%s: %d/%d, %.1f per second%s", label, done, total, done / max(now - begin, 1e-9), rest)
 
 
 def prepare_torch(seed: int, device: str, dtype: str, threads: int):

@@ -1,5 +1,7 @@
 """From a run's answers to the rows of its score file: metrics, and the comparison with the full model."""
 
+from functools import cache
+
 import pandas as pd
 
 from early_exit import metrics
@@ -14,32 +16,35 @@ def score_run(
 
     `run` and `full` are frames of `records.GENERATIONS`, `full` the full model's on the same backbone and dataset (one
     row per example); `examples` is a frame of `records.EXAMPLES`. Metrics are 0..100 (`*_diff` -100..100) under
-    the scoring rules named; `agreement` is 1 where the text is the full model's to the letter, `token_agreement`
-    is `metrics.token_agreement` with its tokens. Every row counts, empty and degenerate answers too.
+    the scoring rules named, `score_version` says which `metrics.VERSION` found them. Against the full model's answer,
+    `agreement` is 1 where the text is the same to the letter, `token_agreement` is `metrics.token_agreement` of the
+    tokens, `rougeL_full` `metrics.rouge_l` of the texts. Every row counts, empty and degenerate answers too.
     InputError if an example is unknown, twice in `full` or `examples`, or cannot be scored.
     """
     references = _by_example(examples, "the dataset")
     oracle = _by_example(full, "the full model's run")
-    known: dict[tuple[str, str], metrics.Scores] = {}  # thresholds repeat answers: each is scored once
-    rows = []
-    for row in progress(run.itertuples(index=False), len(run), "answers scored"):
-        example = _look_up(references, row.example_id, "the dataset")
-        reference = _look_up(oracle, row.example_id, "the full model's run")
-        answer = (row.example_id, row.text)
-        if answer not in known:
-            known[answer] = score_answer(row.text, example, kind=kind, rules=rules)
-        rows.append(
-            {
-                "example_id": row.example_id,
-                "group_id": example.group_id,
-                "threshold": row.threshold,
-                **known[answer],
-                "agreement": row.text == reference.text,
-                "token_agreement": metrics.token_agreement(row.token_ids, reference.token_ids),
-                "degenerate": row.degenerate,
-                "tokens": len(row.token_ids),
-            }
-        )
+
+    @cache  # thresholds repeat answers: each is scored once
+    def judge(example_id: str, text: str) -> metrics.Scores:
+        example = _look_up(references, example_id, "the dataset")
+        reference = _look_up(oracle, example_id, "the full model's run")
+        scores = score_answer(text, example, kind=kind, rules=rules)
+        return scores | {"agreement": text == reference.text, "rougeL_full": metrics.rouge_l(text, reference.text)}
+
+    rows = [
+        {
+            "example_id": row.example_id,
+            "threshold": row.threshold,
+            **judge(row.example_id, row.text),
+            "group_id": references[row.example_id].group_id,
+            "token_agreement": metrics.token_agreement(row.token_ids, oracle[row.example_id].token_ids),
+            "degenerate": row.degenerate,
+            "tokens": len(row.token_ids),
+            "rules": rules,
+            "score_version": metrics.VERSION[kind],
+        }
+        for row in progress(run.itertuples(index=False), len(run), "answers scored")
+    ]
     return pd.DataFrame(rows, columns=scores_schema(kind).names)
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from early_exit.attention import Apart
+
 
 class Rows:
     """Slots, positions and queries; the tensors are in the subclasses."""
@@ -85,19 +87,24 @@ class AttentionState(Rows):
             for cache in caches.values():
                 cache[target, :, :length] = cache[source, :, :length]
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor | Apart, Tensor | Apart]:
         """The library's cache call: store the queries' new (queries, heads, 1, head_dim), give all up to now.
 
         All are stored before any is read, so a query sees the earlier tokens of its row that travel with it.
         """
         self.write(layer_idx, self.slots, self.positions, keys, values)
-        extent = self.extent
-        return self.live(self.keys[layer_idx][:, :, :extent]), self.live(self.values[layer_idx][:, :, :extent])
+        return self._read(self.keys[layer_idx]), self._read(self.values[layer_idx])
 
     def write(self, index: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store K/V (n, heads, 1, head_dim) of one token a slot."""
         self.keys[index][slots, :, positions] = keys[:, :, 0]
         self.values[index][slots, :, positions] = values[:, :, 0]
+
+    def _read(self, cache: Tensor) -> Tensor | Apart:
+        if self.prefix is None and cache.device.type == "cpu":
+            where = zip(self.slots.tolist(), self.positions.tolist(), strict=True)
+            return Apart([cache[slot : slot + 1, :, : position + 1] for slot, position in where])
+        return self.live(cache[:, :, : self.extent])
 
     def _reach(self) -> None:
         """Which positions each query attends to, None for all, and its rotation."""
@@ -162,7 +169,7 @@ class RecurrentState(Rows):
     def write_back(self, layer_idx: int) -> None:
         """Store what a mixer did to the copies it was lent (views need no storing)."""
         conv, recurrent = self._lent.pop(layer_idx)
-        if self.prefix is None:
+        if self.prefix is None or self._wave is not None:
             slots = self.slots if self._wave is None else self.slots[self._wave]
             self.conv[layer_idx][slots] = conv
             self.recurrent[layer_idx][slots] = recurrent

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from early_exit import uncertainty
-from early_exit.records import MAIN_METRIC, METRICS, RESULTS_COLUMNS, InputError
+from early_exit.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS, InputError
 
 SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "threshold"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]
@@ -77,12 +77,14 @@ def results(
 
 def _quality(rows: pd.DataFrame, metrics: tuple[str, ...], seed: int, resamples: int) -> dict[str, float]:
     """Means over examples of the metrics and of the comparison with the full model, with intervals."""
-    found = {"examples": len(rows), "tokens": rows["tokens"].sum(), "mean_tokens": rows["tokens"].mean()}
-    for column in (*metrics, "agreement"):
-        values = rows[column].to_numpy(dtype=float)
+    first = rows.iloc[0]
+    found = {"examples": len(rows), "tokens": rows["tokens"].sum()}
+    found |= {"rules": first["rules"], "score_version": first["score_version"]}
+    for column in (*metrics, *COMPARISON):
+        values = rows["tokens" if column == "mean_tokens" else column].to_numpy(dtype=float)
         low, high = uncertainty.interval(values, rows["group_id"].to_numpy(), seed=seed, resamples=resamples)
         found |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
-    return found | {column: rows[column].mean() for column in ("token_agreement", "degenerate")}
+    return found
 
 
 def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:

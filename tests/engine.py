@@ -1,0 +1,112 @@
+"""What tests run the decoding engine with, and how they look at what it does."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from unittest import mock
+
+import torch
+
+from early_exit import backbones, decode, fills, policies
+
+
+@dataclass
+class Length:
+    """Stop after a number of tokens: schedules and references run to the end."""
+
+    max_new_tokens: int = 10
+
+    def reason(self, token_ids):
+        return "length" if len(token_ids) >= self.max_new_tokens else None
+
+
+class Forced(policies.Policy):
+    """Leave by a schedule: `schedules[row][step]` is the exit block; a row's number is its threshold."""
+
+    def __init__(self, schedules: Sequence[Sequence[int]], exits: Sequence[int]):
+        self.schedules, self.exits = schedules, sorted(exits)
+
+    def open(self, slots):
+        self.steps = [0] * len(self.schedules)
+
+    def leave(self, exit_block, hidden, thresholds):
+        assert len(hidden) == len(thresholds)
+        rows = thresholds.int().tolist()
+        leaving = [self.schedules[row][self.steps[row]] == exit_block for row in rows]
+        for row, leaves in zip(rows, leaving, strict=True):
+            self.steps[row] += leaves or exit_block == self.exits[-1]  # rows that stay now run to the end
+        return torch.tensor(leaving)
+
+
+@dataclass(frozen=True)
+class Watched(backbones.Backbone):
+    """A backbone that notes what its blocks and its LM head are given and give, since the last `forget`."""
+
+    ran: list = field(default_factory=list)  # (block, slots, positions, hidden states (queries, 1, hidden))
+    left: list = field(default_factory=list)  # (hidden states (rows, hidden), logits (rows, vocabulary))
+
+    def run_block(self, n, hidden, state):
+        out = super().run_block(n, hidden, state)
+        self.ran.append((n, state.slots.tolist(), state.positions.tolist(), out.clone()))
+        return out
+
+    def logits(self, hidden):
+        logits = super().logits(hidden)
+        self.left.append((hidden.clone(), logits.clone()))
+        return logits
+
+    def forget(self):
+        self.ran.clear()
+        self.left.clear()
+
+
+def watch(backbone: backbones.Backbone) -> Watched:
+    return Watched(**{part.name: getattr(backbone, part.name) for part in fields(backbone)})
+
+
+def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):
+    """Finished rows by (example, threshold)."""
+    policy, fill, rule = policy or policies.FullDepth(), fill or fills.Fill(), rule or Length()
+    done = decode.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
+    return {(row.example_id, row.threshold): row for row in done}
+
+
+def run_watched(
+    backbone, requests, policy, fill, *, slots: int, lengths: Mapping[float, int],
+    after_step: Callable[[Watched, decode.Batch], None] = lambda watched, batch: None,
+):  # fmt: skip
+    """`run`, each row stopping at `lengths[its threshold]` tokens, and a look at everything after each step."""
+    watched = watch(backbone)
+
+    def prefill(batch, requests, _prefill=decode.prefill):
+        _prefill(batch, requests)
+        stop(batch)
+
+    def decode_one_token(batch, _step=decode.decode_one_token):
+        _step(batch)
+        after_step(watched, batch)
+        stop(batch)
+
+    def stop(batch):
+        watched.forget()
+        for row in batch.running:
+            if len(row.token_ids) >= lengths[row.threshold]:
+                row.stop_reason = "length"
+
+    with mock.patch.multiple(decode, prefill=prefill, decode_one_token=decode_one_token):
+        return run(watched, requests, policy, fill, slots, Length(max(lengths.values())))
+
+
+def prompts(count, seed=0, longest=30):
+    """Some of equal length, so that prefill has groups."""
+    rng = random.Random(seed)
+    return [[rng.randrange(3, 61) for _ in range(rng.randrange(1, longest))] for _ in range(count)]
+
+
+def requests_for(prompt_list, thresholds=(1.0,)):
+    return [decode.Request(f"{k:02d}", prompt, list(thresholds)) for k, prompt in enumerate(prompt_list)]
+
+
+def one_row_each(prompt_list):
+    """Requests with a row each; its number is its threshold, as `Forced` wants it."""
+    return [decode.Request(f"{k:02d}", prompt, [float(k)]) for k, prompt in enumerate(prompt_list)]

@@ -1,0 +1,203 @@
+"""Every claim comes to each of the three verdicts on runs whose effects are known."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_compare import make_cell
+
+from early_exit import claims, claims_page, costs, uncertainty
+from early_exit.claims import CONTRADICTED, SUPPORTED, UNDECIDED
+
+DEPTH = 16
+NAMES = [claim.name for claim in claims.CLAIMS]
+AGAINST = {
+    "mamba-heads-over-linear": ("mamba-copy", "calm-copy"),
+    "mamba-heads-over-ffn": ("mamba-copy", "ffn-copy"),
+    "exits-over-pruning": ("calm-copy", "pruned"),
+}
+TRANSFORMER_SETS = ("triviaqa", "coqa", "truthfulqa")
+
+
+def table(fill=5.0):
+    """A cost table whose only part that counts is what propagate costs for a skipped block."""
+    cost = {"linear": fill, "recurrence": 0, "per_context": 0}
+    return {"depth": DEPTH, "state_fill": {"propagate": cost}}
+
+
+def judged(cells, fill=5.0):
+    return claims.test(cells, {cell.backbone: table(fill) for cell in cells}, experiment="mine", preset="tiny")
+
+
+def pooled(found, claim, metric=None):
+    rows = found[(found["claim"] == claim) & (found["dataset"] == claims.POOLED)]
+    return rows.iloc[0] if metric is None else rows[rows["metric"] == metric].iloc[0]
+
+
+def curve(score):
+    """A policy's settings at a mean score `score`, lower where it saves more."""
+    return [(0.5, 0.4, score - 20.0), (0.9, 0.0, score)]
+
+
+def compared(claim, effect, noise=0.0, **options):
+    """Cells of three datasets in which the claim's effect is `effect` points."""
+    one, other = AGAINST[claim]
+    points = {other: curve(70.0), one: curve(70.0 + effect)}
+    if other == "pruned":
+        points[other] = [(8, 0.4, 50.0), (2, 0.0, 70.0)]
+        # The full model is pruning's first point and saves nothing, either: their mean is the curve's height there.
+        points[one] = [(0.5, 0.4, 50.0 + effect), (0.9, 0.0, 80.0 + effect)]
+    return [make_cell(points, dataset=d, noise=noise, seed=k, **options) for k, d in enumerate(TRANSFORMER_SETS)]
+
+
+@pytest.mark.parametrize("claim", AGAINST)
+@pytest.mark.parametrize(("effect", "verdict"), [(8.0, SUPPORTED), (-8.0, CONTRADICTED)])
+def test_equal_compute_claims_with_a_clear_effect(claim, effect, verdict):
+    found = judged(compared(claim, effect))
+    for metric in ("main metric", "agreement"):
+        row = pooled(found, claim, metric)
+        assert row["verdict"] == verdict and row["note"] == ""
+        assert row["effect"] == pytest.approx(effect, abs=1.5)  # agreement goes in steps of one example
+        assert row["low"] <= row["effect"] <= row["high"]
+    cells = found[(found["claim"] == claim) & (found["dataset"] != claims.POOLED)]
+    assert cells["metric"].tolist() == ["em", "f1", "bleu_acc"] + ["agreement"] * 3
+    assert (cells["verdict"] == verdict).all() and (cells["compared"] == " - ".join(AGAINST[claim])).all()
+
+
+@pytest.mark.parametrize("claim", AGAINST)
+def test_equal_compute_claims_without_an_effect_are_undecided(claim):
+    cells = compared(claim, 0.0, noise=20.0, apart=True)
+    row = pooled(judged(cells), claim, "main metric")
+    assert row["verdict"] == UNDECIDED and row["low"] < 0.0 < row["high"]
+    assert row["effect"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("low", "full", "verdict"),
+    [(0.5, 0.0, SUPPORTED), (0.0, 0.5, CONTRADICTED), (0.025, 0.0, UNDECIDED), (0, 0, UNDECIDED)],
+)
+def test_degeneration_at_the_lowest_threshold(low, full, verdict):
+    points = {"full": [(1.0, 0.0, 90.0, full)], "calm-copy": [(0.9, 0.0, 90.0, 1.0), (0.5, 0.4, 60.0, low)]}
+    row = pooled(judged([make_cell(points)]), "low-threshold-degenerates")
+    assert row["verdict"] == verdict
+    assert row["effect"] == pytest.approx(100 * (low - full))
+
+
+@pytest.mark.parametrize(
+    ("family", "claim", "fill", "verdict"),
+    [
+        ("transformer", "propagate-cheap-on-transformer", 5.0, SUPPORTED),
+        ("transformer", "propagate-cheap-on-transformer", 20.0, CONTRADICTED),
+        ("transformer", "propagate-cheap-on-transformer", 10.0, UNDECIDED),
+        ("mamba", "propagate-dear-on-mamba", 40.0, SUPPORTED),
+        ("mamba", "propagate-dear-on-mamba", 15.0, CONTRADICTED),
+        ("mamba", "propagate-dear-on-mamba", 25.0, UNDECIDED),
+    ],
+)
+def test_what_propagate_costs(family, claim, fill, verdict):
+    cell = make_cell({"calm-propagate": curve(70.0)}, family=family, block_noise=30.0)
+    row = pooled(judged([cell], fill), claim)
+    assert row["effect"] == pytest.approx(fill)  # of blocks that cost 100 on average
+    assert row["verdict"] == verdict
+    other = {"transformer": "mamba", "mamba": "transformer"}[family]
+    assert not judged([cell], fill)["claim"].str.endswith(other).any()
+
+
+def test_saving_lost_is_what_the_flops_of_real_exits_say():
+    """A run with propagate against the same exits with copy, both counted by `costs`."""
+    cost = {"linear": 900, "recurrence": 0, "per_context": 2}
+    whole = {
+        "depth": DEPTH, "family": "transformer", "block": cost, "lm_head": costs.linear(50), "heads": {},
+        "state_fill": {"copy": costs.linear(0), "propagate": {"linear": 120, "recurrence": 0, "per_context": 0}},
+    }  # fmt: skip
+    generator = np.random.default_rng(0)
+    exits = [[DEPTH, *generator.choice([8, 12, DEPTH], size=6)] for _ in range(40)]
+    run = {"prompt_tokens": [30] * 40, "exit_blocks": exits, "exits": [8, 12]}
+    propagate, copy = (costs.generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
+    cell = make_cell({"calm-propagate": [(0.5, 0.4, 60.0)]})
+    for name in ("passes", "blocks", "flops_blocks", "flops_blocks_full"):
+        cell.curves["calm-propagate"].sums[name][:] = propagate[name].sum()
+    saved = {name: (flops["flops_full"] - flops["flops"]).sum() for name, flops in (("p", propagate), ("c", copy))}
+    lost = claims.saving_lost(cell, {cell.backbone: whole})["calm-propagate"]
+    assert lost[0] == pytest.approx(100 * (1 - saved["p"] / saved["c"]))
+
+
+def test_policies_that_never_left_lose_nothing_that_could_be_said():
+    cell = make_cell({"calm-propagate": curve(70.0)})
+    sums = cell.curves["calm-propagate"].sums
+    sums["flops_blocks"][:], sums["blocks"][:] = sums["flops_blocks_full"], DEPTH * sums["passes"]
+    row = pooled(judged([cell]), "propagate-cheap-on-transformer")
+    assert row["verdict"] == UNDECIDED and np.isnan(row["effect"])
+
+
+def test_verdicts_need_the_whole_interval_on_one_side():
+    assert claims.judge(0.1, 2.0) == SUPPORTED and claims.judge(-2.0, -0.1) == CONTRADICTED
+    assert claims.judge(0.0, 2.0) == claims.judge(-1.0, 0.0) == claims.judge(0.0, 0.0) == UNDECIDED
+    assert claims.judge(1.0, 9.0, 10.0, -1) == SUPPORTED and claims.judge(11.0, 12.0, 10.0, -1) == CONTRADICTED
+    assert claims.judge(float("nan"), float("nan")) == UNDECIDED
+
+
+def test_pooled_effects_are_means_over_the_datasets():
+    cells = [make_cell({"calm-copy": curve(70.0), "mamba-copy": curve(70.0 + effect)}, dataset=dataset)
+             for effect, dataset in zip((3.0, 6.0, 9.0), TRANSFORMER_SETS, strict=True)]  # fmt: skip
+    found = judged(cells)
+    row = pooled(found, "mamba-heads-over-linear", "main metric")
+    assert row["effect"] == pytest.approx(6.0)
+    assert (row["examples"], row["groups"]) == (120, 120)
+    assert row["compared"] == "; ".join(f"tiny-transformer/{dataset}" for dataset in TRANSFORMER_SETS)
+    assert (found[["experiment", "preset"]] == ["mine", "tiny"]).all(axis=None)
+    assert list(found.columns) == list(claims.COLUMNS)
+
+
+def test_few_groups_decide_nothing_and_are_not_pooled():
+    points = {"calm-copy": curve(70.0), "mamba-copy": curve(80.0)}
+    cells = [make_cell(points, dataset="triviaqa"), make_cell(points, dataset="coqa", per_group=10)]
+    found = judged(cells).query("claim == 'mamba-heads-over-linear' and metric in ['main metric', 'f1']")
+    mean, few = found.to_dict("records")
+    assert few["verdict"] == UNDECIDED and few["note"] == "fewer than 20 groups to resample" and few["low"] > 0
+    assert mean["verdict"] == SUPPORTED and mean["note"] == "1 of 2 cells"
+    assert mean["compared"] == "tiny-transformer/triviaqa"
+
+
+def test_what_was_not_run_is_undecided_and_says_so():
+    found = judged([make_cell({"calm-copy": curve(70.0)})])
+    for claim in ("mamba-heads-over-ffn", "exits-over-pruning", "propagate-cheap-on-transformer"):
+        rows = found[found["claim"] == claim]
+        assert (rows["verdict"] == UNDECIDED).all() and rows["effect"].isna().all()
+        assert rows["note"].tolist()[:2] == ["0 of 1 cells", "no such runs"]
+    apart = judged([make_cell({"calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.3, 60.0)],
+                               "mamba-copy": [(0.5, 0.2, 60.0), (0.9, 0.1, 60.0)]})])  # fmt: skip
+    assert apart.query("claim == 'mamba-heads-over-linear'")["note"].tolist()[1] == "no range of compute in common"
+
+
+def test_holm_takes_back_what_so_many_tests_would_find_by_chance(monkeypatch):
+    cells = compared("mamba-heads-over-linear", 8.0)
+    monkeypatch.setattr(uncertainty, "p_value", lambda values, null: 0.03)
+    row = pooled(judged(cells), "mamba-heads-over-linear", "main metric")
+    assert row["verdict"] == UNDECIDED and row["note"] == "supported but for Holm's adjustment"
+    assert row["p_holm"] == pytest.approx(0.03 * 3)  # two metrics of this claim, and degeneration
+
+
+def test_the_page_names_every_claim_and_escapes_what_it_is_given():
+    found = judged(compared("mamba-heads-over-linear", 8.0)).assign(note="<b>")
+    page = claims_page.page(found, experiment="<mine>", preset="tiny", resamples=1000)
+    assert "<mine>" not in page and "&lt;mine&gt;" in page and "<b></td>" not in page
+    for claim in claims.CLAIMS:
+        assert escape(claim.says) in page and escape(claim.tested) in page
+    assert "✓\N{NO-BREAK SPACE}supported" in page and "Holm" in page
+    assert page.count("not tested") == 1  # Mamba's recomputation: no such backbone
+    assert "no p-value can be small enough" not in page
+    assert page == claims_page.page(found, experiment="<mine>", preset="tiny", resamples=1000)
+
+
+def test_the_page_warns_of_too_few_resamples():
+    found = judged(compared("mamba-heads-over-linear", 8.0))
+    page = claims_page.page(found, experiment="mine", preset="tiny", resamples=50)
+    assert "With 50 resamples no p-value can be small enough for 3 hypotheses" in page
+
+
+def test_the_table_survives_csv_with_its_verdicts(tmp_path):
+    found = judged(compared("exits-over-pruning", 8.0))
+    found.to_csv(tmp_path / "claims.csv", index=False)
+    assert pd.read_csv(tmp_path / "claims.csv")["verdict"].tolist() == found["verdict"].tolist()

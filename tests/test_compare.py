@@ -1,0 +1,324 @@
+"""Policies at equal compute, against interpolation and resampling done by hand."""
+
+from hashlib import sha256
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from early_exit import cells, compare, figures, forest, records, uncertainty
+from early_exit.records import InputError
+
+BOOTSTRAP = {"seed": 1, "resamples": 400}
+POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head"}
+HEADS = {"calm": "calm", "mamba": "mamba"}
+SIMULATIONS, TRUTH_SIZE = 200, 60
+
+
+def make_run(policy, backbone="tiny-transformer", family="transformer", dataset="triviaqa"):
+    head, _, fill = policy.partition("-")
+    names = {"backbone": backbone, "family": family, "dataset": dataset, "kind": dataset, "policy": policy}
+    files = {"scores": f"{policy}/scores.parquet", "flops": f"{policy}/flops.parquet"}
+    return names | {"head": head if fill else None, "state_fill": fill or None} | files
+
+
+def make_rows(points, *, examples=40, per_group=1, noise=0.0, seed=0, dataset="triviaqa", block_noise=0.0):
+    """Scores and FLOPs of one policy: `points` are (threshold, share saved, mean score[, degenerate share]).
+
+    Of each example's saving and score the deviations average to zero exactly. A quarter of all blocks is skipped; each
+    would have cost 100 FLOPs, give or take `block_noise` by the example.
+    """
+    generator = np.random.default_rng(seed)
+    frames = []
+    for threshold, saved, score, *degenerate in points:
+        wobble = generator.normal(size=(2, examples)) * noise
+        wobble -= wobble.mean(axis=1, keepdims=True)
+        per_block = 100.0 + block_noise * np.where(np.arange(examples) % 2, 1, -1)
+        frame = pd.DataFrame({"example_id": [f"e{i:03}" for i in range(examples)]})
+        frame["group_id"] = [f"g{i // per_group:03}" for i in range(examples)]
+        frame["threshold"] = float(threshold)
+        for metric in records.METRICS[dataset]:
+            frame[metric] = score + wobble[0]
+        frame["agreement"] = np.arange(examples) < round(score / 100 * examples)
+        frame["degenerate"] = np.arange(examples) < round((degenerate or [0.0])[0] * examples)
+        frame["token_agreement"], frame["tokens"] = 1.0, 5
+        frame["passes"], frame["blocks"] = 4, 48
+        frame["flops_full"] = 1000.0
+        frame["flops"] = 1000.0 * (1.0 - saved) + 10.0 * wobble[1] * (saved > 0.0)
+        frame["flops_blocks_full"], frame["flops_blocks"] = 64 * per_block, 48 * per_block
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def make_cell(
+    points, *, dataset="triviaqa", backbone="tiny-transformer", family="transformer", seed=0, apart=False, **options
+):
+    """A cell of policies by name, {policy: points}; full is added, saving nothing at a score of 90.
+
+    Policies have the same noise, example by example, unless they are `apart`.
+    """
+    points = {"full": [(1.0, 0.0, 90.0)], **points}
+    runs = [make_run(policy, backbone, family, dataset) for policy in points]
+    rows = {
+        policy: make_rows(settings, dataset=dataset, seed=seed + 100 * k * apart, **options)
+        for k, (policy, settings) in enumerate(points.items())
+    }
+    kinds = {policy: POLICIES.get(policy, "head") for policy in points}
+    heads = HEADS | {run["head"]: run["head"] for run in runs if run["head"]}
+    return cells.cell(runs, rows, kinds, heads, **BOOTSTRAP)
+
+
+FLAT = {"pruned": [(2, 0.1, 80.0), (8, 0.5, 0.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, -0.1, 90.0)]}
+
+
+def test_curves_run_through_the_settings_and_pruning_starts_with_the_full_model():
+    cell = make_cell(FLAT)
+    x, y = compare.line(cell, "pruned", "em")
+    assert x.shape == y.shape == (401, 3)
+    np.testing.assert_allclose(x[0], [0.0, 0.1, 0.5])
+    np.testing.assert_allclose(y[0], [90.0, 80.0, 0.0])
+    np.testing.assert_allclose(compare.line(cell, "calm-copy", "em")[0][0], [-0.1, 0.4])  # from left to right
+
+
+def test_heights_by_hand_within_the_common_range_only():
+    table = compare.equal_compute(make_cell(FLAT), "tiny")
+    assert list(table.columns) == list(compare.EQUAL_COLUMNS)
+    rows = table[(table["metric"] == "em")].set_index("at")
+    assert rows.index.tolist()[1:] == [0.0, 0.1, 0.2, 0.3, 0.4]  # from 0, where pruning starts, to 0.4, calm's last
+    np.testing.assert_allclose(rows["value"].tolist()[1:], [84.0, 78.0, 72.0, 66.0, 60.0])
+    np.testing.assert_allclose(rows["reference_value"].tolist()[1:], [90.0, 80.0, 60.0, 40.0, 20.0])
+    mean = rows.iloc[0]
+    assert (mean["saved_from"], mean["saved_to"]) == (0.0, 0.4)
+    assert (mean["points"], mean["reference_points"]) == (1, 2)
+    assert mean["value"] == pytest.approx(72.0)
+    assert mean["reference_value"] == pytest.approx((0.1 * 85 + 0.3 * 50) / 0.4)
+    assert mean["difference"] == pytest.approx(72.0 - (0.1 * 85 + 0.3 * 50) / 0.4)
+
+
+def test_curves_that_do_not_overlap_have_no_difference():
+    cell = make_cell({"pruned": [(2, 0.1, 80.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.2, 70.0)]})
+    table = compare.equal_compute(cell, "tiny")
+    assert table["at"].isna().all() and len(table) == 2  # no level either
+    assert table[["saved_from", "value", "difference", "difference_low"]].isna().all(axis=None)
+    assert (table["points"] == 0).all()
+
+
+def test_a_policy_of_one_setting_has_no_curve():
+    table = compare.equal_compute(make_cell({"pruned": [(2, 0.3, 80.0)], "calm-copy": [(0.5, 0.2, 60.0)]}), "tiny")
+    assert table["difference"].isna().all()
+
+
+def test_settings_that_save_the_same_count_as_their_mean():
+    points = {"pruned": FLAT["pruned"], "calm-copy": [(0.5, 0.2, 50.0), (0.6, 0.2, 70.0), (0.9, 0.0, 90.0)]}
+    cell = make_cell(points)
+    x, y = compare.line(cell, "calm-copy", "em")
+    np.testing.assert_allclose(x[0], [0.0, 0.2, 0.2])
+    np.testing.assert_allclose(y[0], [90.0, 60.0, 60.0])
+    assert compare.height_at(x, y, 0.2)[0] == pytest.approx(60.0)
+    assert compare.height_at(x, y, 0.1)[0] == pytest.approx(75.0)
+    assert np.isnan(compare.height_at(x, y, 0.3)[0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-20, 60), st.floats(0, 100)), min_size=2, max_size=8, unique_by=lambda p: p[0]),
+    st.floats(0.0, 0.45), st.floats(0.55, 1.0),
+)  # fmt: skip
+def test_mean_height_is_the_integral_of_linear_interpolation(points, start, end):
+    x, y = (np.array(values, dtype=float)[None] for values in zip(*sorted(points), strict=True))
+    x = x / 100
+    low, high = x[:, 0] + start * np.ptp(x), x[:, 0] + end * np.ptp(x)
+    grid = np.linspace(low[0], high[0], 20001)
+    expected = np.trapezoid(np.interp(grid, x[0], y[0]), grid) / (high - low)[0]
+    assert compare.mean_height(x, y, low, high)[0] == pytest.approx(expected, abs=0.05)
+    assert compare.height_at(x, y, grid[777])[0] == pytest.approx(np.interp(grid[777], x[0], y[0]), abs=1e-6)
+
+
+def test_resamples_are_those_of_rows_drawn_and_added_up():
+    """The sums of each resample against a frame in which every group stands as often as it was drawn."""
+    rows = make_rows([(0.5, 0.3, 60.0), (0.9, 0.1, 80.0)], examples=12, per_group=3, noise=9.0)
+    cell = cells.cell(
+        [make_run("full"), make_run("calm-copy")], {"full": rows.query("threshold == 0.9"), "calm-copy": rows},
+        POLICIES, HEADS, seed=3, resamples=20,
+    )  # fmt: skip
+    curve = cell.curves["calm-copy"]
+    assert (cell.examples, cell.groups, curve.thresholds) == (12, 4, (0.5, 0.9))
+    drawn = uncertainty.draws(cells.crc32(b"3:triviaqa"), 4, 20)
+    for resample, counts in enumerate([np.ones(4), *drawn]):
+        frame = pd.concat([rows[rows["group_id"] == f"g{g:03}"] for g in range(4) for _ in range(int(counts[g]))])
+        for k, (_, same) in enumerate(frame.groupby("threshold")):
+            assert curve.mean("em")[resample, k] == pytest.approx(same["em"].mean())
+            saved = 1 - same["flops"].sum() / same["flops_full"].sum()
+            assert curve.saved()[resample, k] == pytest.approx(saved)
+            assert curve.mean("agreement")[resample, k] == pytest.approx(100 * same["agreement"].mean())
+
+
+def test_draws_are_shared_by_backbones_and_not_by_datasets():
+    def means(backbone, dataset):
+        cell = make_cell(FLAT, noise=5.0, backbone=backbone, dataset=dataset)
+        return cell.curves["calm-copy"].mean("agreement")
+
+    assert np.array_equal(means("a", "triviaqa"), means("b", "triviaqa"))
+    assert not np.array_equal(means("a", "triviaqa"), means("a", "coqa"))
+
+
+def test_conversations_are_resampled_as_wholes():
+    """Four turns that always agree are worth one: the interval is that of the groups, twice as wide."""
+
+    def width(per_group):
+        rows = make_rows([(0.5, 0.2, 60.0), (0.9, 0.0, 90.0)], examples=80)
+        rows["em"] = np.where(np.arange(len(rows)) // 4 % 2, 100.0, 0.0) * (rows["threshold"] < 0.9)
+        rows["group_id"] = [f"g{int(name[1:]) // per_group:03}" for name in rows["example_id"]]
+        full = rows.query("threshold == 0.9")
+        cell = cells.cell([make_run("full"), make_run("calm-copy")], {"full": full, "calm-copy": rows}, POLICIES,
+                          HEADS, **BOOTSTRAP)  # fmt: skip
+        return np.subtract(*uncertainty.summary(cell.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
+
+    assert width(4) == pytest.approx(2 * width(1), rel=0.25)
+
+
+def test_pairs_are_policies_with_pruning_mamba_heads_with_stateless_ones_and_fills():
+    names = ("pruned", "calm-copy", "mamba-copy", "calm-propagate", "mamba-propagate")
+    cell = make_cell(dict.fromkeys(names, FLAT["calm-copy"]))
+    assert compare.pairs(cell) == [
+        *(("static-pruning", name, "pruned") for name in names[1:]),
+        ("stateless-head", "mamba-copy", "calm-copy"),
+        ("stateless-head", "mamba-propagate", "calm-propagate"),
+        ("state-fill", "calm-propagate", "calm-copy"),
+        ("state-fill", "mamba-propagate", "mamba-copy"),
+    ]
+
+
+def test_a_policy_does_not_differ_from_itself_and_noise_that_is_shared_cancels():
+    points = [(0.5, 0.4, 60.0), (0.7, 0.2, 80.0), (0.9, 0.0, 90.0)]
+    cell = make_cell({"calm-copy": points, "mamba-copy": [(t, s, y - 5) for t, s, y in points]}, noise=20.0)
+    assert uncertainty.summary(compare.area_difference(cell, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
+    value, low, high = uncertainty.summary(compare.area_difference(cell, "mamba-copy", "calm-copy", "em"))
+    assert (value, low, high) == pytest.approx((-5.0, -5.0, -5.0))
+    lone = uncertainty.summary(cell.curves["calm-copy"].mean("em")[:, 1])
+    assert lone[2] - lone[1] > 5.0
+
+
+def test_interval_of_the_area_difference_covers_the_truth():
+    """200 draws of a population with known curves: examples share difficulty, savings are as noisy as scores."""
+    generator = np.random.default_rng(7)
+    truth = {"a": [(0.05, 85.0), (0.2, 75.0), (0.4, 50.0)], "b": [(0.0, 80.0), (0.3, 70.0), (0.5, 40.0)]}
+    shared = np.linspace(0.05, 0.4, 100001)
+    true = np.subtract(*(np.interp(shared, *zip(*truth[name], strict=True)).mean() for name in ("a", "b")))
+    drawn, found = uncertainty.draws(11, TRUTH_SIZE, 400), []
+    for _ in range(SIMULATIONS):
+        hard = generator.normal(size=TRUTH_SIZE) * 15
+        curves = {}
+        for name, points in truth.items():
+            saved, score = np.array(points).T
+            flops = 1 - saved + 0.1 * generator.normal(size=(TRUTH_SIZE, 3))
+            scores = score + hard[:, None] + 15 * generator.normal(size=(TRUTH_SIZE, 3))
+            ones = np.ones((TRUTH_SIZE, 3))
+            columns = {"flops": flops, "flops_full": ones, "em": scores, "examples": ones}
+            sums = {key: np.vstack([table.sum(axis=0), drawn @ table]) for key, table in columns.items()}
+            curves[name] = cells.Curve(name, "head", "h", "calm", "copy", (0.5, 0.7, 0.9), sums)
+        cell = cells.Cell("x", "transformer", "d", "triviaqa", TRUTH_SIZE, TRUTH_SIZE, curves | {"full": None})
+        _, low, high = uncertainty.summary(compare.area_difference(cell, "a", "b", "em"))
+        found.append(low <= true <= high)
+    # Three standard errors of 200 draws at 95 % are 4.6 %; percentile intervals of 60 cover about a percent less.
+    assert 0.89 <= np.mean(found) <= 0.99
+
+
+def test_differences_from_the_full_model_are_paired():
+    rows = {"full": make_rows([(1.0, 0.0, 90.0, 0.1)], noise=9.0), "calm-copy": make_rows(
+        [(0.5, 0.4, 60.0, 0.5), (0.9, 0.1, 90.0, 0.1)], noise=9.0)}  # fmt: skip
+    shuffled = rows["calm-copy"].sample(frac=1, random_state=1)
+    found = compare.differences(make_run("calm-copy"), shuffled, rows["full"], preset="tiny", **BOOTSTRAP)
+    assert found["threshold"].tolist() == [0.5, 0.9]
+    loose = found.iloc[0]
+    own, full = rows["calm-copy"].query("threshold == 0.5"), rows["full"]
+    assert loose["em_difference"] == pytest.approx(-30.0)
+    assert (loose["em_difference_low"], loose["em_difference_high"]) == pytest.approx(
+        uncertainty.paired_difference(own["em"], full["em"], full["group_id"], **BOOTSTRAP)
+    )
+    assert loose["degenerate_difference"] == pytest.approx(0.4) and loose["degenerate_difference_low"] > 0.2
+    assert loose["tokens_difference"] == 0.0
+    assert np.isnan(loose["bleu_max_difference"])
+    same = compare.differences(make_run("full"), rows["full"], rows["full"], preset="tiny", **BOOTSTRAP).iloc[0]
+    assert (same["em_difference"], same["em_difference_low"], same["em_difference_high"]) == (0.0, 0.0, 0.0)
+    assert (same["head"], same["policy"]) == ("", "full")
+
+
+def write(folder, policy, rows):
+    """The run's two files, with whatever else their schemas have; gives the entry of the settings."""
+    run = make_run(policy)
+    for name, schema in (("scores", records.scores_schema("triviaqa")), ("flops", records.FLOPS)):
+        run[name] = str(folder / policy / f"{name}.parquet")
+        others = {f.name: "" if f.type == "string" else 0 for f in schema if f.name not in rows}
+        records.write_table(rows.assign(**others)[schema.names], run[name], schema)
+    return run
+
+
+def test_runs_are_read_by_backbone_and_dataset(tmp_path):
+    runs = [
+        write(tmp_path, "full", make_rows([(1.0, 0.0, 90.0)])),
+        write(tmp_path, "pruned", make_rows([(2, 0.1, 80)])),
+    ]
+    ((found, rows),) = cells.read(runs)
+    assert found == runs and list(rows) == ["full", "pruned"]
+    cell = cells.cell(found, rows, POLICIES, HEADS, **BOOTSTRAP)
+    assert cell.curves["pruned"].mean("em")[0].tolist() == [80.0]
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    run, other = (write(tmp_path, name, make_rows([(1.0, 0.0, 90.0)], examples=n)) for name, n in (("a", 4), ("b", 5)))
+    with pytest.raises(InputError, match=r"other rows than in flops\.parquet"):
+        cells.read_run(run | {"flops": other["flops"]})
+    rows = {"full": cells.read_run(run), "pruned": cells.read_run(other)}
+    with pytest.raises(InputError, match=r"pruned/scores\.parquet: not the examples of policy full"):
+        cells.cell([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
+
+
+def make_tables(**options):
+    points = {
+        "pruned": FLAT["pruned"],
+        "calm-copy": FLAT["calm-copy"],
+        "mamba-copy": [(0.5, 0.45, 70.0), (0.9, 0.1, 90.0)],
+    }
+    named = [make_cell(points, backbone=name, noise=20.0, **options) for name in ("one", "two")]
+    compared = pd.concat([compare.equal_compute(cell, "tiny") for cell in named])
+    results = pd.DataFrame({"policy": ["full", "pruned", "calm-copy", "mamba-copy"], "head": ["", "", "calm", "mamba"]})
+    return compared, results.assign(state_fill="")
+
+
+def test_the_forest_plot_has_a_row_per_policy_and_its_interval():
+    compared, results = make_tables()
+    figure = forest.equal_compute(compared, results, "triviaqa")
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == [
+        "one", "calm-copy (0 to 40 %)", "mamba-copy (10 to 45 %)",
+        "two", "calm-copy (0 to 40 %)", "mamba-copy (10 to 45 %)",
+    ]  # fmt: skip
+    assert "EM" in left.get_title() and "agreement" in right.get_title()
+    row = compared[compared["at"].isna() & (compared["policy"] == "mamba-copy")].iloc[0]
+    drawn = [line for line in left.get_lines() if list(line.get_ydata()) in ([2, 2], [2])]
+    np.testing.assert_allclose(drawn[0].get_xdata(), [row["difference_low"], row["difference_high"]])
+    np.testing.assert_allclose(drawn[1].get_xdata(), [row["difference"]])
+    assert "40 examples" in figure.get_suptitle()
+
+
+def test_the_forest_plot_says_where_nothing_is_shared_and_counts_conversations(tmp_path):
+    compared, results = make_tables(per_group=4)
+    bare = compared.assign(**dict.fromkeys(["saved_from", "saved_to", "difference", "difference_low"], np.nan))
+    figure = forest.equal_compute(bare, results, "triviaqa")
+    assert figure.axes[0].get_yticklabels()[1].get_text() == "calm-copy (no common range)"
+    assert "10 conversations" in figure.get_suptitle()
+    with pytest.raises(InputError, match=r"equal_compute\.csv, static pruning on dataset coqa"):
+        forest.equal_compute(compared, results, "coqa")
+
+
+def test_equal_forest_plots_are_equal_bytes(tmp_path):
+    found = []
+    for name in ("first", "second"):
+        figures.save(
+            forest.equal_compute(*make_tables(), "triviaqa"), tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
+        )
+        found.append([sha256((tmp_path / f"{name}.{end}").read_bytes()).digest() for end in ("svg", "png")])
+    assert found[0] == found[1]

@@ -1,0 +1,204 @@
+"""Every family and state fill against the slow reference, in float64: hidden states, caches and logits, step by step.
+
+The engine is looked at after each of its steps: what every block gave for every token it ran, what every slot's caches
+hold, what went to the LM head. All of it must be the reference's for the row that runs in that slot.
+"""
+
+import functools
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import RANDOM_MODELS, Float64, make_random_model
+from engine import Forced, run_watched
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from reference import Heads, Schedule, decode as slow_decode
+
+from early_exit import backbones, decode, fills
+
+DEPTH = 6
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+PAIRS = [
+    (name, fill)
+    for name in RANDOM_MODELS
+    for fill in (("skip" if "mamba" in name else "copy"), "propagate", "deferred")
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows and the exits they are forced to; `shared` rows have one prompt (thresholds of one request)."""
+
+    schedules: tuple[tuple[int, ...], ...]  # row r makes len(schedules[r]) + 1 tokens
+    exits: tuple[int, ...] = (1, 2, 3, 4, 5)
+    slots: int = 3
+    shared: int = 1
+    seed: int = 0
+
+    def requests(self) -> list[decode.Request]:
+        rng = random.Random(self.seed)
+        rows = range(len(self.schedules))
+        prompts = [[rng.randrange(3, 61) for _ in range(rng.choice([1, 2, 3, 5, 5, 9]))] for _ in rows]
+        groups = [rows[k : k + self.shared] for k in range(0, len(rows), self.shared)]
+        return [decode.Request(f"{g[0]}", prompts[g[0]], [float(row) for row in g]) for g in groups]
+
+
+@st.composite
+def cases(draw):
+    exits = tuple(sorted(draw(st.sets(st.integers(1, DEPTH - 1), min_size=1))))
+    schedule = st.lists(st.sampled_from([*exits, DEPTH]), max_size=6).map(tuple)
+    schedules = tuple(draw(st.lists(schedule, min_size=1, max_size=6)))
+    return Case(schedules, exits, draw(st.integers(1, 4)), draw(st.integers(1, 2)), draw(st.integers(0, 99)))
+
+
+NONE = Case(((DEPTH,) * 3,))
+ALL = Case(((1,) * 4, (2,) * 4, (5,) * 4))
+FIRST = Case(((1, DEPTH, 2, DEPTH), (3, 2, DEPTH, 1), (DEPTH,) * 4))
+ALTERNATING = Case(((DEPTH, 1, DEPTH, 1, DEPTH), (1, DEPTH, 1, DEPTH, 1), (2, 4, 1, 5, 3)))
+STOPS = Case(((3, 2), (1, 5, 2, 4, 3, DEPTH), (), (2, 2, 1, DEPTH, 1), (4, 1, 1, DEPTH), (5, 3, DEPTH)))
+SPARSE = Case(((4, 2, DEPTH, 2), (2, 2, 4, DEPTH), (4, 4, 2, 2)), exits=(2, 4), shared=2)
+
+
+@functools.cache
+def double_model(name):
+    return make_random_model(name, torch.float64)
+
+
+@pytest.mark.parametrize("name, fill", PAIRS)
+@settings(max_examples=3, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@example(case=NONE)
+@example(case=ALL)
+@example(case=FIRST)
+@example(case=ALTERNATING)
+@example(case=STOPS)
+@example(case=SPARSE)
+@given(case=cases())
+def test_every_step_equals_the_slow_reference(name, fill, case):
+    model = double_model(name)
+    with Float64():
+        check(model, backbones.adapt(model), fill, case)
+
+
+@pytest.mark.parametrize("name, fill", PAIRS)
+def test_a_pruned_backbone_with_exits_equals_the_slow_reference(name, fill):
+    model = double_model(name)
+    pruned = backbones.adapt(model).without_last_before_final(2)
+    with Float64():
+        check(model, pruned, fill, Case(((3, 1, 4, 2), (1, 4, 3)), exits=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("name", RANDOM_MODELS)
+def test_the_reference_is_the_librarys_model(name):
+    """The reference's own proof: at full depth it gives what the library's forward gives on the whole sequence."""
+    model = double_model(name)
+    prompt = [7, 23, 5, 11, 40, 3, 58, 31, 9]
+    with Float64():
+        trace = slow_decode(model, prompt, Schedule([DEPTH] * 6), "deferred")
+        hidden, logits = librarys_forward(model, prompt + trace.token_ids[:-1])
+        for n in range(1, DEPTH + 1):
+            same(torch.stack([of_token[n] for of_token in trace.reference.hidden]), hidden[n], f"block {n}")
+        same(trace.logits, logits[len(prompt) - 1 :], "logits")
+
+
+@pytest.mark.parametrize("name", RANDOM_MODELS)
+def test_deferred_gives_the_hidden_states_of_the_librarys_forward(name):
+    """Whatever was computed late is what the full model gives on the same tokens; it is the exits that choose them."""
+    model = double_model(name)
+    backbone, case, ran = backbones.adapt(model), FIRST, []
+
+    def after_step(watched, batch):
+        for n, slots, positions, hidden in watched.ran:
+            rows = [batch.running[slot] for slot in slots]
+            ran.extend((row, n, *rest) for row, *rest in zip(rows, positions, hidden[:, 0], strict=True))
+
+    requests = case.requests()
+    with Float64():
+        run_watched(backbone, requests, Forced(case.schedules, case.exits), fills.Deferred(), slots=case.slots,
+                    lengths={float(r): len(s) + 1 for r, s in enumerate(case.schedules)}, after_step=after_step)  # fmt: skip
+        for request in requests:
+            row = next(row for row, *_ in ran if row.example_id == request.example_id)
+            hidden, _ = librarys_forward(model, [*request.token_ids, *row.token_ids[:-1]])
+            mine = [rest for other, *rest in ran if other is row]
+            assert len(mine) > len(row.token_ids) - 1
+            for n, position, one in mine:
+                same(one, hidden[n][position], f"block {n}, position {position}")
+
+
+@torch.inference_mode()
+def librarys_forward(model, token_ids):
+    """The library's model on a whole sequence: hidden states (T, hidden) by block, and logits (T, vocabulary).
+
+    Its own list of hidden states begins before the first block with Transformers and behind it with Mamba, and ends
+    behind the final norm; so blocks are listened to.
+    """
+    hidden = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, output, n=n: hidden.__setitem__(n, output[0]))
+        for n, layer in enumerate(model.base_model.layers, 1)
+    ]
+    logits = model(torch.tensor([token_ids])).logits[0]
+    for hook in hooks:
+        hook.remove()
+    return hidden, logits
+
+
+def check(model, backbone, fill, case):
+    requests = case.requests()
+    traces = {
+        row: slow_decode(model, request.token_ids, Schedule(case.schedules[int(row)]), fill, backbone.layer_indices)
+        for request in requests
+        for row in request.thresholds
+    }
+    lengths = {row: len(trace.token_ids) for row, trace in traces.items()}
+    ran = {row: set() for row in traces}  # (block, position) of the passes through blocks
+
+    def after_step(watched, batch):
+        now = [traces[row.threshold] for row in batch.running]
+        where = [row.prompt_tokens + len(row.token_ids) - 2 for row in batch.running]  # position of the token that ran
+        for n, slots, positions, hidden in watched.ran:
+            for slot, position, one in zip(slots, positions, hidden[:, 0], strict=True):
+                same(one, now[slot].reference.hidden[position][n], f"block {n}, slot {slot}, position {position}")
+                done = ran[batch.running[slot].threshold]
+                assert (n, position) not in done, "a token went through a block twice"
+                done.add((n, position))
+        ((leaving, logits),) = watched.left
+        for slot, row in enumerate(batch.running):
+            i = len(row.token_ids) - 1
+            same(leaving[slot], now[slot].leaving[i], f"what leaves slot {slot}")
+            same(logits[slot], now[slot].logits[i], f"logits of slot {slot}")
+            for n in range(1, backbone.depth + 1):
+                same_caches(batch.state, backbone, slot, n, now[slot], where[slot])
+
+    done = run_watched(backbone, requests, Forced(case.schedules, case.exits), fills.FILLS[backbone.family][fill](),
+                       slots=case.slots, lengths=lengths, after_step=after_step)  # fmt: skip
+    assert {row for _, row in done} == set(traces)
+    for (_, row), got in done.items():
+        trace = traces[row]
+        assert (got.token_ids, got.exit_blocks) == (trace.token_ids, [backbone.depth, *case.schedules[int(row)]])
+        last, prompt = len(trace.exits) - 1, got.prompt_tokens
+        assert ran[row] == {
+            (n, p) for p in range(prompt, last + 1) for n in range(1, trace.depth(p, last) + 1)
+        }  # blocks run for what needs them, and no other
+
+
+def same_caches(state, backbone, slot, n, trace, now):
+    """Caches of block n in `slot` once the token at position `now` has left."""
+    index, slow = backbone.layer_indices[n - 1], trace.reference
+    there = [p for p in range(now + 1) if slow.fill != "deferred" or trace.depth(p, now) >= n]
+    assert there == list(range(len(there)))  # what `deferred` has not computed yet is at the end
+    where = f"block {n}, slot {slot}, position {now}"
+    if backbone.family == "transformer":
+        same(state.keys[index][slot, :, : len(there)], torch.stack(slow.keys[n - 1][: len(there)], 1), f"K, {where}")
+        same(state.values[index][slot, :, : len(there)], torch.stack(slow.values[n - 1][: len(there)], 1), f"V, {where}")
+    else:
+        same(state.conv[index][slot], slow.windows[n - 1][there[-1]], f"window, {where}")
+        same(state.recurrent[index][slot], slow.states[n - 1][there[-1]], f"state, {where}")
+
+
+def same(ours, theirs, what):
+    assert ours.dtype == theirs.dtype == torch.float64, what
+    if not torch.allclose(ours, theirs, **CLOSE):
+        torch.testing.assert_close(ours, theirs, **CLOSE, msg=lambda message: f"{what}: {message}")

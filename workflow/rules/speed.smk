@@ -1,0 +1,101 @@
+"""How fast decoding is, with and without exits, beside the library's: `snakemake speed`; not part of the report's run.
+
+Timings are no function of their inputs: what this makes is not the same twice, unlike all else here.
+"""
+
+from early_exit import speed_plan
+
+try:
+    SPEED = speed_plan.plan(config, R)
+except InputError as error:
+    sys.exit(f"Error: {error}")
+
+
+def timed(wildcards):
+    return SPEED[wildcards.backbone]
+
+
+def timed_data(wildcards):
+    return [entry["data"] for entry in timed(wildcards)]
+
+
+def timed_heads(wildcards):
+    """Weights and manifests of the heads, and calibrated thresholds where no threshold is given."""
+    heads = [head for entry in timed(wildcards) for head in entry["heads"]]
+    files = [f"{head['folder']}/{file}" for head in heads for file in ("heads.safetensors", "manifest.json")]
+    return sorted({*files, *(head["calibrated"] for head in heads if head["calibrated"])})
+
+
+def timed_runtime(wildcards):
+    return {**torch_settings(wildcards), "threads": config["speed"]["threads"] or config["threads"]}
+
+
+def whole_machine(wildcards):
+    """All cores that this run has, so that no other job of it runs beside; on a cluster those that torch uses."""
+    return workflow.resource_settings.cores or timed_runtime(wildcards)["threads"]
+
+
+rule measure_speed:
+    input:
+        manifest=f"{R}/backbones/{{backbone}}.json",
+        costs=f"{R}/costs/{{backbone}}.json",
+        data=timed_data,
+        heads=timed_heads,
+        code=code("measure_speed"),
+    output:
+        f"{R}/speed/{{backbone}}.csv",
+    log:
+        f"{R}/logs/measure_speed/{{backbone}}.log",
+    benchmark:
+        f"{R}/benchmarks/measure_speed/{{backbone}}.tsv"
+    conda:
+        MODEL_ENV
+    threads: whole_machine
+    resources:
+        gpu=GPUS,
+        mem_mb=config["resources"]["mem_mb"],
+        runtime=config["resources"]["runtime"],
+    params:
+        plan=timed,
+        exits=of("backbone", "exits"),
+        settings={**config["speed"], "seed": config["seed"], "slots": config["batch_size"]},
+        runtime=timed_runtime,
+    script:
+        "../scripts/measure_speed.py"
+
+
+rule speed:
+    input:
+        measured=expand(f"{R}/speed/{{backbone}}.csv", backbone=SPEED),
+        code=code("speed"),
+    output:
+        table=report(
+            f"{R}/tables/speed.csv",
+            caption="../../report/speed.rst",
+            category="6. Speed",
+            labels={"figure": "measurements", "format": "csv"},
+        ),
+        svg=report(
+            f"{R}/figures/speed.svg",
+            caption="../../report/speed.rst",
+            category="6. Speed",
+            labels={"figure": "measured against implied", "format": "svg"},
+        ),
+        png=report(
+            f"{R}/figures/speed.png",
+            caption="../../report/speed.rst",
+            category="6. Speed",
+            labels={"figure": "measured against implied", "format": "png"},
+        ),
+    log:
+        f"{R}/logs/speed.log",
+    benchmark:
+        f"{R}/benchmarks/speed.tsv"
+    conda:
+        "../../envs/plot.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    script:
+        "../scripts/speed.py"

@@ -1,0 +1,12 @@
+"""Rule check_disjoint: training, held-out, calibration and test text share no document, or the run ends here."""
+
+from pathlib import Path
+
+from early_exit import disjoint, records, runtime
+
+with runtime.job(snakemake) as log:
+    corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
+    datasets = {Path(path).stem: records.read_table(path, records.EXAMPLES) for path in snakemake.input.datasets}
+    proof = disjoint.prove(corpus, datasets)
+    records.write_json(proof, snakemake.output[0])
+    log.info("%d pairs of splits share no document", len(proof["compared"]))

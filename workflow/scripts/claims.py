@@ -1,0 +1,22 @@
+"""Rule claims: the paper's claims, each with its effect and verdict, as a table and as a page."""
+
+from pathlib import Path
+
+from early_exit import cells, claims, claims_page, records, runtime
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    resamples = params.bootstrap["resamples"]
+    costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}
+    found = [
+        cells.cell(runs, rows, params.policies, params.heads, seed=params.seed, resamples=resamples)
+        for runs, rows in cells.read(params.settings)
+    ]
+    table = claims.test(found, costs, experiment=params.name, preset=params.preset)
+    with records.whole_file(snakemake.output.table) as path:
+        table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    page = claims_page.page(table, experiment=params.name, preset=params.preset, resamples=resamples)
+    with records.whole_file(snakemake.output.html) as path:
+        path.write_text(page, encoding="utf-8")
+    for row in table[table["dataset"] == claims.POOLED].itertuples():
+        log.info("%s, %s, %s: %s", row.claim, row.family, row.metric, row.verdict)

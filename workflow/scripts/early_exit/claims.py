@@ -1,0 +1,214 @@
+"""The claims of DYNAMAX (arXiv 2504.20922) as hypotheses, each with its effect, interval and verdict.
+
+An effect is in points of 0..100 and is held against a bound: a claim is supported where the 95 % bootstrap interval
+lies wholly on the side that it claims, contradicted where it lies wholly on the other, else undecided. A cell is one
+dataset of one backbone. The pooled row of a family is the mean over its cells, resampled with them; the pooled rows
+together are adjusted by Holm's procedure.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from early_exit import compare, costs, uncertainty
+from early_exit.cells import Cell
+from early_exit.records import MAIN_METRIC
+
+LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
+FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow
+LEVEL = 0.95
+POOLED = "pooled"
+SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+COLUMNS = (
+    "experiment", "preset", "claim", "family", "backbone", "dataset", "metric", "effect", "low", "high", "bound", "p",
+    "p_holm", "verdict", "note", "examples", "groups", "compared",
+)  # fmt: skip
+
+# Of a cell, the cost tables of all backbones, and a metric: what was compared, {name: effect (1 + resamples,)}.
+Effects = Callable[[Cell, Mapping[str, Any], str], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A hypothesis: that `effects`, on average, are above `bound` (below it, if `side` is -1) in points."""
+
+    name: str
+    says: str
+    tested: str
+    metrics: tuple[str, ...]  # "main" is the dataset's main metric
+    effects: Effects
+    families: tuple[str, ...] = ("transformer", "mamba")
+    bound: float = 0.0
+    side: int = 1
+
+
+def test(cells: Iterable[Cell], cost_tables: Mapping[str, Any], *, experiment: str, preset: str) -> pd.DataFrame:
+    """The verdicts, with the columns COLUMNS: for each claim, family and metric the pooled row, then its cells.
+
+    `cost_tables` are those of `costs.cost_table` by backbone. `compared` names the runs; a verdict is about them and
+    no others. What was not run is undecided, and `note` says why.
+    """
+    cells = list(cells)
+    rows = []
+    for claim in CLAIMS:
+        for family in [f for f in claim.families if any(cell.family == f for cell in cells)]:
+            for metric in claim.metrics:
+                own = [cell for cell in cells if cell.family == family]
+                found = [_of_cell(claim, cell, cost_tables, metric) for cell in own]
+                rows += [_pooled(claim, family, metric, found), *(row for row, _ in found)]
+    table = pd.DataFrame(rows).assign(experiment=experiment, preset=preset)
+    return _adjusted(table)[list(COLUMNS)]
+
+
+def _of_cell(
+    claim: Claim, cell: Cell, cost_tables: Mapping[str, Any], metric: str
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The row of one cell, and its effect in every resample where it may be pooled."""
+    metric = MAIN_METRIC[cell.kind] if metric == "main" else metric
+    compared = claim.effects(cell, cost_tables, metric)
+    defined = {name: values for name, values in compared.items() if _has_interval(values)}
+    effect = np.mean(list(defined.values()), axis=0) if defined else None
+    note = ""
+    if not compared:
+        note = "no such runs"
+    elif effect is None:
+        note = "no range of compute in common"
+    elif cell.groups < FEWEST_GROUPS:
+        note = f"fewer than {FEWEST_GROUPS} groups to resample"
+    row = _row(claim, effect, note) | {
+        "family": cell.family, "backbone": cell.backbone, "dataset": cell.dataset, "metric": metric,
+        "examples": cell.examples, "groups": cell.groups, "compared": "; ".join(defined),
+    }  # fmt: skip
+    return row, None if note else effect
+
+
+def _pooled(
+    claim: Claim, family: str, metric: str, cells: Sequence[tuple[dict[str, Any], np.ndarray | None]]
+) -> dict[str, Any]:
+    """The row of the mean over all cells of a family that have an effect."""
+    used = [(row, effect) for row, effect in cells if effect is not None]
+    mean = np.mean([effect for _, effect in used], axis=0) if used else None
+    note = "" if len(used) == len(cells) else f"{len(used)} of {len(cells)} cells"
+    return _row(claim, mean, "" if used else note) | {
+        "family": family, "backbone": POOLED, "dataset": POOLED, "note": note,
+        "metric": "main metric" if metric == "main" else metric,
+        "examples": sum(row["examples"] for row, _ in used), "groups": sum(row["groups"] for row, _ in used),
+        "compared": "; ".join(f"{row['backbone']}/{row['dataset']}" for row, _ in used),
+    }  # fmt: skip
+
+
+def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
+    """Effect, interval, p-value and verdict; a row that has something to note is undecided."""
+    effect, low, high = (float("nan"),) * 3 if values is None else uncertainty.summary(values, LEVEL)
+    p = float("nan") if np.isnan(low) else uncertainty.p_value(values[1:], claim.bound)
+    verdict = UNDECIDED if note else judge(low, high, claim.bound, claim.side)
+    return {"claim": claim.name, "effect": effect, "low": low, "high": high, "bound": claim.bound, "p": p,
+            "verdict": verdict, "note": note}  # fmt: skip
+
+
+def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:
+    """What an interval says of the claim that the effect is above `bound` (below it, if `side` is -1)."""
+    if low > bound:
+        return SUPPORTED if side > 0 else CONTRADICTED
+    if high < bound:
+        return CONTRADICTED if side > 0 else SUPPORTED
+    return UNDECIDED  # also without an interval: comparisons with NaN are false
+
+
+def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with Holm's p-values of the pooled rows; those above 1 - LEVEL take the row's verdict back."""
+    family = (table["dataset"] == POOLED) & table["p"].notna()
+    table.loc[family, "p_holm"] = uncertainty.holm(table.loc[family, "p"])
+    lost = family & (table["p_holm"] > 1.0 - LEVEL) & (table["verdict"] != UNDECIDED)
+    table.loc[lost, "note"] = [
+        "; ".join(filter(None, (note, f"{verdict} but for Holm's adjustment")))
+        for note, verdict in table.loc[lost, ["note", "verdict"]].itertuples(index=False)
+    ]
+    return table.assign(verdict=table["verdict"].mask(lost, UNDECIDED))
+
+
+def _has_interval(values: np.ndarray) -> bool:
+    return not np.isnan(uncertainty.summary(values, LEVEL)).any()
+
+
+def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
+    """Mean height of a policy's curve minus its reference's, for each pair of a comparison between head policies and,
+    if given, a kind of the reference's head."""
+
+    def effects(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+        return {
+            f"{policy} - {reference}": compare.area_difference(cell, policy, reference, metric)
+            for name, policy, reference in compare.pairs(cell)
+            if name == comparison
+            and cell.curves[policy].kind == "head"
+            and head_kind in (None, cell.curves[reference].head_kind)
+        }
+
+    return effects
+
+
+def _lowest_threshold(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+    """Share at a head policy's lowest threshold minus the full model's."""
+    full = cell.curves["full"].mean(metric)[:, 0]
+    return {
+        f"{curve.policy} at {curve.thresholds[0]:g} - full": curve.mean(metric)[:, 0] - full
+        for curve in cell.curves.values()
+        if curve.kind == "head"
+    }
+
+
+def saving_lost(cell: Cell, cost_tables: Mapping[str, Any], metric: str = "") -> dict[str, np.ndarray]:
+    """What propagate costs, in percent of what the skipped blocks save, over all thresholds of a run.
+
+    Both are counted on the very exits of the run: copy and skip would save all of it. Heads are left out, which either
+    would pay. NaN where nothing left early.
+    """
+    table = cost_tables[cell.backbone]
+    fill, found = costs.flops(table["state_fill"]["propagate"]), {}
+    for curve in cell.curves.values():
+        if curve.kind == "head" and curve.state_fill == "propagate":
+            total = {name: curve.sums[name].sum(axis=1) for name in curve.sums}
+            spent = fill * (table["depth"] * total["passes"] - total["blocks"])
+            saved = total["flops_blocks_full"] - total["flops_blocks"]
+            lost = np.divide(spent, saved, out=np.full_like(saved, np.nan), where=saved > 0.0)
+            found[curve.policy] = 100.0 * lost
+    return found
+
+
+QUALITY = ("main", "agreement")
+AT_EQUAL_COMPUTE = "mean height of the curves over the FLOPs saved that both reach, heads and state fill counted"
+CLAIMS = (
+    Claim(
+        "mamba-heads-over-linear", "Mamba heads beat stateless ones: a linear head (calm)",
+        f"Mamba head minus linear head with the same state fill: {AT_EQUAL_COMPUTE}.",
+        QUALITY, _at_equal_compute("stateless-head", "calm"),
+    ),
+    Claim(
+        "mamba-heads-over-ffn", "Mamba heads beat stateless ones: an FFN head (ffn)",
+        f"Mamba head minus FFN head with the same state fill: {AT_EQUAL_COMPUTE}.",
+        QUALITY, _at_equal_compute("stateless-head", "ffn"),
+    ),
+    Claim(
+        "exits-over-pruning", "Exits beat static pruning at equal compute",
+        f"Each policy with a head minus static pruning: {AT_EQUAL_COMPUTE}.",
+        QUALITY, _at_equal_compute("static-pruning"),
+    ),
+    Claim(
+        "low-threshold-degenerates", "Too low a threshold degenerates into repetition",
+        "Share of degenerate answers at the lowest threshold that was run, minus the full model's.",
+        ("degenerate",), _lowest_threshold,
+    ),
+    Claim(
+        "propagate-cheap-on-transformer", "On the Transformer the recomputation costs little",
+        f"What propagate costs, in percent of what skipping blocks saves on the same exits: less than {LITTLE:g}.",
+        ("saving lost",), saving_lost, ("transformer",), LITTLE, -1,
+    ),
+    Claim(
+        "propagate-dear-on-mamba", "On Mamba the recomputation costs much",
+        f"What propagate costs, in percent of what skipping blocks saves on the same exits: more than {MUCH:g}.",
+        ("saving lost",), saving_lost, ("mamba",), MUCH,
+    ),
+)  # fmt: skip

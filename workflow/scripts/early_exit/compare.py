@@ -1,0 +1,166 @@
+"""Policies at equal compute, and each setting against the full model, with intervals that are paired over examples.
+
+A policy's settings (thresholds; numbers of blocks dropped) are points of a curve: quality against the FLOPs saved on
+the decode passes, everything counted. Between neighbouring points, in the order of what they save, the curve is a
+straight line, which is about what a policy gives that sends some requests through one setting and the rest through
+the other; points that save the same count as their mean. It is the curve as measured: no frontier is picked out of it,
+which would favour whoever has more points, and nothing is extrapolated.
+
+Two policies are compared where both curves are: at given savings, and by the mean height over the common range (the
+area under the curve over its width). In a resample, curves and common range are those of the resample. FLOPs are of
+the tokens that a setting generated; one that makes longer answers pays for each of them, which does not show here.
+"""
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from early_exit import uncertainty
+from early_exit.cells import Cell
+from early_exit.records import ALL_METRICS, MAIN_METRIC
+
+LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves are compared
+COMPARISONS = ("static-pruning", "stateless-head", "state-fill")
+STATELESS = ("calm", "ffn")
+FREE_FILLS = ("copy", "skip")
+DIFFERENCES = (*ALL_METRICS, "degenerate", "tokens")
+SETTING = ("preset", "backbone", "family", "dataset", "policy", "head", "state_fill")
+EQUAL_COLUMNS = (
+    "preset", "backbone", "family", "dataset", "metric", "comparison", "policy", "head", "state_fill", "reference",
+    "examples", "groups", "saved_from", "saved_to", "points", "reference_points", "at", "value", "reference_value",
+    "difference", "difference_low", "difference_high",
+)  # fmt: skip
+
+
+def pairs(cell: Cell) -> list[tuple[str, str, str]]:
+    """(comparison, policy, reference) of every pair that is compared at equal compute.
+
+    `static-pruning`: each policy against pruning; `stateless-head`: a Mamba head against a linear or FFN head with the
+    same state fill; `state-fill`: propagate against what costs nothing, with the same head.
+    """
+    curves = [curve for curve in cell.curves.values() if curve.kind != "full"]
+    pruned = [curve for curve in curves if curve.kind == "pruned"]
+    heads = [curve for curve in curves if curve.kind == "head"]
+    found = [("static-pruning", one, other) for one in curves if one.kind != "pruned" for other in pruned]
+    for one, other in product(heads, heads):
+        if one.head_kind == "mamba" and other.head_kind in STATELESS and one.state_fill == other.state_fill:
+            found.append(("stateless-head", one, other))
+        if one.head == other.head and one.state_fill == "propagate" and other.state_fill in FREE_FILLS:
+            found.append(("state-fill", one, other))
+    return [(name, one.policy, other.policy) for name, one, other in sorted(found, key=_comparison)]
+
+
+def _comparison(pair: tuple) -> int:
+    return COMPARISONS.index(pair[0])
+
+
+def line(cell: Cell, policy: str, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """(saved, mean), both (1 + resamples, points): a policy's curve from left to right, points of equal saving at
+    their mean. The full model, which drops no block, is the first point of static pruning's curve."""
+    curve, full = cell.curves[policy], cell.curves["full"]
+    x, y = curve.saved(), curve.mean(column)
+    if curve.kind == "pruned":
+        x, y = np.hstack([full.saved(), x]), np.hstack([full.mean(column), y])
+    measured = ~np.isnan(x[0])  # answers of one token have no decode pass
+    x, y = x[:, measured].round(9), y[:, measured]
+    same = x[:, :, None] == x[:, None, :]
+    with np.errstate(invalid="ignore"):
+        y = (same * y[:, None, :]).sum(axis=2) / same.sum(axis=2)
+    order = np.argsort(x, axis=1, kind="stable")
+    return np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
+
+
+def common_range(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(from, to) of the savings that both curves reach, each (1 + resamples,); NaN where they share no range."""
+    if not (a.shape[1] and b.shape[1]):
+        return np.full(len(a), np.nan), np.full(len(a), np.nan)
+    low, high = np.maximum(a.min(axis=1), b.min(axis=1)), np.minimum(a.max(axis=1), b.max(axis=1))
+    shared = low < high
+    return np.where(shared, low, np.nan), np.where(shared, high, np.nan)
+
+
+def mean_height(x: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Area under each curve from `low` to `high`, which lie on it, over the width: (1 + resamples,)."""
+    start, low, high = x[:, :-1], low[:, None], high[:, None]
+    left, right = np.clip(start, low, high), np.clip(x[:, 1:], low, high)
+    middle = y[:, :-1] + _slopes(x, y) * ((left + right) / 2.0 - start)
+    return ((right - left) * middle).sum(axis=1) / (high - low)[:, 0]
+
+
+def height_at(x: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
+    """Height of each curve at one saving: (1 + resamples,); NaN where the curve does not reach it."""
+    start, end = x[:, :-1], x[:, 1:]
+    within = (start <= level) & (level <= end) & (start < end)  # two segments at a point that they share
+    heights = np.where(within, y[:, :-1] + _slopes(x, y) * (level - start), 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return heights / within.sum(axis=1)
+
+
+def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    run, rise = np.diff(x, axis=1), np.diff(y, axis=1)
+    return np.divide(rise, run, out=np.zeros_like(run), where=run > 0.0)
+
+
+def area_difference(cell: Cell, policy: str, reference: str, column: str) -> np.ndarray:
+    """Mean height of one policy's curve minus that of another over their common range: (1 + resamples,)."""
+    one, other = line(cell, policy, column), line(cell, reference, column)
+    shared = common_range(one[0], other[0])
+    return mean_height(*one, *shared) - mean_height(*other, *shared)
+
+
+def equal_compute(cell: Cell, preset: str) -> pd.DataFrame:
+    """Every pair of a cell at equal compute, with the columns EQUAL_COLUMNS.
+
+    For each pair the dataset's main metric and the agreement, in 0..100. The row whose `at` is NaN has the means over
+    the common range `saved_from` .. `saved_to`, in which the curves have `points` and `reference_points`; all NaN and 0
+    if there is no such range. The other rows have the heights at one saving: a row for each of LEVELS in that range. A
+    difference whose place is missing from too many resamples has no interval (see `uncertainty.summary`).
+    """
+    rows = []
+    for comparison, policy, reference in pairs(cell):
+        for metric in (MAIN_METRIC[cell.kind], "agreement"):
+            one, other = line(cell, policy, metric), line(cell, reference, metric)
+            low, high = common_range(one[0], other[0])
+            points = [int(((low[0] <= x[0]) & (x[0] <= high[0])).sum()) for x, _ in (one, other)]
+            heights = {float("nan"): [mean_height(*curve, low, high) for curve in (one, other)]}
+            for level in LEVELS:
+                if low[0] <= level <= high[0]:
+                    heights[level] = [height_at(*curve, level) for curve in (one, other)]
+            for at, (height, reference_height) in heights.items():
+                rows.append(
+                    (preset, cell.backbone, cell.family, cell.dataset, metric, comparison, policy,
+                     cell.curves[policy].head, cell.curves[policy].state_fill, reference, cell.examples, cell.groups,
+                     low[0], high[0], *points, at, height[0], reference_height[0],
+                     *uncertainty.summary(height - reference_height))
+                )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(EQUAL_COLUMNS))
+
+
+def differences(
+    run: Mapping[str, Any], rows: pd.DataFrame, full: pd.DataFrame, *, preset: str, seed: int, resamples: int
+) -> pd.DataFrame:
+    """A run's settings minus the full model on the same examples: a row per threshold, an interval per column.
+
+    Metrics in 0..100, `degenerate` a share, `tokens` per answer; columns `<metric>_difference`, `_low`, `_high`. A
+    setting differs from the full model only where the interval leaves zero out. Metrics of other kinds are NaN.
+    """
+    labels = {name: run.get(name) or "" for name in SETTING} | {"preset": preset}
+    full = full.set_index("example_id")
+    found = []
+    for threshold, own in rows.groupby("threshold"):
+        paired = full.loc[own["example_id"]]
+        row = labels | {"threshold": threshold, "examples": len(own), "groups": own["group_id"].nunique()}
+        for name in DIFFERENCES:
+            ends = (float("nan"),) * 3
+            if name in own:
+                values, others = own[name].to_numpy(dtype=float), paired[name].to_numpy(dtype=float)
+                bounds = uncertainty.paired_difference(
+                    values, others, own["group_id"].to_numpy(), seed=seed, resamples=resamples
+                )
+                ends = (values.mean() - others.mean(), *bounds)
+            row |= zip((f"{name}_difference{end}" for end in ("", "_low", "_high")), ends, strict=True)
+        found.append(row)
+    return pd.DataFrame(found)

@@ -1,0 +1,191 @@
+"""Figures of how good exit heads are, in the style and with the looks of the other figures.
+
+A head has a colour and a marker; the exit `any` (all exits in turn, as in decoding) stands last on every axis of exits.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from early_exit.figures import EXIT_LINES, LOOKS, STYLE, WIDTH, exit_colours, present_rows
+
+REFERENCES = {"oracle": ("#000000", "-"), "majority": ("#737373", ":")}
+REFERENCE_NAMES = {"oracle": "oracle: knows the answer", "majority": "majority: all tokens alike"}
+METRIC_NAMES = {
+    "auroc": "AUROC", "average_precision": "average precision", "ece": "calibration error",
+    "leave_at_1": "tokens that may leave (%)\nat 1 % disagreement", "saved_at_1": "saved at 1 %",
+    "leave_at_5": "tokens that may leave (%)\nat 5 % disagreement", "saved_at_5": "saved at 5 %",
+}  # fmt: skip
+LEAST_SHARE = 0.005  # of the tokens: a bin of the reliability diagram with fewer is noise and is not drawn
+ROW, MARGINS = 0.15, 1.0  # inches of the plot of differences: of one row; of titles and labels
+
+
+@mpl.rc_context(STYLE)
+def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
+    """Of the tokens that get a confidence, how many are labelled "exit": a panel per head, a line per exit.
+
+    A marker's area is the bin's share of the tokens; bins with less than LEAST_SHARE of them are left out.
+    """
+    bins = present_rows(bins[bins["backbone"] == backbone], f"reliability.csv, backbone {backbone}")
+    heads = list(bins.groupby(["recipe", "head"], sort=False))
+    colours = exit_colours(bins["exit"])
+    columns = min(3, len(heads))
+    rows = -(-len(heads) // columns)
+    figure = Figure(figsize=(WIDTH, 0.7 + 2.1 * rows))
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes in panels.flat[len(heads) :]:
+        axes.remove()
+    for axes, ((recipe, head), cell) in zip(panels.flat, heads, strict=False):
+        axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
+        for (block, line), style in zip(cell.groupby("exit"), cycle(EXIT_LINES), strict=False):
+            share = line["tokens"] / line["tokens"].sum()
+            line, share = line[share >= LEAST_SHARE], share[share >= LEAST_SHARE]
+            place = line["confidence"], line["positive_rate"]
+            axes.plot(*place, color=colours[block], linestyle=style, linewidth=0.9)
+            axes.scatter(*place, s=160 * share, color=colours[block], edgecolor="white", linewidth=0.3, zorder=3)
+        axes.set_title(f"head {head}" if bins["recipe"].nunique() == 1 else f"head {head} ({recipe})")
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    figure.supxlabel("confidence", fontsize=8)
+    figure.supylabel('share labelled "exit"', fontsize=8)
+    lines = [
+        Line2D([], [], color=colours[block], linestyle=style, marker="o", label=f"exit after block {block}")
+        for block, style in zip(sorted(colours), cycle(EXIT_LINES), strict=False)
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(4, len(lines)))
+    figure.suptitle(backbone)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def ranking(heads: pd.DataFrame) -> Figure:
+    """AUROC and average precision of every head by exit, with 95 % intervals; a column of panels per backbone."""
+    figure, panels = _grid(heads, ("auroc", "average_precision"))
+    for row in panels:
+        for axes in row:
+            axes.set_ylim(None, 1.005)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def savings(heads: pd.DataFrame) -> Figure:
+    """Share of tokens (%) that may leave at 1 % and at 5 % disagreement, by exit, with 95 % intervals."""
+    figure, panels = _grid(heads, ("leave_at_1", "leave_at_5"), scale=100)
+    for row in panels:
+        for axes in row:
+            axes.set_ylim(-3, 103)
+    return figure
+
+
+def _grid(heads: pd.DataFrame, metrics: Sequence[str], scale: float = 1) -> tuple[Figure, np.ndarray]:
+    """A row of panels per metric, a column per backbone: heads side by side at every exit, references across it."""
+    heads = present_rows(heads, "heads.csv").fillna({"recipe": ""})
+    backbones, names = heads["backbone"].unique(), _names(heads)
+    looks = dict(zip(names, cycle(LOOKS), strict=False))
+    figure = Figure(figsize=(WIDTH, 0.9 + 1.9 * len(metrics)))
+    panels = figure.subplots(len(metrics), len(backbones), sharey="row", squeeze=False)
+    for row, metric in zip(panels, metrics, strict=True):
+        for axes, backbone in zip(row, backbones, strict=True):
+            own = heads[heads["backbone"] == backbone]
+            exits = list(own["exit"].astype(str).unique())
+            for name, cell in own.groupby("head", sort=False):
+                places = np.array([exits.index(block) for block in cell["exit"].astype(str)])
+                if (cell["recipe"] == "").any():
+                    colour, style = REFERENCES[name]
+                    axes.hlines(scale * cell[metric], places - 0.42, places + 0.42, color=colour, linestyle=style)
+                else:
+                    shift = (names.index(name) - (len(names) - 1) / 2) * 0.76 / len(names)
+                    _points(axes, places + shift, cell, metric, scale, looks[name])
+            axes.set_xticks(range(len(exits)), exits)
+            axes.grid(visible=False, axis="x")
+        row[0].set_ylabel(METRIC_NAMES[metric])
+    for top, bottom, backbone in zip(panels[0], panels[-1], backbones, strict=True):
+        top.set_title(backbone)
+        bottom.set_xlabel("exit after block")
+    _legend(figure, looks, with_references=True)
+    return figure, panels
+
+
+def _points(axes: Axes, places, cell: pd.DataFrame, metric: str, scale: float, look: tuple[str, str]) -> None:
+    value, low, high = (scale * cell[f"{metric}{end}"] for end in ("", "_low", "_high"))
+    arms = np.clip([value - low, high - value], 0, None)
+    axes.errorbar(places, value, arms, fmt=look[1], color=look[0], elinewidth=0.8, markersize=3.5)
+
+
+def _names(heads: pd.DataFrame) -> list[str]:
+    """Heads in the order that gives them the looks they have in the other figures."""
+    return sorted(set(heads.loc[heads["recipe"] != "", "head"]))
+
+
+def _legend(figure: Figure, looks: Mapping[str, tuple[str, str]], with_references: bool) -> None:
+    handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=f"head {name}") for name, (c, m) in looks.items()]
+    if with_references:
+        handles += [Line2D([], [], color=c, linestyle=s, label=REFERENCE_NAMES[n]) for n, (c, s) in REFERENCES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5)
+
+
+@mpl.rc_context(STYLE)
+def cost(heads: pd.DataFrame) -> Figure:
+    """Quality beside cost: share of the blocks' FLOPs saved, all exits in turn, against what a check of the head costs.
+
+    Rows of panels are 1 % and 5 % disagreement, columns backbones. The savings are less the checks.
+    """
+    heads = present_rows(heads[heads["exit"] == "any"], "heads.csv, exit any").fillna({"recipe": ""})
+    backbones, looks = heads["backbone"].unique(), dict(zip(_names(heads), cycle(LOOKS), strict=False))
+    figure = Figure(figsize=(WIDTH, 4.4))
+    panels = figure.subplots(2, len(backbones), sharex="col", sharey="row", squeeze=False)
+    for row, error in zip(panels, ("1", "5"), strict=True):
+        metric = f"saved_at_{error}"
+        for axes, backbone in zip(row, backbones, strict=True):
+            own = heads[heads["backbone"] == backbone]
+            for name, cell in own.groupby("head", sort=False):
+                if (cell["recipe"] == "").any():
+                    colour, style = REFERENCES[name]
+                    axes.axhline(100 * cell[metric].iloc[0], color=colour, linestyle=style, linewidth=1.1)
+                else:
+                    _points(axes, cell["check_percent"], cell, metric, 100, looks[name])
+            axes.axhline(0, color="black", linewidth=0.4)
+            axes.set_xscale("log")
+        row[0].set_ylabel(f"FLOPs of blocks saved, less checks (%)\nat {error} % disagreement")
+    for top, bottom, backbone in zip(panels[0], panels[-1], backbones, strict=True):
+        top.set_title(backbone)
+        bottom.set_xlabel("one check of the head (% of a block)")
+    _legend(figure, looks, with_references=True)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def differences(table: pd.DataFrame, backbone: str) -> Figure:
+    """Heads against each other: a row per pair and exit, a panel per metric, with 95 % intervals of the difference.
+
+    A filled marker is a difference, its interval leaves zero out; an empty one may be none.
+    """
+    table = present_rows(table[table["backbone"] == backbone], f"head_differences.csv, backbone {backbone}")
+    table = table.assign(exit=table["exit"].astype(str))
+    rows = list(table[["head", "other", "exit"]].drop_duplicates().itertuples(index=False, name=None))
+    metrics = ("auroc", "average_precision", "leave_at_5", "saved_at_5")
+    figure = Figure(figsize=(WIDTH, MARGINS + ROW * len(rows)))
+    panels = figure.subplots(1, len(metrics), sharey=True)
+    for axes, metric in zip(panels, metrics, strict=True):
+        own = table[table["metric"] == metric].set_index(["head", "other", "exit"])
+        axes.axvline(0, color="black", linewidth=0.8)
+        for place, key in enumerate(rows):
+            row, colour = own.loc[key], LOOKS[0][0] if key[2] == "any" else "#595959"
+            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=0.9)
+            face = colour if row["differs"] else "white"
+            axes.plot([row["difference"]], [place], "D" if key[2] == "any" else "o", color=colour, markerfacecolor=face)
+        axes.set_xlabel(METRIC_NAMES[metric].replace("tokens that may leave (%)\n", "may leave "))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    labels = [
+        f"{head} - {other}, {'any exit' if block == 'any' else f'exit {block}'}" for head, other, block in rows
+    ]
+    panels[0].set_yticks(range(len(rows)), labels)
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.suptitle(f"{backbone}: difference between heads (right: the first is better), with 95 % intervals")
+    return figure

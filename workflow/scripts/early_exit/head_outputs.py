@@ -1,0 +1,77 @@
+"""What exit heads say of held-out text, and whether they are right: the arrays that `head_quality` works on.
+
+The frozen backbone runs once over each document; heads of all trainings read the same hidden states, all positions of
+a document at once. A stateful head therefore sees every token before, at every exit. In decoding it misses, at the
+later exits, the tokens that left earlier (see `policies`): its quality here is what its training aims at.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from early_exit import distill, runtime
+from early_exit import heads as head_files
+from early_exit.backbones import Backbone
+from early_exit.distill import Document
+from early_exit.records import InputError, read_json
+
+Trained = Mapping[int, Mapping[str, nn.ModuleDict]]  # by seed and name, one head per exit
+
+
+def load(folders: Sequence[Path], names: Sequence[str], backbone: Mapping[str, str]) -> dict[int, dict]:
+    """The heads `names` of several trainings of one recipe, by the seed that each was trained from.
+
+    InputError if two were trained from the same seed, or one for another backbone than the manifest `backbone`.
+    """
+    trained: dict[int, dict] = {}
+    for folder in folders:
+        seed = read_json(folder / "manifest.json")["seed"]
+        if seed in trained:
+            raise InputError(f"{folder}: a second training from seed {seed}; every training needs a seed of its own")
+        trained[seed] = {name: head_files.load(folder, name, backbone) for name in names}
+    return trained
+
+
+@torch.no_grad()
+def measure(
+    backbone: Backbone, trained: Trained, documents: Sequence[Document], exits: Sequence[int], label: str, k: int,
+    batch_tokens: int,
+) -> pd.DataFrame:  # fmt: skip
+    """One row per seed, token and exit, in the order of seeds, documents, positions and exits.
+
+    Columns `seed, document_id, position, exit`; `label`, what a head should say by the rule `label` with `k`;
+    `agreement`, whether the exit's most probable token is the full model's; and `confidence_{name}` of each head.
+    In memory at once are the hidden states of `batch_tokens` tokens at every exit, and the logits of two of those.
+    """
+    dtype = backbone.model.dtype  # as in decoding
+    for per_name in trained.values():
+        for heads in per_name.values():
+            heads.to(backbone.device, dtype)
+    place = {document.document_id: k for k, document in enumerate(documents)}
+    groups = list(distill.batches(documents, batch_tokens, seed=0))
+    frames = []
+    for group in runtime.progress(groups, len(groups), "batches of held-out text"):
+        ids, real = distill.pad(group, backbone.device)
+        last, hidden = backbone.run_prompt(ids, exits)
+        oracle = backbone.logits(last)
+        row, position = (index.cpu() for index in real.nonzero(as_tuple=True))
+        own = {"place": [place[group[r].document_id] for r in row.tolist()], "position": position.numpy()}
+        for n in exits:
+            logits = backbone.logits(hidden[n])
+            truth = {
+                "label": distill.labels(logits, oracle, label, k)[real].cpu().numpy(),
+                "agreement": (logits.argmax(-1) == oracle.argmax(-1))[real].cpu().numpy(),
+            }
+            del logits
+            for seed, per_name in trained.items():
+                said = {
+                    f"confidence_{name}": head_files.confidence(heads[str(n)](hidden[n])[real]).cpu().numpy()
+                    for name, heads in per_name.items()
+                }
+                frames.append(pd.DataFrame({"seed": seed, **own, "exit": n, **truth, **said}))
+    rows = pd.concat(frames).sort_values(["seed", "place", "position", "exit"], ignore_index=True)
+    rows.insert(1, "document_id", [documents[k].document_id for k in rows.pop("place")])
+    return rows

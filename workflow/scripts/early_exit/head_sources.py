@@ -1,0 +1,86 @@
+"""Where the class of an exit head comes from: built in, by its name, or a Python file of the user's.
+
+In the config `kind: folder/my_head.py:MyHead` is the class `MyHead` of that file, looked for from the repository and
+then from the working directory. It must be written in the file. Nothing is ever fetched. What the config asks here
+needs no torch and runs nothing of the file; a job imports it.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from early_exit.records import InputError
+
+ROOT = Path(__file__).resolve().parents[3]  # the repository
+_EXTERNAL = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
+
+
+def is_external(kind: str) -> bool:
+    """Whether a kind is meant as a file's class, well written or not."""
+    return ".py" in kind
+
+
+def problem(kind: str, root: Path = ROOT) -> str | None:
+    """What is wrong with a kind that is a file's class, in a few words; None if file and class are there."""
+    try:
+        path, name = _split(kind, root)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except InputError as error:
+        return str(error)
+    except (OSError, ValueError, SyntaxError) as error:
+        return f"cannot be read ({' '.join(str(error).split())})"
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return None if name in classes else f"names no class of the file; it has {', '.join(classes) or 'none'}"
+
+
+def files(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> list[str]:
+    """The files that the classes of these heads (entries of the config) lie in, each once; none for built-in ones."""
+    external = [head["kind"] for head in heads if is_external(head["kind"])]
+    return sorted({str(_split(kind, root)[0]) for kind in external})
+
+
+def digests(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> dict[str, str]:
+    """SHA-256 of the file of each kind that is a file's class, by kind."""
+    external = sorted({head["kind"] for head in heads if is_external(head["kind"])})
+    return {kind: hashlib.sha256(_split(kind, root)[0].read_bytes()).hexdigest() for kind in external}
+
+
+def load_class(kind: str, root: Path = ROOT) -> type:
+    """Import the class that a kind `file.py:Class` names; InputError in one line if that fails."""
+    try:
+        path, name = _split(kind, root)
+    except InputError as error:
+        raise InputError(f"head kind '{kind}': {error}") from error
+    # A name that tells files and their versions apart: an edited file is imported anew.
+    module_name = f"early_exit_head_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"head kind '{kind}': {path} cannot be imported ({what})") from error
+    found = getattr(sys.modules[module_name], name, None)
+    if not isinstance(found, type):
+        raise InputError(f"head kind '{kind}': {path} has no class {name}")
+    return found
+
+
+def _split(kind: str, root: Path) -> tuple[Path, str]:
+    """The file, which is there, and the class's name."""
+    match = _EXTERNAL.fullmatch(kind)
+    if match is None:
+        raise InputError("is not written as file.py:Class")
+    places = [Path(base, Path(match["file"]).expanduser()) for base in (root, Path.cwd())]
+    for path in places:
+        if path.is_file():
+            return path.resolve(), match["name"]
+    raise InputError(f"names a file that does not exist (looked for {' and '.join(map(str, dict.fromkeys(places)))})")

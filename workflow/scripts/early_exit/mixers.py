@@ -1,0 +1,94 @@
+"""The state of a Mamba head: the library's own mixers, with an output projection of the head's choosing.
+
+No scan is written here: `transformers` has one in plain PyTorch and takes the `mamba_ssm` kernels where they are there.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from torch import nn
+from transformers import Mamba2Config, MambaConfig, PreTrainedConfig
+from transformers.models.mamba.modeling_mamba import MambaMixer
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+from early_exit import block_costs as costs
+from early_exit.block_costs import Cost
+from early_exit.records import InputError
+
+
+@dataclass(frozen=True)
+class Mamba2Shape:
+    """The library's Mamba-2 mixer, with an output projection of our own."""
+
+    expand: int = 2
+    head_dim: int = 64
+    state_size: int = 128
+    n_groups: int = 8
+    conv_kernel: int = 4
+    chunk_size: int = 64  # tokens that the scan takes at once: speed, not results
+
+    def heads(self, width: int) -> int:
+        inner = self.expand * width
+        if inner % self.head_dim or (inner // self.head_dim) % self.n_groups:
+            why = f"does not split expand x width = {inner} channels into heads of equal groups (n_groups)"
+            raise InputError(f"head_dim: {self.head_dim} {why} {self.n_groups}")
+        return inner // self.head_dim
+
+    def build(self, width: int, layer_idx: int, exits: int, outputs: int) -> tuple[nn.Module, PreTrainedConfig]:
+        """The mixer, (rows, T, width) to (rows, T, outputs), and the library's config of all exits' mixers."""
+        config = Mamba2Config(
+            hidden_size=width, num_hidden_layers=exits, expand=self.expand, head_dim=self.head_dim,
+            num_heads=self.heads(width), state_size=self.state_size, n_groups=self.n_groups,
+            conv_kernel=self.conv_kernel, chunk_size=self.chunk_size,
+        )  # fmt: skip
+        mixer = Mamba2Mixer(config, layer_idx)
+        mixer.out_proj = nn.Linear(self.expand * width, outputs)
+        return mixer, config
+
+    def cost(self, width: int, outputs: int) -> Cost:
+        sizes = (self.heads(width), self.head_dim, self.state_size, self.n_groups, self.conv_kernel)
+        return costs.mamba2(width, *sizes, outputs=outputs)
+
+
+@dataclass(frozen=True)
+class Mamba1Shape:
+    """The library's first Mamba mixer (arXiv 2312.00752), with an output projection of our own."""
+
+    expand: int = 2
+    state_size: int = 16
+    conv_kernel: int = 4
+
+    def build(self, width: int, layer_idx: int, exits: int, outputs: int) -> tuple[nn.Module, PreTrainedConfig]:
+        config = MambaConfig(
+            hidden_size=width, num_hidden_layers=exits, expand=self.expand, state_size=self.state_size,
+            conv_kernel=self.conv_kernel,
+        )  # fmt: skip
+        mixer = MambaMixer(config, layer_idx)
+        mixer.out_proj = nn.Linear(self.expand * width, outputs)
+        mixer.use_bias = True  # else the kernels that train it leave out the bias of the output projection
+        return mixer, config
+
+    def cost(self, width: int, outputs: int) -> Cost:
+        return costs.mamba1(
+            width, self.expand * width, self.state_size, math.ceil(width / 16), self.conv_kernel, outputs=outputs
+        )
+
+
+MIXERS = {"mamba2": Mamba2Shape, "mamba1": Mamba1Shape}
+
+
+def mixer_shape(*, mixer: str = "mamba2", **options) -> Mamba2Shape | Mamba1Shape:
+    """The shape that a Mamba head's options tell; InputError if the mixer is unknown or has no such option."""
+    if mixer not in MIXERS:
+        raise InputError(f"mixer: '{mixer}' is unknown; use {' or '.join(MIXERS)}")
+    known = [field.name for field in fields(MIXERS[mixer])]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{option}: is no option of mixer {mixer}, which has {', '.join(known)}")
+    return MIXERS[mixer](**options)
+
+
+def slim_shape(*, mixer: str = "mamba2", **options) -> Mamba2Shape | Mamba1Shape:
+    """The same for few channels: one group of B and C, unless told otherwise."""
+    one_group = {"n_groups": 1} if mixer == "mamba2" else {}
+    return mixer_shape(mixer=mixer, **one_group | options)

@@ -1,0 +1,193 @@
+"""How fast decoding is: calls that are compared are timed in turn, in one process, and end as rows of one table.
+
+A round calls every case once - a, b, c, a, b, c - so that whatever else the machine does hits all of them; a time is
+the median of the rounds. A comparison is of tokens per second with a named baseline of the same rounds, twice: over
+the whole call, and over decoding alone, which is the call's time less that of the same prompts with one new token.
+The last is held against `implied`: what the FLOPs table says of the same tokens (see `costs`).
+"""
+
+import ctypes
+import gc
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from early_exit import runtime
+
+COLUMNS = (
+    "backbone", "dataset", "system", "case", "exit_block", "state_fill", "head", "head_state", "threshold",
+    "batch_size", "prompts", "prompt_tokens", "tokens", "seconds", "seconds_low", "seconds_high",
+    "tokens_per_second", "decode_seconds", "decode_tokens_per_second", "baseline", "ratio", "decode_ratio",
+    "implied", "efficiency", "peak_memory_mib", "repeats", "threads", "dtype", "device", "load_start", "load_end",
+)  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """What a call gave for one row: `exit_blocks` are the blocks run for each useful token, as in records."""
+
+    prompt_tokens: int
+    exit_blocks: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One thing to time.
+
+    Args:
+        system: huggingface or ours.
+        name: what the call does: prefill, full, natural, exit, random, heads, sweep-joint, sweep-separate.
+        call: does it once, whole.
+        flops: FLOPs of answers; of decode passes where there is a `prefill`, else of the whole call.
+        prefill: the case whose time is that of the prompts alone; None if decoding is not looked at by itself.
+        baseline: the case that it is compared with.
+        labels: further columns: exit_block, state_fill, head, head_state, threshold.
+    """
+
+    system: str
+    name: str
+    batch_size: int
+    call: Callable[[], Sequence[Answer]]
+    flops: Callable[[Sequence[Answer]], float]
+    prefill: "Case | None" = None
+    baseline: "Case | None" = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Measured:
+    """The repeats of one case: `seconds` in the order of the rounds, the largest peak, the answers."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_memory_mib: float = 0.0
+    answers: Sequence[Answer] = ()
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(answer.exit_blocks) for answer in self.answers)
+
+
+def measure(cases: Sequence[Case], repeats: int, probe: "Probe", **shared: Any) -> pd.DataFrame:
+    """Time the cases, log what came out, give their rows with COLUMNS; `shared` are columns equal in all rows."""
+    before = load()
+    measured = interleave(cases, repeats, probe)
+    rows = table(measured, load_start=before, load_end=load(), **shared)
+    runtime.log.info("load of the machine %.1f before, %.1f after", *rows.loc[0, ["load_start", "load_end"]])
+    for row in rows.to_dict("records"):
+        names = [row[name] for name in ("system", "case", "exit_block", "state_fill", "head") if pd.notna(row[name])]
+        runtime.log.info(
+            "%s: %.3f s (%.3f to %.3f), %.1f tokens/s, against %s %.2fx, decoding %.2fx, implied %.2fx",
+            " ".join(map(str, names)), row["seconds"], row["seconds_low"], row["seconds_high"],
+            row["tokens_per_second"], row["baseline"], row["ratio"], row["decode_ratio"], row["implied"],
+        )  # fmt: skip
+    return rows
+
+
+def interleave(
+    cases: Sequence[Case], repeats: int, probe: "Probe", clock: Callable[[], float] = time.perf_counter
+) -> dict[Case, Measured]:
+    """Call all cases in turn, `repeats` times; answers that differ between repeats are logged, the last ones count."""
+    measured = {case: Measured() for case in cases}
+    for _ in range(repeats):
+        for case, record in measured.items():
+            probe.begin()
+            start = clock()
+            answers = case.call()
+            probe.wait()
+            record.seconds.append(clock() - start)
+            record.peak_memory_mib = max(record.peak_memory_mib, probe.peak_mib())
+            if record.answers and answers != record.answers:
+                runtime.log.warning("%s %s: other answers than in the repeat before", case.system, case.name)
+            record.answers = answers
+    return measured
+
+
+def table(measured: Mapping[Case, Measured], **shared: Any) -> pd.DataFrame:
+    """One row per case, with COLUMNS; `shared` are columns that are the same in all rows."""
+    rates = {case: _rates(case, measured) for case in measured}
+    rows = [_row(case, measured, rates) | shared for case in measured]
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def _rates(case: Case, measured: Mapping[Case, Measured]) -> dict[str, float]:
+    """Tokens per second of the call and of decoding; the latter nan where it is not measured or was too short."""
+    record = measured[case]
+    rates = {"tokens_per_second": record.tokens / median(record.seconds)}
+    if case.prefill:
+        rounds = zip(record.seconds, measured[case.prefill].seconds, strict=True)
+        rates["decode_seconds"] = median(whole - prompt for whole, prompt in rounds)
+        tokens = record.tokens - len(record.answers)  # first tokens come out of the prompts' pass
+        rates["decode_tokens_per_second"] = _over(tokens, rates["decode_seconds"])
+    return rates
+
+
+def _row(case: Case, measured: Mapping[Case, Measured], rates: Mapping[Case, Mapping[str, float]]) -> dict[str, Any]:
+    record = measured[case]
+    row = {
+        "system": case.system, "case": case.name, **case.labels, "batch_size": case.batch_size,
+        "prompts": len(record.answers), "prompt_tokens": sum(answer.prompt_tokens for answer in record.answers),
+        "tokens": record.tokens, "seconds": median(record.seconds), "seconds_low": min(record.seconds),
+        "seconds_high": max(record.seconds), **rates[case], "peak_memory_mib": record.peak_memory_mib,
+        "repeats": len(record.seconds),
+    }  # fmt: skip
+    base = case.baseline
+    if base is None:
+        return row
+    other = measured[base]
+    ratios = {"ratio": rates[case]["tokens_per_second"] / rates[base]["tokens_per_second"]}
+    if case.prefill:
+        ratios["decode_ratio"] = _over(*(rates[one]["decode_tokens_per_second"] for one in (case, base)))
+    implied = (base.flops(other.answers) / other.tokens) / (case.flops(record.answers) / record.tokens)
+    reached = ratios["decode_ratio" if case.prefill else "ratio"]
+    return row | ratios | {"baseline": f"{base.system} {base.name}", "implied": implied,
+                           "efficiency": reached / implied}  # fmt: skip
+
+
+def _over(value: float, divisor: float) -> float:
+    return value / divisor if divisor > 0 else float("nan")
+
+
+class Probe:
+    """Peak memory around a call, and the end of what it started: resident set on CPU, allocated memory on GPU."""
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; elsewhere freed memory may stay resident
+        self._trim = (lambda: trim(0)) if trim and not self.on_gpu else (lambda: None)
+
+    def begin(self) -> None:
+        """Leave nothing of the call before: garbage, running kernels, the peak."""
+        gc.collect()
+        self._trim()
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        elif (clear := Path("/proc/self/clear_refs")).exists():
+            clear.write_text("5")  # Linux: the peak of the resident set starts again from the present
+        self.wait()
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def peak_mib(self) -> float:
+        """Since `begin`; where the system cannot start a peak again, since the process began."""
+        if self.on_gpu:
+            return torch.cuda.max_memory_allocated() / 2**20
+        status = Path("/proc/self/status")
+        if status.exists():
+            return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+        unit = 1 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def load() -> float:
+    """Processes that want to run, a mean over the last minute; the measurement itself counts as its threads."""
+    return os.getloadavg()[0]

@@ -1,0 +1,172 @@
+"""Trains all heads of a recipe at all exits of a backbone, in one pass over the documents.
+
+A batch's hidden states are computed once, serve every head, and are gone before the next batch. Heads share no
+parameters and draw their random numbers by their own names, so none depends on which others train beside it.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import schedulefree
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from early_exit import distill, runtime
+from early_exit.backbones import Backbone
+from early_exit.checkpoints import Checkpoint
+from early_exit.distill import Document
+from early_exit.heads import build
+from early_exit.records import InputError
+
+REPORT_EVERY = 10  # steps that a row of the curve is the mean of
+
+
+def new_heads(
+    configs: Mapping[str, Mapping[str, Any]], hidden_size: int, exits: Sequence[int], seed: int
+) -> nn.ModuleDict:  # fmt: skip
+    """Fresh heads by name; a head's first weights depend on the seed and its own name only."""
+    made = {}
+    for name, config in configs.items():
+        _seed(seed, name)
+        made[name] = build(config, hidden_size, exits, name)
+    return nn.ModuleDict(made)
+
+
+def train(
+    backbone: Backbone, heads: nn.ModuleDict, documents: Sequence[Document], exits: Sequence[int],
+    options: Mapping[str, Any], checkpoint: Checkpoint | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train all heads in place, in float32.
+
+    Args:
+        backbone: frozen; it gives hidden states and labels.
+        heads: by name, each one per exit, as `new_heads` makes them, on the backbone's device.
+        options: the config's `distillation`.
+        checkpoint: where to go on from, and where to keep the state. What comes out is the same with or without.
+
+    Returns:
+        The training curve: step, tokens (so far), head, exit, loss and positive_rate (means over the steps since the
+        row before).
+
+    Raises:
+        InputError: a loss or a gradient is not finite; it names the step and its documents.
+    """
+    steps = distill.schedule(documents, *(options[key] for key in ("batch_tokens", "seed", "epochs")),
+                             options["max_training_tokens"])  # fmt: skip
+    run = _Run(backbone, heads, exits, options)
+    saved = checkpoint and checkpoint.load()
+    if saved:
+        run.restore(saved)
+        runtime.log.info("%s: going on after step %d of %d", checkpoint.path, run.step, len(steps))
+    heads.train()
+    rest = steps[run.step :]
+    for batch in runtime.progress(rest, len(rest), "training steps", note=run.note):
+        run.advance(batch)
+        if run.step % REPORT_EVERY == 0 or run.step == len(steps):
+            run.report()
+        if checkpoint and run.step < len(steps) and checkpoint.is_due():
+            checkpoint.save(run.state())
+    if hasattr(run.optimiser, "eval"):
+        run.optimiser.eval()  # schedule-free: put the averaged weights in place
+    heads.eval()
+    return run.curve
+
+
+class _Run:
+    """A training under way: all that one step leaves for the next."""
+
+    def __init__(self, backbone: Backbone, heads: nn.ModuleDict, exits: Sequence[int], options: Mapping[str, Any]):
+        self.backbone, self.heads, self.exits, self.options = backbone, heads, list(exits), options
+        self.optimiser = _optimiser(options, heads)
+        self.weights = distill.exit_weights(options["exit_weights"], len(self.exits))
+        self.seen = torch.zeros(len(self.exits), 2, dtype=torch.double, device=backbone.device)  # labels, of each class
+        self.step, self.tokens, self.curve = 0, 0, []
+        self.losses, self.positives, self.steps_summed = self._zeros(len(heads)), self._zeros(1), 0
+        self._begin, self._tokens_before, self._last_loss = time.monotonic(), 0, math.nan
+
+    def advance(self, batch: Sequence[Document]) -> None:
+        """One step of the optimiser."""
+        hidden, labelled, real = distill.targets(
+            self.backbone, batch, self.exits, self.options["label"], self.options["k"]
+        )
+        self.step, self.tokens = self.step + 1, self.tokens + int(real.sum())
+        self.optimiser.zero_grad()
+        losses, positives = [], []
+        for k, n in enumerate(self.exits):
+            states, truth = hidden.pop(n).float(), labelled.pop(n)[real].long()
+            self.seen[k] += F.one_hot(truth, 2).sum(0)
+            balanced = self.options["class_balance"] == "balanced"
+            class_weights = distill.class_weights(self.seen[k]).float() if balanced else None
+            positives.append(truth.double().mean())
+            for name, per_exit in self.heads.items():
+                _seed(self.options["seed"], f"{name}:{n}:{self.step}")  # for heads with dropout
+                loss = F.cross_entropy(per_exit[str(n)](states)[real], truth, weight=class_weights)
+                (self.weights[k] * loss).backward()  # at once: no other head's graph is needed with this one
+                losses.append(loss.detach())
+        losses = torch.stack(losses).double().cpu().view(len(self.exits), -1).T  # (heads, exits)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.heads.parameters() if p.grad is not None])
+        self._refuse_if_not_finite(losses, norm, batch)
+        self.optimiser.step()
+        self.losses += losses
+        self.positives += torch.stack(positives).cpu()
+        self.steps_summed += 1
+        self._last_loss = losses.mean().item()
+
+    def report(self) -> None:
+        """Add rows to the curve, one for each head and exit."""
+        losses, positives = self.losses / self.steps_summed, self.positives[0] / self.steps_summed
+        self.curve += [
+            {"step": self.step, "tokens": self.tokens, "head": name, "exit": n, "loss": losses[i, k].item(),
+             "positive_rate": positives[k].item()}
+            for i, name in enumerate(self.heads) for k, n in enumerate(self.exits)
+        ]  # fmt: skip
+        self.losses, self.positives, self.steps_summed = self._zeros(len(self.heads)), self._zeros(1), 0
+
+    def note(self) -> str:
+        """What a line of progress says: the last step's loss, mean over heads and exits, and the speed."""
+        seconds = max(time.monotonic() - self._begin, 1e-9)
+        return f"loss {self._last_loss:.4f}, {(self.tokens - self._tokens_before) / seconds:.0f} tokens/s"
+
+    _KEPT = ("step", "tokens", "curve", "seen", "losses", "positives", "steps_summed")
+
+    def state(self) -> dict[str, Any]:
+        kept = {name: getattr(self, name) for name in self._KEPT}
+        return kept | {"heads": self.heads.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name in self._KEPT:
+            setattr(self, name, state[name])
+        self.seen, self._tokens_before = self.seen.to(self.backbone.device), self.tokens
+        self.heads.load_state_dict(state["heads"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _refuse_if_not_finite(self, losses: torch.Tensor, norm: torch.Tensor, batch: Sequence[Document]) -> None:
+        what = None
+        for i, name in enumerate(self.heads):
+            for k, n in enumerate(self.exits):
+                if what is None and not math.isfinite(losses[i, k]):
+                    what = f"loss of head '{name}' after block {n} is {losses[i, k].item()}"
+        if what is None and not math.isfinite(norm):
+            what = f"norm of the gradient is {norm.item()}"
+        if what:
+            names = ", ".join(document.document_id for document in batch)
+            raise InputError(f"distillation: {what} at step {self.step}; documents {names}; try a lower learning_rate")
+
+    def _zeros(self, rows: int) -> torch.Tensor:
+        return torch.zeros(rows, len(self.exits), dtype=torch.double)
+
+
+def _seed(seed: int, name: str) -> None:
+    torch.manual_seed(crc32(f"{seed}:{name}".encode()))
+
+
+def _optimiser(options: Mapping[str, Any], heads: nn.Module) -> torch.optim.Optimizer:
+    if options["optimiser"] == "adamw":
+        return torch.optim.AdamW(heads.parameters(), lr=options["learning_rate"])
+    optimiser = schedulefree.AdamWScheduleFree(heads.parameters(), lr=options["learning_rate"], warmup_steps=20)
+    optimiser.train()
+    return optimiser

@@ -1,0 +1,35 @@
+"""Rule measure_speed: one backbone's decoding, timed beside the library's, on each dataset of the config's `speed`."""
+
+import pandas as pd
+
+from early_exit import backbones, heads, records, runtime, speed, speed_cases, stopping
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    manifest = records.read_json(snakemake.input.manifest)
+    costs = records.read_json(snakemake.input.costs)
+    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    ends = backbones.stop_token_ids(backbone, tokenizer)
+    probe, tables = speed.Probe(backbone.device), []
+    for entry in params.plan:
+        examples = records.read_table(entry["data"], records.EXAMPLES)
+        examples = examples[examples["split"] == "test"]
+        prompts = tokenizer(list(examples["prompt"]))["input_ids"]
+        timed = []
+        for spec in entry["heads"]:
+            threshold, names = spec["threshold"], ("head", "state_fill", "head_state")
+            if threshold is None:
+                threshold = records.read_json(spec["calibrated"])["threshold"]
+            trained = heads.load(spec["folder"], spec["head"], manifest).to(backbone.device, backbone.model.dtype)
+            timed.append(speed_cases.HeadPolicy(*(spec[name] for name in names), threshold, trained))
+        rule = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], entry["max_new_tokens"])
+        bench = speed_cases.Bench(
+            backbone, prompts, rule, exits=params.exits, heads=timed, costs=costs, settings=params.settings
+        )
+        same = {"backbone": manifest["name"], "dataset": entry["dataset"], "threads": params.runtime["threads"],
+                "dtype": params.runtime["dtype"], "device": str(backbone.device)}  # fmt: skip
+        for name, cases in bench.groups().items():
+            log.info("%s, %s: %d cases", entry["dataset"], name, len(cases))
+            tables.append(speed.measure(cases, params.settings["repeats"], probe, **same))
+    with records.whole_file(snakemake.output[0]) as path:
+        pd.concat(tables).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")

@@ -1,0 +1,40 @@
+"""Print the exact prompt of an example, without a line end after it; its stop strings and hash go to standard error.
+
+Usage: python workflow/scripts/show_prompt.py results/NAME/data/DATASET.parquet [EXAMPLE] [TEST.parquet THRESHOLD]
+
+Without EXAMPLE, of the first test example. With a run's test.parquet and one of its thresholds, the prompt that this
+run used, which with `history: own` holds its own answers; else the prompt after the gold answers.
+"""
+
+import sys
+
+from early_exit.conversations import Prompt, Rounds
+from early_exit.records import EXAMPLES, GENERATIONS, InputError, read_table
+
+
+def main(data: str, example_id: str | None = None, run: str | None = None, threshold: str = "nan") -> None:
+    examples = read_table(data, EXAMPLES).set_index("example_id", drop=False)
+    example_id = example_id or examples.index[examples["split"] == "test"][0]
+    if example_id not in examples.index:
+        raise InputError(f"{data}: has no example {example_id}")
+    prompt = Prompt(example_id, examples.at[example_id, "prompt"], ())
+    if run:
+        answers, rounds = read_table(run, GENERATIONS), Rounds(examples, [float(threshold)])
+        answers = answers[answers["threshold"] == float(threshold)]
+        if example_id not in set(answers["example_id"]):
+            raise InputError(f"{run}: has no answer to example {example_id} at threshold {threshold}")
+        for answer in answers.itertuples():
+            rounds.note(answer.example_id, answer.threshold, answer.text)
+        prompt = rounds.prompt(example_id, float(threshold))
+    stops = examples.at[example_id, "stop_strings"]
+    print(f"example {example_id}, sha256 {prompt.sha256}, stop strings {stops}", file=sys.stderr)
+    print(prompt.text, end="")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3, 5):
+        sys.exit(__doc__)
+    try:
+        main(*sys.argv[1:])
+    except (InputError, ValueError) as error:
+        sys.exit(f"Error: {error}")
