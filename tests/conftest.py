@@ -78,7 +78,7 @@ def double_model(request):
 
 
 class Float64(TorchFunctionMode):
-    """What is float64 stays float64: libraries go down to float32 in norms, softmaxes and scans, whatever they are given.
+    """What is float64 stays float64: libraries go down to float32 in norms, softmaxes and scans, whatever they get.
 
     Asking for float32 in a call on a float64 tensor gives float64; a float32 result of one is an error.
     """

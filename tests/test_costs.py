@@ -15,7 +15,6 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -184,9 +183,9 @@ def test_mamba_2_8b():
 
 def test_falcon_mamba_7b():
     table = cost_table(FALCON_MAMBA_7B, HEADS)
-    assert table["block"] == {"linear": 2 * 105_021_440, "recurrence": 811_008, "per_context": 0}
+    assert table["block"] == {"linear": 2 * 105_152_512, "recurrence": 811_008, "per_context": 0}
     assert (table["family"], table["depth"], table["hidden"]) == ("mamba", 64, 4096)
-    assert round((64 * table["block"]["linear"] + flops(table["lm_head"])) / 1e9, 2) == 13.98
+    assert round((64 * table["block"]["linear"] + flops(table["lm_head"])) / 1e9, 2) == 13.99
     assert percent(table["state_fill"]["propagate"], table["block"]) == 36.1
     assert speed_up(table, "skip", flops) == 1.93
     assert speed_up(table, "propagate", flops) == 1.44
@@ -512,11 +511,11 @@ def test_never_leaving_costs_the_full_model_and_its_heads(policy, prompt, passes
 def test_a_token_that_leaves_later_costs_more(policy, prompt, run, data):
     later = [run[0]] + [data.draw(st.sampled_from([b for b in (*EXITS, DEPTH) if b >= blocks])) for blocks in run[1:]]
     result = count(policy, [prompt, prompt], [run, later])
-    # A deferred token may have run as deep already; then a stateless head's check is all that may be more.
-    table, _, fill, _ = policy
+    fill = policy[2]
     for field in ("flops", "flops_blocks", "blocks"):
         early, late = result[field]
-        assert early == late if run == later else early <= late if fill == "deferred" else early < late
+        pulled = fill == "deferred" and field != "blocks"  # it may have run as deep for a later token anyway
+        assert early == late if run == later else early < late or (pulled and early == late)
     assert result["flops_full"][0] == result["flops_full"][1]
 
 
@@ -634,17 +633,15 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", **params)
         return read_table(tmp_path / "flops.parquet", FLOPS)
 
-    left = flops_of(
-        [0.5, 0.9], [[6, 2, 3], [6]], kind="head", head="mamba", state_fill="copy", head_state="skip", exits=EXITS
-    )
+    options = {"head": "mamba", "state_fill": "copy", "head_state": "skip"}
+    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", exits=EXITS, **options)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
     assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
 
-    pruned = flops_of(
-        [2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", head=None, state_fill=None, head_state=None, exits=EXITS
-    )
+    none = dict.fromkeys(options)
+    pruned = flops_of([2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", exits=EXITS, **none)
     assert pruned["blocks"].tolist() == [8, 0]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
 
-    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", head=None, state_fill=None, head_state=None, exits=EXITS)
+    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", exits=EXITS, **none)
     assert full["flops"].tolist() == full["flops_full"].tolist()

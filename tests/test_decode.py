@@ -3,7 +3,6 @@
 What the state fills put into the caches is proved in test_fills.py.
 """
 
-import copy
 import random
 import statistics
 
@@ -32,10 +31,11 @@ def schedules_for(count, depth, seed=0, tokens=NEW_TOKENS):
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_never_exit_equals_the_librarys_generate(random_model, penalty):
-    backbone, some = backbones.adapt(random_model), prompts(7)
-    ours = run(backbone, requests_for(some), slots=3, repetition_penalty=penalty)
+    plain = make_random_model(random_model.config.model_type)  # with the library's own attention
+    backbone, some = backbones.adapt(random_model), prompts(5)
+    ours = run(backbone, requests_for(some), slots=2, repetition_penalty=penalty)
     for k, prompt in enumerate(some):
-        expected = random_model.generate(
+        expected = plain.generate(
             torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1],
             repetition_penalty=penalty,
         )  # fmt: skip
@@ -55,7 +55,7 @@ def in_batches(backbone, fill, some, schedules):
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_batches_do_not_change_rows(random_model, which):
-    """In float32, tokens may differ where two logits tie; of every row that differs the first such place is looked at."""
+    """In float32, tokens may differ where two logits tie: where a row first differs, its logits are looked at."""
     backbone, some = backbones.adapt(random_model), prompts(8, seed=3, longest=20)
     fill, schedules = fill_names(backbone)[which], schedules_for(8, backbone.depth, tokens=7)
     one_by_one, *others = in_batches(backbone, fill, some, schedules)
@@ -91,7 +91,7 @@ def test_skipped_blocks_are_not_computed(random_model, which):
 
         return hook
 
-    some = [prompt + [5] for prompt in prompts(3, seed=5)]
+    some = [[*prompt, 5] for prompt in prompts(3, seed=5)]
     for schedules in ([[2] * (NEW_TOKENS - 1)] * 3, schedules_for(3, depth, seed=2), [[5, 1, 1, 3, 1, 2, 1, 1, 1]] * 3):
         passes.clear()
         hooks = [block.register_forward_hook(count(n)) for n, block in enumerate(backbone.blocks, 1)]
@@ -99,7 +99,9 @@ def test_skipped_blocks_are_not_computed(random_model, which):
         for hook in hooks:
             hook.remove()
         reached = [
-            max(schedule[i:]) if fill == "deferred" else schedule[i] for schedule in schedules for i in range(len(schedule))
+            max(schedule[i:]) if fill == "deferred" else schedule[i]
+            for schedule in schedules
+            for i in range(len(schedule))
         ]
         assert passes == {n: sum(deep >= n for deep in reached) for n in range(1, max(reached) + 1)}
 
@@ -108,15 +110,13 @@ def test_pruned_backbone_is_the_model_without_the_blocks_before_the_last(random_
     pruned, some = backbones.adapt(random_model).without_last_before_final(2), prompts(4)
     assert pruned.layer_indices == (0, 1, 2, 5)
     ours = run(pruned, requests_for(some))
-    cut = copy.deepcopy(random_model)
+    cut = make_random_model(random_model.config.model_type)
     cut.base_model.layers = nn.ModuleList(cut.base_model.layers[k] for k in pruned.layer_indices)
     cut.config.num_hidden_layers = len(pruned.layer_indices)
     for k, layer in enumerate(cut.base_model.layers):
         (layer.self_attn if pruned.family == "transformer" else layer.mixer).layer_idx = k
     for k, prompt in enumerate(some):
-        expected = cut.generate(
-            torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1]
-        )
+        expected = cut.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1])
         assert ours[f"{k:02d}", 1.0].token_ids == expected[0, len(prompt) :].tolist()
         assert ours[f"{k:02d}", 1.0].exit_blocks == [4] * NEW_TOKENS
 
@@ -157,7 +157,7 @@ def test_heads_with_a_state_equal_one_token_at_a_time(name, fill, head, head_sta
     """Each row's heads keep a state of their own through exits, batches and freed slots: same answers, same exits."""
     model = make_random_model(name, torch.float64)
     backbone = backbones.adapt(model)
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     some = heads.build(HEADS[head], backbone.hidden_size, (2, 3, 5)).double().eval().requires_grad_(False)
     policy, questions = WatchedHeads(some, head_state), prompts(2, seed=6, longest=7)
     with Float64():

@@ -32,14 +32,17 @@ CODE = {
     "fetch_dataset": "datasets prompts questions sources",
     "fetch_corpus": "datasets prompts questions sources",
     "fetch_backbone": "manifests",
+    "check_disjoint": "datasets disjoint prompts questions sources",
     "train_heads": "backbones block_costs checkpoints distill head_kinds head_sources heads manifests mixers state "
     "structure training",
+    "measure_heads": "backbones block_costs distill head_kinds head_outputs head_sources heads manifests mixers state "
+    "structure",
+    "head_tables": "head_quality head_tables",
+    "head_figures": "figures head_figures tables uncertainty",
     "settle": "backbones distill manifests settle state structure",
-    "generate_calibration": "backbones block_costs decode fills generation greedy head_kinds head_sources heads "
-    "manifests mixers policies prompts state stopping structure",
     "calibrate": "calibrate",
-    "generate": "backbones block_costs decode fills generation greedy head_kinds head_sources heads manifests mixers "
-    "policies prompts state stopping structure",
+    "generate": "attention backbones block_costs conversations decode fills generation greedy head_kinds head_sources "
+    "heads manifests memory mixers policies prompts state stopping structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
     "count_flops": "costs manifests",
     "score": "metrics scoring",
@@ -61,6 +64,7 @@ wildcard_constraints:
     dataset=r"(?!corpus\.parquet)[a-z0-9][a-z0-9._-]*",  # data/corpus.parquet is the corpus
     policy="[a-z0-9][a-z0-9._-]*",
     recipe="[a-z0-9][a-z0-9._-]*",
+    seed="[0-9]+",
 
 
 def code(rule):
@@ -117,7 +121,7 @@ def torch_settings(wildcards):
 
 
 def decode_settings(wildcards):
-    return {**torch_settings(wildcards), "batch_size": config["batch_size"]}
+    return {**torch_settings(wildcards), "batch_size": config["batch_size"], "memory": config["memory"]}
 
 
 def recipe_heads(wildcards):
@@ -133,12 +137,6 @@ def trained(file):
         return f"{R}/heads/{wildcards.backbone}/{recipe}/{file}" if recipe else []
 
     return path
-
-
-def threshold(wildcards):
-    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
-    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
 
 
 def model_files(wildcards):

@@ -1,4 +1,5 @@
-"""Exit heads, and where they would pay: training, and the block at which a backbone's predictions settle."""
+"""Exit heads, and where they would pay: training, on text that is in no other split, and the block at which a backbone's
+predictions settle."""
 
 # How often a training keeps its state is no param: it changes no result.
 DISTILLATION = {key: value for key, value in config["distillation"].items() if key != "checkpoint_seconds"}
@@ -15,10 +16,32 @@ def head_code(wildcards):
     return layout.head_files(config, heads)
 
 
+rule check_disjoint:
+    input:
+        corpus=f"{R}/data/corpus.parquet",
+        datasets=expand(f"{R}/data/{{dataset}}.parquet", dataset=config["datasets"]),
+        code=code("check_disjoint"),
+    output:
+        f"{R}/data/disjoint.json",
+    log:
+        f"{R}/logs/check_disjoint.log",
+    benchmark:
+        f"{R}/benchmarks/check_disjoint.tsv"
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    script:
+        "../scripts/check_disjoint.py"
+
+
 rule train_heads:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
+        disjoint=ancient(f"{R}/data/disjoint.json"),  # that it is there; another dataset trains no head again
         code=code("train_heads"),
         head_code=head_code,
     output:

@@ -1,5 +1,13 @@
 """Answers: a policy on one backbone and one dataset. All thresholds of a run are rows of one job."""
 
+DECODING = {**config["generation"], "degeneration": config["degeneration"]}
+
+
+def threshold(wildcards):
+    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
+    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
+    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
+
 
 rule generate_calibration:
     input:
@@ -7,7 +15,7 @@ rule generate_calibration:
         manifest=f"{R}/backbones/{{backbone}}.json",
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
-        code=code("generate_calibration"),
+        code=code("generate"),
         head_code=head_code,
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/calibration.parquet",
@@ -25,13 +33,12 @@ rule generate_calibration:
     params:
         policy=policy,
         thresholds=grid,
-        kind=of("dataset", "kind"),
+        split="calibration",
         max_new_tokens=of("dataset", "max_new_tokens"),
-        prompt_overflow=config["generation"]["prompt_overflow"],
-        degeneration=config["degeneration"],
+        rules=DECODING,
         runtime=decode_settings,
     script:
-        "../scripts/generate_calibration.py"
+        "../scripts/generate.py"
 
 
 rule calibrate:
@@ -82,10 +89,9 @@ rule generate:
     params:
         policy=policy,
         thresholds=grid,
-        kind=of("dataset", "kind"),
+        split="test",
         max_new_tokens=of("dataset", "max_new_tokens"),
-        prompt_overflow=config["generation"]["prompt_overflow"],
-        degeneration=config["degeneration"],
+        rules=DECODING,
         runtime=decode_settings,
     script:
         "../scripts/generate.py"

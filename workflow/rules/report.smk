@@ -6,7 +6,7 @@ CATEGORIES = {
     "equal_compute": "1. Quality against compute",
     "exits": "2. Where tokens exit",
     "settle": "2. Where tokens exit",
-    "training": "3. Training of the heads",
+    "training": "3. Exit heads",
 }
 
 
@@ -49,6 +49,7 @@ rule figures:
 rule provenance:
     input:
         results=rules.tables.output.results,
+        disjoint=f"{R}/data/disjoint.json",
         manifests=expand(f"{R}/backbones/{{backbone}}.json", backbone=config["backbones"]),
         code=code("provenance"),
     output:
@@ -83,6 +84,8 @@ rule report:
         rules.compare.output,
         rules.claims.output,
         rules.figures.output,
+        rules.head_tables.output if MEASURED else [],
+        rules.head_figures.output,
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -101,9 +104,10 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
+        heads="head_tables head_figures" if MEASURED else "",
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures provenance"
+        " -- tables compare claims figures {params.heads} provenance"
         ") > {log} 2>&1"

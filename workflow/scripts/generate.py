@@ -1,25 +1,24 @@
-"""Rule generate: a policy's answers on the test split, over its sweep and its calibrated threshold."""
+"""Rules generate_calibration and generate: a policy's answers on one split, over its grid of thresholds."""
 
 from pathlib import Path
 
 from early_exit import generation, records, runtime
 
 with runtime.job(snakemake):
-    params = snakemake.params
-    examples = records.read_table(snakemake.input.data, records.EXAMPLES)
+    params, files = snakemake.params, snakemake.input
+    examples = records.read_table(files.data, records.EXAMPLES)
     thresholds = set(params.thresholds)
-    if params.policy["kind"] == "head":
-        thresholds.add(records.read_json(snakemake.input.thresholds)["threshold"])
+    if files.get("thresholds"):
+        thresholds.add(records.read_json(files.thresholds)["threshold"])
     answers = generation.run(
         params.policy,
-        records.read_json(snakemake.input.manifest),
-        examples[examples["split"] == "test"],
+        records.read_json(files.manifest),
+        examples[examples["split"] == params.split],
         sorted(thresholds),
-        kind=params.kind,
         max_new_tokens=params.max_new_tokens,
-        prompt_overflow=params.prompt_overflow,
-        degeneration=params.degeneration,
+        rules=params.rules,
         settings=params.runtime,
-        head_folder=Path(snakemake.input.heads).parent if params.policy["kind"] == "head" else None,
+        job_mib=snakemake.resources.mem_mb,
+        head_folder=Path(files.heads).parent if files.get("heads") else None,
     )
     records.write_table(answers, snakemake.output[0], records.GENERATIONS)

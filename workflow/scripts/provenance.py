@@ -12,6 +12,7 @@ with runtime.job(snakemake):
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),
         results=pd.read_csv(snakemake.input.results),
+        disjoint=records.read_json(snakemake.input.disjoint),
         benchmarks={
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}
             for rule, paths in snakemake.params.benchmarks.items()

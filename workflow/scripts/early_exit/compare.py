@@ -26,7 +26,7 @@ LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves
 COMPARISONS = ("static-pruning", "stateless-head", "state-fill")
 STATELESS = ("calm", "ffn")
 FREE_FILLS = ("copy", "skip")
-DIFFERENCES = (*ALL_METRICS, "degenerate", "tokens")
+DIFFERENCES = {**dict.fromkeys(ALL_METRICS), "degenerate": None, "mean_tokens": "tokens"}  # and their columns, if other
 SETTING = ("preset", "backbone", "family", "dataset", "policy", "head", "state_fill")
 EQUAL_COLUMNS = (
     "preset", "backbone", "family", "dataset", "metric", "comparison", "policy", "head", "state_fill", "reference",
@@ -144,7 +144,7 @@ def differences(
 ) -> pd.DataFrame:
     """A run's settings minus the full model on the same examples: a row per threshold, an interval per column.
 
-    Metrics in 0..100, `degenerate` a share, `tokens` per answer; columns `<metric>_difference`, `_low`, `_high`. A
+    Metrics in 0..100, `degenerate` a share, `mean_tokens` per answer; columns `<metric>_difference`, `_low`, `_high`. A
     setting differs from the full model only where the interval leaves zero out. Metrics of other kinds are NaN.
     """
     labels = {name: run.get(name) or "" for name in SETTING} | {"preset": preset}
@@ -153,10 +153,10 @@ def differences(
     for threshold, own in rows.groupby("threshold"):
         paired = full.loc[own["example_id"]]
         row = labels | {"threshold": threshold, "examples": len(own), "groups": own["group_id"].nunique()}
-        for name in DIFFERENCES:
-            ends = (float("nan"),) * 3
-            if name in own:
-                values, others = own[name].to_numpy(dtype=float), paired[name].to_numpy(dtype=float)
+        for name, column in DIFFERENCES.items():
+            ends, column = (float("nan"),) * 3, column or name
+            if column in own:
+                values, others = own[column].to_numpy(dtype=float), paired[column].to_numpy(dtype=float)
                 bounds = uncertainty.paired_difference(
                     values, others, own["group_id"].to_numpy(), seed=seed, resamples=resamples
                 )

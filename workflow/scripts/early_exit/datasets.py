@@ -112,11 +112,8 @@ def _check_apart(key: str, roles: Mapping[str, list[Example]]) -> None:
 
 
 def _check_options(key: str, spec: Mapping[str, Any]) -> None:
-    shots, profile = spec["shots"], spec["prompt"]
-    if shots and spec["kind"] == "coqa":
-        raise InputError(f"{key}.shots: {shots}, but the CoQA prompt has none; set it to 0")
-    if shots and prompts.PROFILES[profile][spec["kind"]].primer:
-        raise InputError(f"{key}.shots: {shots}, but its {profile} prompt has shots of its own; set it to 0")
+    if spec["shots"] and spec["kind"] == "coqa":
+        raise InputError(f"{key}.shots: {spec['shots']}, but the CoQA prompt has none; set it to 0")
     if (spec["turns"], spec["history"]) == ("last", "own"):
         raise InputError(f"{key}.history: own, but of the turns before the last there are no answers; set turns to all")
 

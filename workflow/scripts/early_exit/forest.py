@@ -44,10 +44,8 @@ def equal_compute(compared: pd.DataFrame, results: pd.DataFrame, dataset: str) -
     for axes in panels:
         axes.tick_params(axis="y", length=0)
     unit = "examples" if rows["groups"].iloc[0] == rows["examples"].iloc[0] else "conversations"
-    figure.suptitle(
-        f"{dataset}: mean difference over the FLOPs saved that both reach (in brackets), with 95 % intervals; "
-        f"{rows['groups'].iloc[0]} {unit}"
-    )
+    size = f"{rows['groups'].iloc[0]} {unit}"
+    figure.suptitle(f"{dataset}, {size}: mean difference at equal FLOPs saved (range in brackets), 95 % intervals")
     return figure
 
 

@@ -1,20 +1,36 @@
 """One run: a backbone and a policy answer the examples of one split at every threshold of a grid."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, fills, heads, policies, prompts, runtime, stopping
+from early_exit import backbones, decode, fills, heads, memory, policies, runtime, stopping
+from early_exit.backbones import Backbone
+from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
+from early_exit.fills import Fill
+from early_exit.policies import Policy
 from early_exit.records import InputError
+from early_exit.stopping import StopRule
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What answers a part of a run's thresholds."""
+
+    backbone: Backbone
+    policy: Policy
+    fill: Fill
+    thresholds: Collection[float]
 
 
 def run(
     policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
-    kind: str, max_new_tokens: int, prompt_overflow: str, degeneration: Mapping[str, int],
-    settings: Mapping[str, Any], head_folder: Path | None = None,
+    max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any], job_mib: float,
+    head_folder: Path | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
@@ -22,67 +38,122 @@ def run(
         policy: the policy's entry in the config; `full`, `pruned` or `head`.
         examples: rows of records.EXAMPLES.
         thresholds: the grid; for `pruned`, how many blocks are dropped.
-        kind: the dataset's kind, which names its stop strings.
-        prompt_overflow: what happens to prompts beyond the backbone's window, see `tokenise`.
-        settings: seed, device, dtype, threads, batch_size.
+        rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
+        settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
+        job_mib: what the job may take, for `memory: auto`.
         head_folder: the recipe's folder, for `head`.
     """
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
-    rule = stopping.StopRule(
-        tokenizer, backbones.stop_token_ids(backbone, tokenizer), prompts.STOP_STRINGS[kind], max_new_tokens
-    )
+    stop_strings = list(examples["stop_strings"].iloc[0])
+    rule = StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, max_new_tokens)
     room = None if backbone.context is None else backbone.context - max_new_tokens
-    requests = tokenise(examples, tokenizer, thresholds, room, prompt_overflow)
-    answers = _answers(policy, manifest, backbone, requests, rule, settings["batch_size"], head_folder)
-    rows = [
-        {
-            "example_id": answer.example_id,
-            "threshold": answer.threshold,
-            "prompt_tokens": answer.prompt_tokens,
-            "token_ids": answer.token_ids,
-            "exit_blocks": answer.exit_blocks,
-            "text": rule.text(answer.token_ids),
-            "stop_reason": answer.stop_reason,
-            "degenerate": stopping.is_degenerate(answer.token_ids, **degeneration),
-            "seed": settings["seed"],
-        }
-        for answer in runtime.progress(answers, len(examples) * len(thresholds), "answers")
-    ]
+    plans = _plans(policy, manifest, backbone, thresholds, head_folder)
+    budget = memory.budget(settings["memory"], job_mib, backbone.device)
+    asked, cut = Rounds(examples, thresholds), {}
+
+    def answers() -> Iterator[Generation]:
+        for prompts in asked:
+            requests = tokenise(prompts, tokenizer, room, rules["prompt_overflow"], cut)
+            for plan in plans:
+                limits = {"batch_size": settings["batch_size"], "budget": budget}
+                yield from _answer(plan, requests, rule, rules["repetition_penalty"], **limits)
+
+    rows = []
+    for answer in runtime.progress(answers(), len(examples) * len(thresholds), "answers"):
+        text = rule.text(answer.token_ids)
+        asked.note(answer.example_id, answer.threshold, text)
+        prompt = asked.prompt(answer.example_id, answer.threshold)
+        rows.append(
+            {
+                "example_id": answer.example_id,
+                "threshold": answer.threshold,
+                "prompt_sha256": prompt.sha256,
+                "prompt_tokens": answer.prompt_tokens,
+                "prompt_cut": cut.get(prompt.sha256, 0),
+                "token_ids": answer.token_ids,
+                "exit_blocks": answer.exit_blocks,
+                "text": text,
+                "stop_reason": answer.stop_reason,
+                "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
+                "repetition_penalty": rules["repetition_penalty"],
+                "seed": settings["seed"],
+            }
+        )
     return pd.DataFrame(rows).sort_values(["example_id", "threshold"], ignore_index=True)
 
 
 def tokenise(
-    examples: pd.DataFrame, tokenizer, thresholds: Sequence[float], room: int | None, overflow: str
+    prompts: Sequence[Prompt], tokenizer, room: int | None, overflow: str, cut: dict[str, int]
 ) -> list[Request]:  # fmt: skip
     """Prompts as requests.
 
-    A prompt of more than `room` tokens is an InputError that names the example (`refuse`), or loses its first tokens
-    (`cut-left`, logged); `prompt_tokens` in the record is what was left.
+    A prompt of more than `room` tokens is an InputError that names the example (`refuse`), or loses its first
+    (`cut-left`) or last tokens (`cut-right`): how many is logged, and noted in `cut` under the prompt's hash.
     """
-    encoded = tokenizer(list(examples["prompt"]))["input_ids"]
+    encoded = tokenizer([prompt.text for prompt in prompts])["input_ids"]
     requests = []
-    for example_id, token_ids in zip(examples["example_id"], encoded, strict=True):
+    for prompt, token_ids in zip(prompts, encoded, strict=True):
         if room is not None and len(token_ids) > room:
+            length = len(token_ids)
             if overflow == "refuse":
                 raise InputError(
-                    f"example {example_id}: its prompt has {len(token_ids)} tokens, the backbone's window has room for "
+                    f"example {prompt.example_id}: its prompt has {length} tokens, the backbone's window has room for "
                     f"{room}; lower max_new_tokens or set generation.prompt_overflow: cut-left"
                 )
-            runtime.log.warning("example %s: prompt of %d tokens cut to its last %d", example_id, len(token_ids), room)
-            token_ids = token_ids[-room:]
-        requests.append(Request(example_id, token_ids, tuple(thresholds)))
+            token_ids = token_ids[-room:] if overflow == "cut-left" else token_ids[:room]
+            cut[prompt.sha256] = length - room
+            runtime.log.warning("example %s: prompt of %d tokens, %s to %d", prompt.example_id, length, overflow, room)
+        requests.append(Request(prompt.example_id, token_ids, prompt.thresholds))
     return requests
 
 
-def _answers(policy, manifest, backbone, requests, rule, slots, head_folder) -> Iterator[Generation]:
+def _plans(policy, manifest, backbone, thresholds, head_folder) -> list[Plan]:
     if policy["kind"] == "full":
-        yield from decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=slots)
-    elif policy["kind"] == "pruned":
-        for dropped in requests[0].thresholds:
-            pruned = backbone.without_last_before_final(int(dropped))
-            same = [Request(request.example_id, request.token_ids, (dropped,)) for request in requests]
-            yield from decode.generate(pruned, policies.FullDepth(), fills.Fill(), same, rule, slots=slots)
-    else:
-        trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
-        fill = fills.FILLS[backbone.family][policy["state_fill"]]()
-        yield from decode.generate(backbone, policies.HeadConfidence(trained), fill, requests, rule, slots=slots)
+        return [Plan(backbone, policies.FullDepth(), Fill(), thresholds)]
+    if policy["kind"] == "pruned":
+        return [
+            Plan(backbone.without_last_before_final(int(dropped)), policies.FullDepth(), Fill(), [dropped])
+            for dropped in thresholds
+        ]
+    trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
+    asking = policies.HeadConfidence(trained, policy["head_state"])
+    return [Plan(backbone, asking, fills.FILLS[backbone.family][policy["state_fill"]](), thresholds)]
+
+
+def _answer(
+    plan: Plan, requests: Sequence[Request], rule: StopRule, repetition_penalty: float, *, batch_size: int, budget: int
+) -> Iterator[Generation]:  # fmt: skip
+    """All rows of the plan; a batch that runs out of memory is halved, and the rows it held are asked again."""
+    missing = _only(requests, lambda row: row[1] in plan.thresholds)
+    if not missing:
+        return
+    shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
+             "kept": len(plan.policy.exits) * plan.policy.reads_prompt}  # fmt: skip
+    slots = memory.rows_that_fit(budget, batch_size, plan.backbone, **shape)
+    predicted = memory.peak(plan.backbone, slots, **shape) / memory.MIB
+    runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
+    while missing:
+        done = set()
+        try:
+            for answer in decode.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
+                                          repetition_penalty=repetition_penalty):  # fmt: skip
+                done.add((answer.example_id, answer.threshold))
+                yield answer
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            if slots == 1:
+                raise InputError("out of memory with a single row; give the job more memory (resources)") from error
+            slots //= 2
+            runtime.log.warning("out of memory: going on with %d rows at once", slots)
+        missing = _only(missing, lambda row: row not in done)  # noqa: B023
+        memory.release(plan.backbone.device)
+
+
+def _only(requests: Sequence[Request], wanted) -> list[Request]:
+    """The requests with those of their rows (example, threshold) that are wanted."""
+    kept = [
+        replace(request, thresholds=[t for t in request.thresholds if wanted((request.example_id, t))])
+        for request in requests
+    ]
+    return [request for request in kept if request.thresholds]

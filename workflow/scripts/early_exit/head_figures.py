@@ -18,9 +18,15 @@ from early_exit.figures import EXIT_LINES, LOOKS, STYLE, WIDTH, exit_colours, pr
 REFERENCES = {"oracle": ("#000000", "-"), "majority": ("#737373", ":")}
 REFERENCE_NAMES = {"oracle": "oracle: knows the answer", "majority": "majority: all tokens alike"}
 METRIC_NAMES = {
-    "auroc": "AUROC", "average_precision": "average precision", "ece": "calibration error",
-    "leave_at_1": "tokens that may leave (%)\nat 1 % disagreement", "saved_at_1": "saved at 1 %",
-    "leave_at_5": "tokens that may leave (%)\nat 5 % disagreement", "saved_at_5": "saved at 5 %",
+    "auroc": "AUROC", "average_precision": "average precision",
+    "leave_at_1": "tokens that may leave (%)\nat 1 % disagreement",
+    "leave_at_5": "tokens that may leave (%)\nat 5 % disagreement",
+    "saved_at_1": "saved, less checks (%)\nat 1 % disagreement",
+    "saved_at_5": "saved, less checks (%)\nat 5 % disagreement",
+}  # fmt: skip
+DIFFERENCES = {
+    "auroc": "AUROC\n", "average_precision": "average\nprecision", "leave_at_5": "may leave (%)\nat 5 % disagr.",
+    "saved_at_5": "saved (%)\nat 5 % disagr.",
 }  # fmt: skip
 LEAST_SHARE = 0.005  # of the tokens: a bin of the reliability diagram with fewer is noise and is not drawn
 ROW, MARGINS = 0.15, 1.0  # inches of the plot of differences: of one row; of titles and labels
@@ -48,11 +54,15 @@ def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
             line, share = line[share >= LEAST_SHARE], share[share >= LEAST_SHARE]
             place = line["confidence"], line["positive_rate"]
             axes.plot(*place, color=colours[block], linestyle=style, linewidth=0.9)
-            axes.scatter(*place, s=160 * share, color=colours[block], edgecolor="white", linewidth=0.3, zorder=3)
+            dots = {"s": 160 * share, "color": colours[block], "edgecolor": "white", "linewidth": 0.3}
+            axes.scatter(*place, **dots, zorder=3, clip_on=False)
         axes.set_title(f"head {head}" if bins["recipe"].nunique() == 1 else f"head {head} ({recipe})")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    figure.supxlabel("confidence", fontsize=8)
-    figure.supylabel('share labelled "exit"', fontsize=8)
+    for axes in panels[:, 0]:
+        axes.set_ylabel('share labelled "exit"')
+    for axes in panels.flat[max(0, len(heads) - columns) : len(heads)]:
+        axes.set_xlabel("confidence")
+        axes.tick_params(labelbottom=True)
     lines = [
         Line2D([], [], color=colours[block], linestyle=style, marker="o", label=f"exit after block {block}")
         for block, style in zip(sorted(colours), cycle(EXIT_LINES), strict=False)
@@ -123,7 +133,7 @@ def _names(heads: pd.DataFrame) -> list[str]:
 
 
 def _legend(figure: Figure, looks: Mapping[str, tuple[str, str]], with_references: bool) -> None:
-    handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=f"head {name}") for name, (c, m) in looks.items()]
+    handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=f"head {n}") for n, (c, m) in looks.items()]
     if with_references:
         handles += [Line2D([], [], color=c, linestyle=s, label=REFERENCE_NAMES[n]) for n, (c, s) in REFERENCES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5)
@@ -151,7 +161,8 @@ def cost(heads: pd.DataFrame) -> Figure:
                     _points(axes, cell["check_percent"], cell, metric, 100, looks[name])
             axes.axhline(0, color="black", linewidth=0.4)
             axes.set_xscale("log")
-        row[0].set_ylabel(f"FLOPs of blocks saved, less checks (%)\nat {error} % disagreement")
+            axes.xaxis.set_major_formatter("{x:g}")
+        row[0].set_ylabel(METRIC_NAMES[metric])
     for top, bottom, backbone in zip(panels[0], panels[-1], backbones, strict=True):
         top.set_title(backbone)
         bottom.set_xlabel("one check of the head (% of a block)")
@@ -168,23 +179,21 @@ def differences(table: pd.DataFrame, backbone: str) -> Figure:
     table = present_rows(table[table["backbone"] == backbone], f"head_differences.csv, backbone {backbone}")
     table = table.assign(exit=table["exit"].astype(str))
     rows = list(table[["head", "other", "exit"]].drop_duplicates().itertuples(index=False, name=None))
-    metrics = ("auroc", "average_precision", "leave_at_5", "saved_at_5")
     figure = Figure(figsize=(WIDTH, MARGINS + ROW * len(rows)))
-    panels = figure.subplots(1, len(metrics), sharey=True)
-    for axes, metric in zip(panels, metrics, strict=True):
+    panels = figure.subplots(1, len(DIFFERENCES), sharey=True)
+    for axes, (metric, label) in zip(panels, DIFFERENCES.items(), strict=True):
         own = table[table["metric"] == metric].set_index(["head", "other", "exit"])
         axes.axvline(0, color="black", linewidth=0.8)
         for place, key in enumerate(rows):
             row, colour = own.loc[key], LOOKS[0][0] if key[2] == "any" else "#595959"
-            axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=0.9)
+            value, low, high = ((100 if "%" in label else 1) * row[name] for name in ("difference", "low", "high"))
+            axes.plot([low, high], [place, place], color=colour, linewidth=0.9)
             face = colour if row["differs"] else "white"
-            axes.plot([row["difference"]], [place], "D" if key[2] == "any" else "o", color=colour, markerfacecolor=face)
-        axes.set_xlabel(METRIC_NAMES[metric].replace("tokens that may leave (%)\n", "may leave "))
+            axes.plot([value], [place], "D" if key[2] == "any" else "o", color=colour, markerfacecolor=face)
+        axes.set_xlabel(label)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
-    labels = [
-        f"{head} - {other}, {'any exit' if block == 'any' else f'exit {block}'}" for head, other, block in rows
-    ]
+    labels = [f"{head} - {other}, {'any exit' if block == 'any' else f'exit {block}'}" for head, other, block in rows]
     panels[0].set_yticks(range(len(rows)), labels)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     figure.suptitle(f"{backbone}: difference between heads (right: the first is better), with 95 % intervals")

@@ -16,15 +16,13 @@ import pandas as pd
 
 from early_exit import head_quality as quality
 from early_exit.head_quality import METRICS, Estimate, Tokens
-from early_exit.records import InputError
+from early_exit.records import COMPARED_HEADS, InputError
 
 ANY = "any"
 HEADS_COLUMNS = (
     "backbone", "recipe", "head", "exit", "seeds", "documents", "tokens", "check_percent",
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
 )  # fmt: skip
-# The questions that heads are there to answer: does a memory of earlier tokens help, and does a cheaper head do?
-COMPARED = (("mamba", "ffn"), ("mamba", "calm"), ("mamba-slim", "mamba"), ("ffn-slim", "ffn"), ("hybrid", "mamba"))
 COMPARED_METRICS = (
     "auroc", "average_precision", "ece", "leave_at_1", "saved_at_1", "leave_at_5", "saved_at_5",
 )  # fmt: skip
@@ -142,14 +140,14 @@ def _row(head: Measured, seeds: int, place: str, estimates: Mapping[str, Estimat
 
 
 def differences(measured: Sequence[Measured], found: Sequence[Found], seed: int) -> pd.DataFrame:
-    """Head minus other, by COMPARED kinds of one backbone: a row per pair, exit and metric, DIFFERENCES_COLUMNS.
+    """Head minus other, by COMPARED_HEADS of one backbone: a row per pair, exit and metric, DIFFERENCES_COLUMNS.
 
     Paired: both were measured on the same documents, and the first trainings of both share a seed, and so on.
     `differs` says that the 95 % interval leaves zero out.
     """
     rows = []
     for (head, of_head), (other, of_other) in product(zip(measured, found, strict=True), repeat=2):
-        if head.backbone != other.backbone or (head.kind, other.kind) not in COMPARED:
+        if head.backbone != other.backbone or (head.kind, other.kind) not in COMPARED_HEADS:
             continue
         for place, metric in product(of_head, COMPARED_METRICS):
             difference = of_head[place][metric].minus(of_other[place][metric])

@@ -11,6 +11,7 @@ from typing import Any
 from early_exit import head_sources
 from early_exit.config import runs_on
 from early_exit.manifests import PATTERNS
+from early_exit.records import COMPARED_HEADS
 from early_exit.sources import READERS
 
 Config = Mapping[str, Any]
@@ -34,6 +35,12 @@ def trainings(config: Config) -> list[tuple[str, str]]:
     """All (backbone, recipe) that some run needs."""
     recipes = [(backbone, config["policies"][policy]["recipe"]) for backbone, _, policy in head_runs(config)]
     return list(dict.fromkeys(recipes))
+
+
+def measured_heads(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, recipe) whose heads' quality is measured: every recipe where some run asks a head."""
+    trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
+    return list(product(trained, config["recipes"]))
 
 
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
@@ -74,15 +81,34 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     ]
 
 
+def head_plots(config: Config, results: str) -> list[dict[str, str]]:
+    """Every figure of how good the heads are, as `plots` gives the others."""
+    backbones = dict(measured_heads(config))
+    kinds = {config["heads"][head]["kind"] for heads in config["recipes"].values() for head in heads}
+    per_backbone = ["reliability"]
+    if any(kinds.issuperset(pair) for pair in COMPARED_HEADS):
+        per_backbone.append("head_differences")
+    figures = [(kind, "") for kind in ("head_ranking", "head_savings", "head_cost") if backbones]
+    return [
+        {"kind": kind, "key": key}
+        | {end: f"{results}/figures/{kind}{key and '_' + key}.{end}" for end in ("svg", "png")}
+        for kind, key in [*figures, *product(per_backbone, backbones)]
+    ]
+
+
 def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
     """The files in which Snakemake notes what each job before the report took, by rule."""
     every = ["/".join(run) for run in runs(config)]
     calibrated = ["/".join(run) for run in head_runs(config)]
     full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
+    measured, seed = measured_heads(config), config["distillation"]["seed"]
+    further = range(seed + 1, seed + config["head_quality"]["seeds"])
     jobs = {
         "fetch_dataset": config["datasets"],
         "fetch_backbone": config["backbones"],
-        "train_heads": ["/".join(training) for training in trainings(config)],
+        "train_heads": ["/".join(training) for training in dict.fromkeys([*trainings(config), *measured])],
+        "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
+        "measure_heads": ["/".join(training) for training in measured],
         "settle": config["backbones"],
         "generate_calibration": full + calibrated,
         "calibrate": calibrated,

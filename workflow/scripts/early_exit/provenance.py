@@ -33,7 +33,7 @@ BENCHMARK_NONE = ("-", "NA")  # what Snakemake writes for a job too short to be 
 
 def page(
     *, config: Mapping[str, Any], manifests: Iterable[Mapping[str, Any]], results: pd.DataFrame,
-    benchmarks: Mapping[str, Mapping[str, pd.DataFrame | None]], versions: Mapping[str, str],
+    disjoint: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, pd.DataFrame | None]], versions: Mapping[str, str],
     hardware: Mapping[str, str],
 ) -> str:  # fmt: skip
     """The page as HTML.
@@ -42,6 +42,7 @@ def page(
         config: the resolved config, with relative paths (see `relative`).
         manifests: of every backbone, as fetch_backbone wrote them, with relative paths.
         results: results.csv.
+        disjoint: disjoint.json, the proof that no text is in two splits.
         benchmarks: by rule and path, Snakemake's benchmark table of a job; None for a job that did not run here.
         versions, hardware: of the machine that writes the page.
     """
@@ -50,7 +51,7 @@ def page(
         "Versions": _pairs(versions),
         "Hardware": "<p>The machine that wrote this page.</p>\n" + _pairs(hardware),
         "Backbones": "".join(map(_backbone, manifests)),
-        "Data": _data(config),
+        "Data": _data(config) + _disjoint(disjoint),
         "Time per rule": _times(benchmarks),
         "Results": _results(results),
         "Config": f"<pre>{escape(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))}</pre>",
@@ -95,6 +96,17 @@ def _data(config: Mapping[str, Any]) -> str:
     sources = [*config["datasets"].items(), ("corpus", config["corpus"])]
     rows = [[name, s["source"], s.get("name") or "", s.get("revision") or "local"] for name, s in sources]
     return _table(["data", "source", "subset", "revision"], rows)
+
+
+def _disjoint(proof: Mapping[str, Any]) -> str:
+    """What was compared before any head was trained, with the hash of each split."""
+    searched, pairs = proof["searched"], len(proof["compared"])
+    rows = [[name, split["documents"], split["sha256"]] for name, split in proof["splits"].items()]
+    return (
+        f"<p>Checked before training: {pairs} pairs of splits share no text, by the SHA-256 of its words, and none of the "
+        f"{searched['documents']} documents of the corpus holds the question or story of one of the "
+        f"{searched['examples']} examples.</p>\n" + _table(["split", "different texts", "sha256 of all"], rows)
+    )
 
 
 def _times(benchmarks: Mapping[str, Mapping[str, pd.DataFrame | None]]) -> str:

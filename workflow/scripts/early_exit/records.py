@@ -6,7 +6,7 @@ does not have its schema is refused with its name. Shares (`agreement`, `degener
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,15 @@ GENERATIONS = pa.schema(
     {
         "example_id": pa.string(),
         "threshold": pa.float64(),
+        "prompt_sha256": pa.string(),  # of the text, before any cut
         "prompt_tokens": pa.int32(),
+        "prompt_cut": pa.int32(),  # tokens that the backbone's window had no room for
         "token_ids": pa.list_(pa.int32()),
         "exit_blocks": pa.list_(pa.int16()),  # blocks run for each generated token; depth = full
         "text": pa.string(),
         "stop_reason": pa.string(),  # eos | stop | length
         "degenerate": pa.bool_(),
+        "repetition_penalty": pa.float64(),  # 1: none
         "seed": pa.int64(),
     }
 )
@@ -68,6 +71,10 @@ FLOPS = pa.schema(
     }
 )
 
+# The questions that heads are there to answer, by kind: does a memory of earlier tokens help, does a cheap head do?
+COMPARED_HEADS = (
+    ("mamba", "ffn"), ("mamba", "calm"), ("mamba-slim", "mamba"), ("ffn-slim", "ffn"), ("hybrid", "mamba"),
+)  # fmt: skip
 METRICS = {
     "triviaqa": ("em", "f1"),
     "coqa": ("em", "f1"),
@@ -84,6 +91,13 @@ RESULTS_COLUMNS = (
     "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
     "flops_saved_with_prompt", "seconds_per_token",
 )  # fmt: skip
+
+
+def confidences_schema(heads: Iterable[str]) -> pa.Schema:
+    """What heads, trained from several seeds, say of held-out text: a row per seed, token and exit, in this order."""
+    fields = {"seed": pa.int64(), "document_id": pa.string(), "position": pa.int32(), "exit": pa.int16()}
+    fields |= {"label": pa.bool_(), "agreement": pa.bool_()}  # whether the exit's best token is the full model's
+    return pa.schema(fields | {f"confidence_{head}": pa.float32() for head in heads})
 
 
 def scores_schema(kind: str) -> pa.Schema:

@@ -31,7 +31,7 @@ def speed(table: pd.DataFrame) -> Figure:
     for line, ((backbone, dataset), place) in zip(panels, places, strict=True):
         for axes, size in zip(line, sizes, strict=True):
             _points(axes, place[place["batch_size"] == size], looks)
-            axes.set_title(f"{backbone}, {dataset}: {size} row{'s' * (size > 1)}")
+            axes.set_title(f"{backbone}, {dataset}: batch size {size}")
         line[0].set_ylabel("measured speed-up of decoding")
     most = 1.06 * max(rows["implied"].max(), rows["decode_ratio"].max(), 1.1)
     least = 0.95 * min(rows["decode_ratio"].min(), 0.95)

@@ -1,0 +1,77 @@
+"""The tables and figures of how good heads are: every recipe, on each backbone on which some policy asks a head."""
+
+MEASURED = layout.measured_heads(config)
+HEAD_PLOTS = layout.head_plots(config, R)
+RECIPES = {recipe: {head: config["heads"][head]["kind"] for head in heads} for recipe, heads in config["recipes"].items()}
+
+
+rule head_tables:
+    input:
+        confidences=[f"{R}/quality/{backbone}/{recipe}/confidences.parquet" for backbone, recipe in MEASURED],
+        costs=expand(f"{R}/costs/{{backbone}}.json", backbone=dict(MEASURED)),
+        code=code("head_tables"),
+    output:
+        heads=report(
+            f"{R}/tables/heads.csv",
+            caption="../../report/heads.rst",
+            category="3. Exit heads",
+            labels={"table": "heads", "format": "csv"},
+        ),
+        differences=report(
+            f"{R}/tables/head_differences.csv",
+            caption="../../report/head_differences.rst",
+            category="3. Exit heads",
+            labels={"table": "head differences", "format": "csv"},
+        ),
+        reliability=f"{R}/tables/reliability.csv",
+    log:
+        f"{R}/logs/head_tables.log",
+    benchmark:
+        f"{R}/benchmarks/head_tables.tsv"
+    conda:
+        "../../envs/score.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        measured=MEASURED,
+        recipes=RECIPES,
+        bootstrap=config["bootstrap"],
+        seed=config["seed"],
+    script:
+        "../scripts/head_tables.py"
+
+
+rule head_figures:
+    input:
+        heads=rules.head_tables.output.heads,
+        differences=rules.head_tables.output.differences,
+        reliability=rules.head_tables.output.reliability,
+        code=code("head_figures"),
+    output:
+        [
+            report(
+                plot[ending],
+                caption=f"../../report/{plot['kind']}.rst",
+                category="3. Exit heads",
+                subcategory=plot["key"] or "all backbones",
+                labels={"figure": plot["kind"].replace("_", " "), "format": ending},
+            )
+            for plot in HEAD_PLOTS
+            for ending in ("svg", "png")
+        ],
+    log:
+        f"{R}/logs/head_figures.log",
+    benchmark:
+        f"{R}/benchmarks/head_figures.tsv"
+    conda:
+        "../../envs/plot.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        plots=HEAD_PLOTS,
+    script:
+        "../scripts/head_figures.py"

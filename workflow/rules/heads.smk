@@ -1,0 +1,68 @@
+"""How good heads are at their task: further trainings, from other seeds, and what all of them say of held-out text."""
+
+SEEDS = [config["distillation"]["seed"] + k for k in range(config["head_quality"]["seeds"])]
+
+
+def seed_distillation(wildcards):
+    return {**DISTILLATION, "seed": int(wildcards.seed)}
+
+
+def seed_settings(wildcards):
+    return {**torch_settings(wildcards), "seed": int(wildcards.seed)}
+
+
+def all_seeds(file):
+    """A function of wildcards: a file of the recipe's trainings from every seed, the run's own first."""
+
+    def paths(wildcards):
+        recipe = f"{wildcards.backbone}/{wildcards.recipe}"
+        return [f"{R}/heads/{recipe}/{file}", *(f"{R}/quality/{recipe}/{seed}/{file}" for seed in SEEDS[1:])]
+
+    return paths
+
+
+use rule train_heads as train_heads_seed with:
+    output:
+        heads=f"{R}/quality/{{backbone}}/{{recipe}}/{{seed}}/heads.safetensors",
+        manifest=f"{R}/quality/{{backbone}}/{{recipe}}/{{seed}}/manifest.json",
+        training=f"{R}/quality/{{backbone}}/{{recipe}}/{{seed}}/training.csv",
+    log:
+        f"{R}/logs/train_heads_seed/{{backbone}}/{{recipe}}/{{seed}}.log",
+    benchmark:
+        f"{R}/benchmarks/train_heads_seed/{{backbone}}/{{recipe}}/{{seed}}.tsv"
+    params:
+        distillation=seed_distillation,
+        runtime=seed_settings,
+
+
+rule measure_heads:
+    input:
+        manifest=f"{R}/backbones/{{backbone}}.json",
+        corpus=f"{R}/data/corpus.parquet",
+        heads=all_seeds("heads.safetensors"),
+        heads_manifests=all_seeds("manifest.json"),
+        code=code("measure_heads"),
+        head_code=head_code,
+    output:
+        f"{R}/quality/{{backbone}}/{{recipe}}/confidences.parquet",
+    log:
+        f"{R}/logs/measure_heads/{{backbone}}/{{recipe}}.log",
+    benchmark:
+        f"{R}/benchmarks/measure_heads/{{backbone}}/{{recipe}}.tsv"
+    conda:
+        MODEL_ENV
+    threads: config["threads"]
+    resources:
+        gpu=GPUS,
+        mem_mb=config["resources"]["mem_mb"],
+        runtime=config["resources"]["runtime"],
+    params:
+        heads=recipe_heads,
+        exits=of("backbone", "exits"),
+        label=config["distillation"]["label"],
+        k=config["distillation"]["k"],
+        batch_tokens=config["distillation"]["batch_tokens"],
+        max_tokens=config["corpus"]["max_tokens"],
+        runtime=torch_settings,
+    script:
+        "../scripts/measure_heads.py"

@@ -1,0 +1,93 @@
+"""How much memory a batch takes beside the weights, and how many rows fit a budget.
+
+Predicted from shapes before anything is allocated. Counted: the rows' caches, allocated once for the longest row; the
+largest prompt pass (its cache, and the tensors that one block holds at a time); one step's logits. Measured peaks lie
+below the prediction and above half of it (tests).
+"""
+
+import os
+from math import ceil
+
+import torch
+from torch import nn
+
+from early_exit.backbones import Backbone
+from early_exit.decode import PROMPT_TOKENS
+
+MIB = 2**20
+
+
+def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0) -> int:
+    """Bytes that a batch takes at most.
+
+    Args:
+        rows: how many run at once; prompts run together as far as `decode.PROMPT_TOKENS` lets them.
+        prompt: tokens of the longest prompt.
+        new_tokens: tokens generated at most.
+        kept: blocks whose hidden states of the prompt are kept for heads that read it.
+    """
+    size, hidden = backbone.model.dtype.itemsize, backbone.hidden_size
+    wide = max(size, 4)  # logits and scans are float32
+    together = min(rows, max(1, PROMPT_TOKENS // prompt))
+    logits = rows * backbone.vocabulary * (size + 2 * wide)
+    stream = together * prompt * hidden * size * (4 + kept)  # residual stream, normed input, output, embedding
+    if backbone.family == "transformer":
+        attention = backbone.blocks[0].self_attn
+        a_token = 2 * attention.k_proj.out_features * size  # K/V of one block
+        caches = len(backbone.blocks) * a_token * (rows * (prompt + new_tokens) + together * prompt)
+        block = together * prompt * size * _transformer_width(backbone.blocks[0])
+    else:
+        mixer = backbone.blocks[0].mixer
+        channels = mixer.conv1d.in_channels
+        states = mixer.intermediate_size * mixer.ssm_state_size * wide + channels * mixer.conv_kernel_size * size
+        caches = len(backbone.blocks) * states * (rows + together)
+        block = together * _scan(mixer, prompt, wide) + together * prompt * size * 2 * mixer.in_proj.out_features
+    return caches + stream + block + logits
+
+
+def rows_that_fit(budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, kept: int = 0) -> int:
+    """The most rows up to `limit` whose predicted peak stays within `budget` bytes; at least one, fit or not."""
+    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, prompt, new_tokens, kept) <= budget)
+    return next(fitting, 1)
+
+
+def budget(setting: str | float, job_mib: float, device: torch.device) -> int:
+    """Bytes for a batch: `setting` in MiB, or with `auto` what the device has free (GPU) or the job has left (CPU)."""
+    if setting != "auto":
+        return int(setting * MIB)
+    if device.type == "cuda":
+        return int(0.9 * torch.cuda.mem_get_info(device)[0])
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return max(0, int(job_mib * MIB) - resident)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed, on a GPU or in main memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Give cached GPU memory back, after a batch."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _transformer_width(block: nn.Module) -> int:
+    """Numbers that one token of a prompt has in flight at most in a block: attention's, or the FFN's."""
+    attention = block.self_attn
+    return max(
+        3 * attention.q_proj.out_features + 2 * attention.k_proj.out_features, 3 * block.mlp.up_proj.out_features
+    )
+
+
+def _scan(mixer: nn.Module, prompt: int, wide: int) -> int:
+    """Bytes of the library's scan over one prompt, in pure PyTorch (the fused kernels take less)."""
+    inner, state = mixer.intermediate_size, mixer.ssm_state_size
+    if not hasattr(mixer, "num_heads"):  # Mamba-1: the discretised A and B x, and the states, for each position
+        return 3 * wide * inner * state * prompt
+    chunks = ceil(prompt / mixer.chunk_size)
+    scores = 4 * chunks * mixer.chunk_size**2 * mixer.num_heads  # C B, decay, and their product
+    states = 3 * chunks * inner * state
+    grouped = 6 * chunks * mixer.chunk_size * mixer.num_heads * state  # B and C of every head, decayed, in chunks
+    return wide * (scores + states + grouped + 6 * prompt * inner)

@@ -1,0 +1,23 @@
+"""Rule head_figures: every figure of `params.plots`, as SVG and PNG."""
+
+from functools import partial
+
+import pandas as pd
+
+from early_exit import figures, head_figures, runtime
+
+with runtime.job(snakemake) as log:
+    heads, differences, reliability = (
+        pd.read_csv(snakemake.input[name]) for name in ("heads", "differences", "reliability")
+    )
+    draw = {
+        "reliability": partial(head_figures.reliability, reliability),
+        "head_ranking": partial(head_figures.ranking, heads),
+        "head_savings": partial(head_figures.savings, heads),
+        "head_cost": partial(head_figures.cost, heads),
+        "head_differences": partial(head_figures.differences, differences),
+    }
+    for plot in snakemake.params.plots:
+        key = [plot["key"]] if plot["key"] else []
+        figures.save(draw[plot["kind"]](*key), plot["svg"], plot["png"])
+        log.info("%s %s", plot["kind"], plot["key"] or "")

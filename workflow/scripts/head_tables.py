@@ -1,0 +1,26 @@
+"""Rule head_tables: how good every head is at every exit, heads against each other, and their reliability."""
+
+from pathlib import Path
+
+from early_exit import head_tables, records, runtime
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    sampling = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
+    costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}
+    measured = []
+    for path, (backbone, recipe) in zip(snakemake.input.confidences, params.measured, strict=True):
+        kinds = params.recipes[recipe]
+        rows = records.read_table(path, records.confidences_schema(kinds))
+        measured += head_tables.read(rows, backbone, recipe, kinds, costs[backbone], params.seed)
+    progress = runtime.progress(measured, len(measured), "heads")
+    found = [head_tables.estimate(head, **sampling) for head in progress]
+    tables = {
+        "heads": head_tables.heads(measured, found, **sampling),
+        "differences": head_tables.differences(measured, found, params.seed),
+        "reliability": head_tables.reliability(measured),
+    }
+    for name, table in tables.items():
+        with records.whole_file(snakemake.output[name]) as path:
+            table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    log.info("%d heads, %d rows", len(measured), len(tables["heads"]))

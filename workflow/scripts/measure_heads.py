@@ -1,0 +1,19 @@
+"""Rule measure_heads: what the heads of a recipe, trained from several seeds, say of each token of held-out text."""
+
+from pathlib import Path
+
+from early_exit import backbones, distill, head_outputs, records, runtime
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    manifest = records.read_json(snakemake.input.manifest)
+    corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
+    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
+    folders = [Path(path).parent for path in snakemake.input.heads]
+    trained = head_outputs.load(folders, list(params.heads), manifest)
+    rows = head_outputs.measure(
+        backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens
+    )
+    records.write_table(rows, snakemake.output[0], records.confidences_schema(params.heads))
+    log.info("%d documents, %d seeds, %d rows", len(documents), len(trained), len(rows))
