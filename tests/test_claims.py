@@ -201,3 +201,9 @@ def test_the_table_survives_csv_with_its_verdicts(tmp_path):
     found = judged(compared("exits-over-pruning", 8.0))
     found.to_csv(tmp_path / "claims.csv", index=False)
     assert pd.read_csv(tmp_path / "claims.csv")["verdict"].tolist() == found["verdict"].tolist()
+
+
+def test_nothing_but_small_cells_is_a_table_without_any_test():
+    found = judged([make_cell({"calm-copy": curve(70.0)}, per_group=10)])
+    assert (found["verdict"] == UNDECIDED).all() and found["p_holm"].isna().all()
+    assert "The 0 pooled rows" in claims_page.page(found, experiment="mine", preset="tiny", resamples=50)

@@ -97,6 +97,12 @@ def test_heights_by_hand_within_the_common_range_only():
     assert mean["difference"] == pytest.approx(72.0 - (0.1 * 85 + 0.3 * 50) / 0.4)
 
 
+def test_levels_are_those_within_the_common_range():
+    points = {"calm-copy": [(0.5, 0.37, 60.0), (0.9, 0.15, 90.0)], "mamba-copy": [(0.5, 0.45, 60.0), (0.9, 0.05, 90.0)]}
+    table = compare.equal_compute(make_cell(points), "tiny")
+    assert table.loc[table["metric"] == "em", "at"].tolist()[1:] == [0.2, 0.3]
+
+
 def test_curves_that_do_not_overlap_have_no_difference():
     cell = make_cell({"pruned": [(2, 0.1, 80.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.2, 70.0)]})
     table = compare.equal_compute(cell, "tiny")

@@ -39,7 +39,7 @@ def population(generator, documents, seeds, length=40, seed_spread=0.3):
 def by_score(pairs):
     """Positives and negatives at each distinct score, the highest first."""
     scores = sorted({score for score, _ in pairs}, reverse=True)
-    return [np.array([sum(s == score and label == wanted for s, label in pairs) for score in scores]) for wanted in (1, 0)]
+    return [np.array([pairs.count((score, wanted)) for score in scores]) for wanted in (True, False)]
 
 
 def values(tokens, confidence, places, check=0.0):

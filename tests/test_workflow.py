@@ -25,12 +25,18 @@ REVISIONS = dict.fromkeys(
     COMMIT,
 )  # fmt: skip
 
-# Two backbones, three datasets; on each pair of them full, pruned, and three heads with two state fills.
+# Two backbones, three datasets; on each pair of them full, pruned, and three heads with two state fills. Two recipes,
+# each trained from three seeds.
 EXPECTED = {
     "fetch_dataset": 3,
     "fetch_corpus": 1,
     "fetch_backbone": 2,
-    "train_heads": 2,
+    "check_disjoint": 1,
+    "train_heads": 4,
+    "train_heads_seed": 8,
+    "measure_heads": 4,
+    "head_tables": 1,
+    "head_figures": 1,
     "settle": 2,
     "generate_calibration": 42,  # full and six head policies on six pairs
     "calibrate": 36,
@@ -172,6 +178,39 @@ def test_another_prompt_generates_again_but_trains_nothing(finished):
     rerun = dry_run(finished, datasets={**SMALLEST["datasets"], "triviaqa": {"prompt": "lm-eval"}})
     assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 3
     assert "train_heads" not in rerun and "fetch_backbone" not in rerun
+
+
+def test_another_dataset_is_held_against_the_corpus_and_trains_no_head_again(finished):
+    rerun = dry_run(finished, datasets={"truthfulqa": None})
+    assert rerun["check_disjoint"] == rerun["fetch_dataset"] == 1
+    assert not {"train_heads", "train_heads_seed", "measure_heads", "head_tables"} & rerun.keys()
+
+
+def test_no_head_is_trained_on_text_that_is_not_known_to_be_apart(copy):
+    script = copy / "workflow/scripts/check_disjoint.py"
+    before = script.read_text()
+    script.write_text("raise SystemExit('Error in check_disjoint: d1 = t1')")
+    for folder in ("heads/tiny-transformer/paper", "quality/tiny-transformer/paper/2"):
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            target = f"results/apart/{folder}/heads.safetensors"
+            snakemake("--cores", "2", target, folder=copy, config={**SMALLEST, "name": "apart"}, root=copy)
+        assert "Error in check_disjoint: d1 = t1" in caught.value.stdout + caught.value.stderr
+        assert not (copy / "results/apart" / folder).exists() and (copy / "results/apart/data/corpus.parquet").exists()
+    script.write_text(before)
+
+
+def test_fewer_seeds_train_and_measure_less_and_a_change_of_them_keeps_the_run(finished):
+    rerun = dry_run(finished, head_quality={"seeds": 2})
+    assert rerun["measure_heads"] == 2 and rerun["head_tables"] == 1
+    assert not {"train_heads", "train_heads_seed", "generate", "tables"} & rerun.keys()
+
+
+def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
+    kept = {"full", "pruned"}
+    presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
+    config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
+    text = snakemake("--dry-run", folder=tmp_path, config=config)
+    assert not [rule for rule in jobs(text) if "heads" in rule or rule.startswith("head_")]
 
 
 def test_an_edited_source_is_fetched_again(finished):

@@ -39,9 +39,9 @@ CODE = {
     "structure",
     "head_tables": "head_quality head_tables",
     "head_figures": "figures head_figures tables uncertainty",
-    "settle": "backbones distill manifests settle state structure",
+    "settle": "attention backbones distill manifests settle state structure",
     "calibrate": "calibrate",
-    "generate": "attention backbones block_costs conversations decode fills generation greedy head_kinds head_sources "
+    "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds head_sources "
     "heads manifests memory mixers policies prompts state stopping structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
     "count_flops": "costs manifests",
@@ -52,8 +52,8 @@ CODE = {
     "figures": "figures forest tables uncertainty",
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
-    "measure_speed": "backbones block_costs costs decode fills forced greedy head_kinds head_sources heads manifests "
-    "mixers policies speed speed_cases state stopping structure",
+    "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
+    "manifests mixers policies speed speed_cases state stopping structure",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
@@ -111,7 +111,7 @@ def policy(wildcards):
 def grid(wildcards):
     """What a policy is run at: thresholds, or for pruning how many blocks are dropped."""
     settings = policy(wildcards)
-    return {"full": [1.0], "pruned": settings.get("drop"), "head": settings.get("thresholds")}[settings["kind"]]
+    return {"pruned": settings.get("drop"), "head": settings.get("thresholds")}.get(settings["kind"], [1.0])
 
 
 def torch_settings(wildcards):

@@ -111,6 +111,7 @@ rule tables:
     params:
         settings=SETTINGS,
         preset=config["preset"],
+        oracles=[name for name, spec in config["policies"].items() if spec["kind"] == "oracle"],
         bootstrap=config["bootstrap"],
         seed=config["seed"],
     script:

@@ -9,6 +9,12 @@ def threshold(wildcards):
     return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
 
 
+def full_run(wildcards):
+    """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
+    is_oracle = policy(wildcards)["kind"] == "oracle"
+    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
+
+
 rule generate_calibration:
     input:
         data=f"{R}/data/{{dataset}}.parquet",
@@ -71,6 +77,7 @@ rule generate:
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
         thresholds=threshold,
+        full=full_run,
         code=code("generate"),
         head_code=head_code,
     output:
@@ -90,6 +97,7 @@ rule generate:
         policy=policy,
         thresholds=grid,
         split="test",
+        exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,

@@ -26,6 +26,10 @@ def timed_heads(wildcards):
     return sorted({*files, *(head["calibrated"] for head in heads if head["calibrated"])})
 
 
+def timed_head_code(wildcards):
+    return layout.head_files(config, [head["head"] for entry in timed(wildcards) for head in entry["heads"]])
+
+
 def timed_runtime(wildcards):
     return {**torch_settings(wildcards), "threads": config["speed"]["threads"] or config["threads"]}
 
@@ -42,6 +46,7 @@ rule measure_speed:
         data=timed_data,
         heads=timed_heads,
         code=code("measure_speed"),
+        head_code=timed_head_code,
     output:
         f"{R}/speed/{{backbone}}.csv",
     log:

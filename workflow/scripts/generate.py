@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import generation, records, runtime
+from early_exit import ceiling, generation, records, runtime
 
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
@@ -10,15 +10,20 @@ with runtime.job(snakemake):
     thresholds = set(params.thresholds)
     if files.get("thresholds"):
         thresholds.add(records.read_json(files.thresholds)["threshold"])
-    answers = generation.run(
-        params.policy,
-        records.read_json(files.manifest),
-        examples[examples["split"] == params.split],
-        sorted(thresholds),
-        max_new_tokens=params.max_new_tokens,
-        rules=params.rules,
-        settings=params.runtime,
-        job_mib=snakemake.resources.mem_mb,
-        head_folder=Path(files.heads).parent if files.get("heads") else None,
-    )
+    examples = examples[examples["split"] == params.split]
+    manifest = records.read_json(files.manifest)
+    options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
+    if params.policy["kind"] == "oracle":
+        full = records.read_table(files.full, records.GENERATIONS)
+        answers = ceiling.run(manifest, examples, full, params.exits, **options)
+    else:
+        answers = generation.run(
+            params.policy,
+            manifest,
+            examples,
+            sorted(thresholds),
+            job_mib=snakemake.resources.mem_mb,
+            head_folder=Path(files.heads).parent if files.get("heads") else None,
+            **options,
+        )
     records.write_table(answers, snakemake.output[0], records.GENERATIONS)

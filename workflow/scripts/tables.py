@@ -28,7 +28,7 @@ with runtime.job(snakemake) as log:
         run = read_run(setting)
         results.append(tables.results(run, preset=params.preset, **bootstrap))
         exits.append(tables.exits(run))
-    results = pd.concat(results, ignore_index=True)
+    results = tables.with_oracle_share(pd.concat(results, ignore_index=True), params.oracles)
     training = {Path(path).parts[-3:-1]: pd.read_csv(path) for path in snakemake.input.training}
     settle = pd.concat(map(pd.read_csv, snakemake.input.settle))
     frames = {"results": results, "exits": pd.concat(exits), "training": tables.training(training), "settle": settle}

@@ -85,7 +85,7 @@ def _scan(mixer: nn.Module, prompt: int, wide: int) -> int:
     """Bytes of the library's scan over one prompt, in pure PyTorch (the fused kernels take less)."""
     inner, state = mixer.intermediate_size, mixer.ssm_state_size
     if not hasattr(mixer, "num_heads"):  # Mamba-1: the discretised A and B x, and the states, for each position
-        return 3 * wide * inner * state * prompt
+        return 4 * wide * inner * state * prompt
     chunks = ceil(prompt / mixer.chunk_size)
     scores = 4 * chunks * mixer.chunk_size**2 * mixer.num_heads  # C B, decay, and their product
     states = 3 * chunks * inner * state

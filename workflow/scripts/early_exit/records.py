@@ -89,7 +89,7 @@ RESULTS_COLUMNS = (
     "tokens", "rules", "score_version",
     *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")), "mean_blocks",
     "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
-    "flops_saved_with_prompt", "seconds_per_token",
+    "flops_saved_with_prompt", "oracle_share", "seconds_per_token",
 )  # fmt: skip
 
 

@@ -82,12 +82,7 @@ def measure(cases: Sequence[Case], repeats: int, probe: "Probe", **shared: Any) 
     rows = table(measured, load_start=before, load_end=load(), **shared)
     runtime.log.info("load of the machine %.1f before, %.1f after", *rows.loc[0, ["load_start", "load_end"]])
     for row in rows.to_dict("records"):
-        names = [row[name] for name in ("system", "case", "exit_block", "state_fill", "head") if pd.notna(row[name])]
-        runtime.log.info(
-            "%s: %.3f s (%.3f to %.3f), %.1f tokens/s, against %s %.2fx, decoding %.2fx, implied %.2fx",
-            " ".join(map(str, names)), row["seconds"], row["seconds_low"], row["seconds_high"],
-            row["tokens_per_second"], row["baseline"], row["ratio"], row["decode_ratio"], row["implied"],
-        )  # fmt: skip
+        runtime.log.info("%s", _line({name: value for name, value in row.items() if pd.notna(value)}))
     return rows
 
 
@@ -149,6 +144,20 @@ def _row(case: Case, measured: Mapping[Case, Measured], rates: Mapping[Case, Map
     reached = ratios["decode_ratio" if case.prefill else "ratio"]
     return row | ratios | {"baseline": f"{base.system} {base.name}", "implied": implied,
                            "efficiency": reached / implied}  # fmt: skip
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row, its empty columns left out, as one line of the log."""
+    names = [row[name] for name in ("system", "case", "state_fill", "head") if name in row]
+    names += [f"after {row['exit_block']:.0f}"] if "exit_block" in row else []
+    low, high = row["seconds_low"], row["seconds_high"]
+    line = (
+        f"{' '.join(names)}: {row['seconds']:.3f} s ({low:.3f} to {high:.3f}), {row['tokens_per_second']:.1f} tokens/s"
+    )
+    if "baseline" not in row:
+        return line
+    decoding = f", decoding alone {row['decode_ratio']:.2f}x" if "decode_ratio" in row else ""
+    return f"{line}; {row['ratio']:.2f}x {row['baseline']}{decoding}, implied {row['implied']:.2f}x"
 
 
 def _over(value: float, divisor: float) -> float:

@@ -8,6 +8,7 @@ from early_exit.config import runs_on
 from early_exit.records import InputError
 
 Config = Mapping[str, Any]
+KINDS = (("mamba", "mamba-slim", "hybrid"), ("calm", "ffn", "ffn-slim"))  # of heads: with a state, without
 
 
 def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
@@ -45,7 +46,7 @@ def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _policies(config: Config, backbone: str) -> list[str]:
-    """The policies to time: those named, else the first whose heads remember tokens and the first whose do not."""
+    """The policies to time: those named, else the first of each of KINDS."""
     policies, heads = config["policies"], config["heads"]
     with_heads = [name for name, policy in policies.items() if policy["kind"] == "head"]
     if config["speed"]["policies"] is not None:
@@ -55,8 +56,8 @@ def _policies(config: Config, backbone: str) -> list[str]:
                 raise InputError(f"config key 'speed.policies[{i}]': '{name}' has no heads; name policies of kind head")
         return [name for name in wanted if runs_on(policies[name], config["backbones"][backbone])]
     usable = [name for name in with_heads if runs_on(policies[name], config["backbones"][backbone])]
-    remembers = {name: heads[policies[name]["head"]]["kind"] == "mamba" for name in usable}
-    return [next(name for name in usable if remembers[name] == kind) for kind in sorted(set(remembers.values()))[::-1]]
+    first = (next((name for name in usable if heads[policies[name]["head"]]["kind"] in kinds), None) for kinds in KINDS)
+    return [name for name in first if name]
 
 
 def _named(config: Config, section: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ Averages over passes are ratios of sums, so a long answer weighs as much as its 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -73,6 +73,18 @@ def results(
         for threshold, group in rows.sort_values("example_id").groupby("threshold")
     ]  # fmt: skip
     return pd.DataFrame(settings).reindex(columns=list(RESULTS_COLUMNS))
+
+
+def with_oracle_share(results: pd.DataFrame, oracles: Collection[str]) -> pd.DataFrame:
+    """The table with `oracle_share`: compute saved as a share of what the oracle saves on the same dataset.
+
+    `oracles` names the policies of kind oracle; NaN where there is none or it saves nothing. A share above 1 is
+    possible where answers differ from the full model's: the oracle's never do.
+    """
+    key = ["backbone", "dataset"]
+    ceiling = results[results["policy"].isin(oracles)].groupby(key)["flops_saved"].max()
+    saved = results[key].merge(ceiling.where(ceiling > 0), how="left", on=key)["flops_saved"]
+    return results.assign(oracle_share=results["flops_saved"].to_numpy() / saved.to_numpy())
 
 
 def _quality(rows: pd.DataFrame, metrics: tuple[str, ...], seed: int, resamples: int) -> dict[str, float]:

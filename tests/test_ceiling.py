@@ -1,0 +1,52 @@
+"""The oracle's exits against the library's hidden states, and against the engine when it leaves there."""
+
+import pytest
+import torch
+from engine import Forced, Length, prompts, requests_for, run
+
+from early_exit import backbones, ceiling, fills
+from early_exit.records import InputError
+
+
+def full_answers(backbone, some):
+    return {key: row.token_ids for key, row in run(backbone, requests_for(some)).items()}
+
+
+def test_exits_are_the_first_whose_token_is_the_full_models(random_model, request):
+    backbone, some, exits = backbones.adapt(random_model), prompts(4, seed=8), [1, 3, 4]
+    answers, states = full_answers(backbone, some), {}
+    for n, block in enumerate(backbone.blocks, 1):
+        hook = block.register_forward_hook(lambda *args, n=n: states.__setitem__(n, args[-1]))
+        request.addfinalizer(hook.remove)
+    for (example_id, _), tokens in answers.items():
+        prompt = some[int(example_id)]
+        with torch.inference_mode():
+            random_model(torch.tensor([prompt + tokens[:-1]]))
+            of_the_library = dict(states)
+        expected = [backbone.depth]
+        for j in range(1, len(tokens)):
+            at = len(prompt) + j - 1
+            right = [n for n in exits if int(backbone.logits(of_the_library[n][0, at]).argmax()) == tokens[j]]
+            expected.append(min(right, default=backbone.depth))
+        assert ceiling.oracle_exits(backbone, exits, prompt, tokens) == expected
+
+
+def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
+    """With the exact state fill, tokens that leave at the oracle's exits are the full model's: the ceiling is real."""
+    backbone, some, exits = backbones.adapt(random_model), prompts(6, seed=9), [1, 2, 3, 4, 5]
+    answers = full_answers(backbone, some)
+    left = 0
+    for k, prompt in enumerate(some):
+        tokens = answers[f"{k:02d}", 1.0]
+        blocks = ceiling.oracle_exits(backbone, exits, prompt, tokens)
+        left += sum(block < backbone.depth for block in blocks)
+        requests = requests_for([prompt], [0.0])
+        policy = Forced([blocks[1:]], exits)
+        (row,) = run(backbone, requests, policy, fills.Deferred(), rule=Length(len(tokens))).values()
+        assert row.token_ids == tokens and row.exit_blocks == blocks
+    assert left
+
+
+def test_a_repetition_penalty_is_refused():
+    with pytest.raises(InputError, match="oracle: has no meaning under generation.repetition_penalty"):
+        ceiling.run({}, None, None, [], max_new_tokens=1, rules={"repetition_penalty": 1.2}, settings={})
