@@ -35,13 +35,12 @@ RANDOM_MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**ATTENTION)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**ATTENTION)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**ATTENTION | {"head_dim": 16})),
-    "mamba": lambda: MambaForCausalLM(MambaConfig(**COMMON, state_size=4, time_step_rank=3)),
+    "mamba": lambda: MambaForCausalLM(MambaConfig(**COMMON, state_size=4, time_step_rank=3, residual_in_fp32=False)),
     "falcon_mamba": lambda: FalconMambaForCausalLM(
         FalconMambaConfig(**COMMON, state_size=4, time_step_rank=3, mixer_rms_eps=1e-3)
     ),
     "mamba2": lambda: Mamba2ForCausalLM(
-        Mamba2Config(**COMMON, expand=2, head_dim=8, num_heads=8, state_size=8, n_groups=2, chunk_size=8,
-                     residual_in_fp32=False)
+        Mamba2Config(**COMMON, expand=2, head_dim=8, num_heads=8, state_size=8, n_groups=2, chunk_size=8)
     ),
 }  # fmt: skip
 

@@ -573,7 +573,7 @@ def test_a_hundred_thousand_rows_take_seconds():
         ),
         ({}, {}, "config.json: None is not supported"),
         ({"model_type": "mistral"}, {}, "config.json: mistral is not supported (its config has no hidden_size)"),
-        (MISTRAL_7B | {"hidden_size": None}, {}, "config.json: hidden_size is missing; add it"),
+        (MISTRAL_7B | {"vocab_size": None}, {}, "config.json: vocab_size is missing; add it"),
         (CODESTRAL_7B | {"state_size": None}, {}, "config.json: state_size is missing"),
         (MISTRAL_7B, {"kind": "mlp"}, "heads.x: kind 'mlp' is unknown; known are calm, ffn, mamba"),
         (MISTRAL_7B, {"kind": "mamba", "head_dim": 60}, "heads.x: head_dim: 60 does not split expand x width = 8192"),
@@ -633,6 +633,7 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         rows = pd.DataFrame({
             "example_id": ["a", "b"], "threshold": threshold, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
             "exit_blocks": exit_blocks, "text": "", "stop_reason": "length", "degenerate": False, "seed": 1,
+            "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
         })  # fmt: skip
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)
         inputs = {"run": tmp_path / "test.parquet", "costs": costs}

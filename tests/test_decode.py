@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 import torch
-from conftest import Float64, make_random_model
+from conftest import RANDOM_MODELS, Float64, make_random_model
 from engine import Forced, Length, one_row_each, prompts, requests_for, run, run_watched
 from reference import Heads, Schedule
 from reference import decode as slow_decode
@@ -41,6 +41,24 @@ def test_never_exit_equals_the_librarys_generate(random_model, penalty):
         )  # fmt: skip
         assert ours[f"{k:02d}", 1.0].token_ids == expected[0, len(prompt) :].tolist()
         assert ours[f"{k:02d}", 1.0].exit_blocks == [backbone.depth] * NEW_TOKENS
+
+
+@pytest.mark.parametrize("name", RANDOM_MODELS)
+def test_bfloat16_runs_with_every_fill_and_equals_the_librarys_generate(name):
+    """Mamba's hidden states are float32 behind the first block (residual_in_fp32), and its weights are not."""
+    plain, some = make_random_model(name, torch.bfloat16), prompts(3)
+    backbone = backbones.adapt(make_random_model(name, torch.bfloat16))
+    ours = run(backbone, requests_for(some), slots=1)
+    for k, prompt in enumerate(some):
+        expected = plain.generate(
+            torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1]
+        )  # fmt: skip
+        assert ours[f"{k:02d}", 1.0].token_ids == expected[0, len(prompt) :].tolist()
+    schedules = schedules_for(3, backbone.depth)
+    for fill in fill_names(backbone):
+        policy = Forced(schedules, range(1, backbone.depth))
+        for (_, row), got in run(backbone, one_row_each(some), policy, fills.FILLS[backbone.family][fill]()).items():
+            assert got.exit_blocks[1:] == schedules[int(row)]
 
 
 def in_batches(backbone, fill, some, schedules):

@@ -1,8 +1,6 @@
 """Training of exit heads: what it learns, what it holds, how it stops, and that a killed one ends the same."""
 
-import copy
 import gc
-import json
 import logging
 import math
 import pickle
@@ -32,11 +30,6 @@ MAMBA = {"kind": "mamba", "n_groups": 2, **SHAPE}
 SLIM = {"kind": "mamba-slim", "rank": 8, **SHAPE}
 
 
-@pytest.fixture(scope="module", params=["mistral", "mamba2"])
-def model(request):
-    return make_random_model(request.param)
-
-
 @pytest.fixture(scope="module")
 def one_model():
     return make_random_model("mistral")
@@ -55,15 +48,16 @@ def last_losses(curve):
 # --- what it learns ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", ["schedulefree-adamw", "adamw"])
-def test_training_lowers_the_loss_and_leaves_the_backbone_alone(model, optimiser):
+@pytest.mark.parametrize(("name", "optimiser"), [("mistral", "adamw"), ("mamba2", "schedulefree-adamw")])
+def test_training_lowers_the_loss_and_leaves_the_backbone_alone(name, optimiser):
+    model = make_random_model(name)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    made, curve = trained(model, CONFIGS | {"slim": SLIM}, documents(60), epochs=12, optimiser=optimiser)
+    made, curve = trained(model, CONFIGS | {"slim": SLIM}, documents(40), epochs=12, optimiser=optimiser)
     first = [row["loss"] for row in curve if row["step"] == curve[0]["step"]]
     assert sum(last_losses(curve)) < 0.9 * sum(first)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert [(row["head"], row["exit"]) for row in curve[:12]] == [(h, n) for h in made for n in EXITS]
-    assert curve[-1]["tokens"] == 12 * sum(len(d.token_ids) for d in documents(60))
+    assert curve[-1]["tokens"] == 12 * sum(len(d.token_ids) for d in documents(40))
 
 
 @pytest.mark.parametrize("balance", distill.CLASS_BALANCES)
@@ -97,9 +91,10 @@ def test_exit_weights_scale_what_an_exit_learns(one_model, monkeypatch):
         torch.testing.assert_close(factor * uniform, given)
 
 
-def test_heads_train_on_and_run_on_a_bfloat16_backbone(model):
+@pytest.mark.parametrize("name", ["mistral", "mamba2"])
+def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
     """What GPUs run: the backbone in bfloat16, heads trained in float32 and used in bfloat16."""
-    low = copy.deepcopy(model).to(torch.bfloat16)
+    low = make_random_model(name).to(torch.bfloat16)
     old = {"kind": "mamba", "mixer": "mamba1", "state_size": 4}
     configs = {"calm": {"kind": "calm"}, "mamba": MAMBA, "old": old, "hybrid": SLIM | {"kind": "hybrid"}}
     made, curve = trained(low, configs, documents(20), epochs=1)
@@ -177,11 +172,11 @@ def tensors():
             yield thing
 
 
-def test_what_is_held_does_not_grow_with_the_corpus(model):
+def test_what_is_held_does_not_grow_with_the_corpus(one_model):
     gc.collect()
-    once = peak_held(model, 1)
+    once = peak_held(one_model, 1)
     gc.collect()
-    assert peak_held(model, 4) == once
+    assert peak_held(one_model, 4) == once
 
 
 # --- how it stops ------------------------------------------------------------------------------------------------
@@ -255,7 +250,7 @@ class Waiting(Forgetful):
 
 
 heads.KINDS["forgetful"] = Waiting
-run_with_checkpoint({path!r}, **{changes!r})
+run_with_checkpoint({path!r})
 """
 RESUMED = {"calm": {"kind": "calm"}, "slim": SLIM, "mine": {"kind": "forgetful"}}
 
@@ -270,32 +265,55 @@ def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
         return file.read(), curve
 
 
-@pytest.mark.parametrize("optimiser", ["schedulefree-adamw", "adamw"])
-def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(optimiser, tmp_path, monkeypatch, caplog):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An undisturbed training, which keeps no checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(heads.KINDS, "forgetful", Forgetful)
+        return run_with_checkpoint(tmp_path_factory.mktemp("whole"), seconds=math.inf)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
-    (tmp_path / "whole").mkdir()
-    whole = run_with_checkpoint(tmp_path / "whole", seconds=math.inf, optimiser=optimiser)
     assert whole[1][-1]["step"] > 5
     # The process stops within step 5, at the second exit of the last head, and is killed there.
     moment = training.crc32(b"3:mine:3:5")
-    code = KILLED.format(paths=[*map(str, (ROOT / "workflow/scripts", ROOT / "tests"))], moment=moment,
-                         path=str(tmp_path), changes={"optimiser": optimiser})  # fmt: skip
+    paths = [str(ROOT / "workflow/scripts"), str(ROOT / "tests")]
+    code = KILLED.format(paths=paths, moment=moment, path=str(tmp_path))
     killed = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert killed.stdout.readline() == "in the middle\n"
     killed.kill()
     killed.communicate()
     assert not (tmp_path / "heads.safetensors").exists()
     with caplog.at_level(logging.INFO, logger="early_exit"):
-        assert run_with_checkpoint(tmp_path, optimiser=optimiser) == whole
+        assert run_with_checkpoint(tmp_path) == whole
     assert any("going on after step 4 of" in message for message in caplog.messages)
 
 
-def test_a_checkpoint_of_something_else_or_broken_is_passed_over(tmp_path, monkeypatch, caplog):
+def test_adamw_goes_on_as_well(tmp_path, monkeypatch):
     monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
-    whole = run_with_checkpoint(tmp_path, fingerprint="other")
+    (tmp_path / "whole").mkdir()
+    whole = run_with_checkpoint(tmp_path / "whole", seconds=math.inf, optimiser="adamw")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.Checkpoint, "is_due", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            run_with_checkpoint(tmp_path, optimiser="adamw")
+    assert run_with_checkpoint(tmp_path, optimiser="adamw") == whole
+
+
+def stop_at_the_third(checkpoint):
+    checkpoint.asked = getattr(checkpoint, "asked", 0) + 1
+    if checkpoint.asked == 3:
+        raise KeyboardInterrupt
+    return True
+
+
+def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    assert run_with_checkpoint(tmp_path, fingerprint="other") == whole
     path = tmp_path / ".training.partial"
     kept = path.read_bytes()
-    assert json.dumps(run_with_checkpoint(tmp_path)[1]) == json.dumps(whole[1])
+    assert checkpoints.Checkpoint(path, "same", 0.0).load() is None
     assert "is of other settings, code or data; training starts over" in caplog.text
 
     class Evil:
@@ -312,6 +330,12 @@ def test_a_checkpoint_of_something_else_or_broken_is_passed_over(tmp_path, monke
     assert not (tmp_path / "ran").exists()
     path.write_bytes(kept)
     assert checkpoints.Checkpoint(path, "other", 0.0).load()["step"] == whole[1][-1]["step"] - 1
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    (tmp_path / ".training.partial").write_bytes(b"rubbish")
+    assert run_with_checkpoint(tmp_path) == whole
 
 
 def test_a_fingerprint_is_of_contents_and_settings(tmp_path):

@@ -26,8 +26,8 @@ with runtime.job(snakemake) as log:
     curve = training.train(backbone, made, documents, exits, options, checkpoint)
     with records.whole_file(out.training) as path:
         pd.DataFrame(curve).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens, "versions": versions,
-                   "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"],
+    description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens,
+                   "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
                    "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
     heads.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
     checkpoint.remove()

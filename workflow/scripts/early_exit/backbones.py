@@ -98,7 +98,7 @@ class Backbone:
         Args:
             token_ids: (rows, T). Sequences padded on the right are right up to their padding (all is causal).
             keep: blocks whose output is wanted too.
-            cache: the library's own cache, filled for decoding; only for sequences without padding.
+            cache: the library's own cache, filled for decoding; padding must be cut off what it holds.
 
         Returns:
             The hidden states after the last block, and those after each block of `keep`, all (rows, T, hidden).

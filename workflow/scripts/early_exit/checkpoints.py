@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -54,6 +55,9 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
+            with ZipFile(self.path) as file:  # torch's format is a zip file, whose checksums torch does not look at
+                if file.testzip():
+                    raise BadZipFile("its checksum is wrong")
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             if saved["fingerprint"] == self.fingerprint:
                 return saved["state"]

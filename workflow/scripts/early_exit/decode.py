@@ -8,9 +8,9 @@ so the first generated token, which it yields, does too.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from early_exit.backbones import Backbone
 from early_exit.fills import Fill
@@ -19,7 +19,9 @@ from early_exit.policies import Policy
 from early_exit.state import AttentionState, RecurrentState
 from early_exit.stopping import StopRule
 
-PROMPT_TOKENS = 8192  # prompts of one length run together up to this many tokens: more gains nothing but memory
+PROMPT_TOKENS = 8192  # prompts run together up to this many tokens: more gains nothing and takes memory
+ADMIT_AT = 0.25  # share of the slots that must be free before prompts are run
+PADDING = 1.25  # and, where padding does no harm, up to this many times their own tokens
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def generate(
     batch.greedy.open(slots, backbone.vocabulary, backbone.device)
     waiting = deque(sorted(requests, key=lambda request: (len(request.token_ids), request.example_id)))
     while waiting or batch.running:
-        # Prompts come in groups, once half of the slots are free: prefill is cheaper for many at once.
+        # Prompts come in groups, once some slots are free: prefill is cheaper for many at once.
         free = slots - len(batch.running)
-        admitted = _next_requests(waiting, free) if free >= slots / 2 else []
+        admitted = _next_requests(waiting, free) if free >= ADMIT_AT * slots else []
         if admitted:
             prefill(batch, admitted)
         else:
@@ -105,27 +107,30 @@ def generate(
 def prefill(batch: Batch, requests: Sequence[Request]) -> None:
     """Run prompts at full depth, give each of their thresholds a slot, and take the first token.
 
-    Prompts of one length run together, so padding never enters a cache or a state.
+    Padding stands behind a prompt and nothing that is kept has seen it: what attends looks back only, and where a
+    state goes over the whole sequence (Mamba blocks, heads that read the prompt), only prompts of one length share
+    a pass.
     """
     backbone, policy = batch.backbone, batch.policy
-    for same in _of_one_length(requests):
-        token_ids = torch.tensor([request.token_ids for request in same], device=backbone.device)
+    padding = 1.0 if backbone.family == "mamba" or policy.reads_prompt else PADDING
+    for group in _alike(requests, padding):
+        prompts = [torch.tensor(request.token_ids, device=backbone.device) for request in group]
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=backbone.device)
         cache = backbone.new_prompt_cache()
-        last, kept = backbone.run_prompt(token_ids, policy.exits if policy.reads_prompt else (), cache)
-        logits = backbone.logits(last[:, -1])
+        hidden, kept = backbone.run_prompt(
+            pad_sequence(prompts, batch_first=True), policy.exits if policy.reads_prompt else (), cache
+        )
+        logits = backbone.logits(hidden[torch.arange(len(group), device=backbone.device), lengths - 1])
 
-        of_slot = [k for k, request in enumerate(same) for _ in request.thresholds]
-        source = torch.tensor(of_slot, device=backbone.device)
-        slots = torch.arange(len(source), device=backbone.device) + len(batch.running)
-        batch.state.insert(slots, cache, source, token_ids.shape[1])
+        rows = [(k, threshold) for k, request in enumerate(group) for threshold in request.thresholds]
+        source = torch.tensor([k for k, _ in rows], device=backbone.device)
+        slots = torch.arange(len(rows), device=backbone.device) + len(batch.running)
+        batch.state.insert(slots, cache, source, lengths[source])
         policy.admit(slots, kept, source)
         batch.fill.admit(slots)
-        batch.greedy.admit(slots, token_ids[source])
-
-        first = batch.greedy.choose(logits[source], slots)
-        thresholds = [threshold for request in same for threshold in request.thresholds]
-        for k, threshold, token in zip(of_slot, thresholds, first, strict=True):
-            row = Generation(same[k].example_id, threshold, len(same[k].token_ids))
+        batch.greedy.admit(slots, [prompts[k] for k, _ in rows])
+        for (k, threshold), token in zip(rows, batch.greedy.choose(logits[source], slots), strict=True):
+            row = Generation(group[k].example_id, threshold, len(prompts[k]))
             row.add(token, backbone.depth, batch.rule)
             batch.running.append(row)
 
@@ -183,8 +188,14 @@ def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
     return taken
 
 
-def _of_one_length(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    """Groups of neighbours whose prompts have one length, each of at most PROMPT_TOKENS or one prompt."""
-    for length, group in groupby(requests, key=lambda request: len(request.token_ids)):
-        same, at_once = list(group), max(1, PROMPT_TOKENS // length)
-        yield from (same[begin : begin + at_once] for begin in range(0, len(same), at_once))
+def _alike(requests: Sequence[Request], padding: float) -> Iterator[list[Request]]:
+    """Groups of neighbours that, padded, have at most PROMPT_TOKENS, and at most `padding` times their own tokens."""
+    group, tokens = [], 0
+    for request in requests:
+        padded, own = len(request.token_ids) * (len(group) + 1), tokens + len(request.token_ids)
+        if group and (padded > PROMPT_TOKENS or padded > padding * own):
+            yield group
+            group, own = [], len(request.token_ids)
+        group, tokens = [*group, request], own
+    if group:
+        yield group

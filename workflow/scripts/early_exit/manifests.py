@@ -36,12 +36,11 @@ REQUIRED = {
     "transformer": ("num_attention_heads", "num_key_value_heads", "intermediate_size"),
     "mamba": ("state_size", "conv_kernel"),
 }
-# Keys that make a model something else, unless they hold a value that changes nothing.
+# Keys that make a model something else, unless they hold nothing, or the number 1.
 FOREIGN = re.compile(
     r"expert|(^|_)moe(_|$)|softcap|multiplier|logits?_scal|embedding_scal|scale_(emb|depth)|parallel|lora_rank|^mamba_"
     r"|clip_qkv|bidirectional|attention_chunk|is_encoder_decoder|cross_attention"
 )
-NEUTRAL = (None, False, 0, 1)
 LAYERS = {"transformer": {"full_attention", "sliding_attention"}, "mamba": {"linear_attention"}}
 
 
@@ -71,7 +70,7 @@ def _needed(found: str) -> tuple[str, ...]:
 def _foreign(config: Mapping[str, Any], found: str) -> Iterator[tuple[str, Any]]:
     """Keys of a config that other models have, and their values."""
     for key, value in config.items():
-        if FOREIGN.search(key) and value not in NEUTRAL and value != [] and value != {}:
+        if FOREIGN.search(key) and value and (value is True or value != 1):
             yield key, value
     if found == "mamba" and config.get("num_attention_heads"):
         yield "num_attention_heads", config["num_attention_heads"]

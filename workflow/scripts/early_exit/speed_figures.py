@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from early_exit.figures import LOOKS, STYLE, WIDTH, present_rows
 
 FACES = {"propagate": "full", "deferred": "left"}  # the cheap fills are hollow
+LABELS = {"propagate": (4, -8), "deferred": (-11, 3)}  # places of the block numbers, in points; else above right
 GUIDES = {1.0: "-", 0.9: "--", 0.75: ":"}
 
 
@@ -53,7 +54,13 @@ def _points(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]
             [x], [y], marker, color=colour, fillstyle=FACES.get(row["state_fill"], "none"), markersize=5, zorder=3
         )
         if row["case"] == "exit":
-            axes.annotate(f"{row['exit_block']:.0f}", (x, y), (3, -7), textcoords="offset points", fontsize=6)
+            axes.annotate(
+                f"{row['exit_block']:.0f}",
+                (x, y),
+                LABELS.get(row["state_fill"], (4, 2)),
+                textcoords="offset points",
+                fontsize=6,
+            )
 
 
 def _legend(rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:

@@ -55,16 +55,19 @@ class AttentionState(Rows):
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
-    def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, length: int) -> None:
-        """Rows `source` of the cache of prompts of `length` tokens become `slots` (both (n,))."""
+    def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, lengths: Tensor) -> None:
+        """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,)).
+
+        What padding left behind a prompt lies beyond its length: it is written over before it is ever read.
+        """
         for index in self.layer_indices:
             layer = prompt.layers[index]
             for caches, filled in ((self.keys, layer.keys), (self.values, layer.values)):
                 if index not in caches:
                     _, heads, _, width = filled.shape
                     caches[index] = filled.new_zeros(self.size, heads, self.capacity, width)
-                caches[index][slots, :, :length] = filled[source]
-        self.lengths[slots] = length
+                caches[index][slots, :, : filled.shape[2]] = filled[source]
+        self.lengths[slots] = lengths
 
     def begin(self, count: int) -> None:
         super().begin(count)
@@ -123,15 +126,15 @@ class RecurrentState(Rows):
         self.recurrent: dict[int, Tensor] = {}
         self._lent: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, length: int) -> None:
-        """Rows `source` of the cache of prompts of `length` tokens become `slots` (both (n,))."""
+    def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, lengths: Tensor | int) -> None:
+        """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,))."""
         for index in self.layer_indices:
             layer = prompt.layers[index]
             for states, filled in ((self.conv, layer.conv_states[0]), (self.recurrent, layer.recurrent_states[0])):
                 if index not in states:
                     states[index] = filled.new_zeros(self.size, *filled.shape[1:])
                 states[index][slots] = filled[source]
-        self.lengths[slots] = length
+        self.lengths[slots] = lengths
 
     def begin(self, count: int) -> None:
         super().begin(count)
