@@ -112,6 +112,7 @@ def test_defaults_and_facts_of_the_model_are_filled_in():
     assert config["degeneration"] == {"ngram": 4, "repeats": 4}
     assert config["policies"]["full"] == {"kind": "full"}
     assert config["policies"]["calm-copy"]["thresholds"] == config["thresholds"]
+    assert config["policies"]["calm-copy"]["head_state"] == "skip"
     assert config["datasets"]["coqa"]["splits"] == {"shots": "train", "calibration": "validation", "test": "test"}
 
 
@@ -238,6 +239,8 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"policies": {"p": {**HEAD, "recipe": "papers"}}}, ["policies.p.recipe", "'papers'", "'paper'"]),
         ({"policies": {"p": {**HEAD, "head": "calmer"}}}, ["policies.p.head", "'calmer'", "'calm'"]),
         ({"policies": {"p": {**HEAD, "state_fill": "fill"}}}, ["policies.p.state_fill", "'fill'"]),
+        ({"policies": {"p": {**HEAD, "head_state": "copy"}}}, ["policies.p.head_state", "'copy'", "skip, propagate"]),
+        ({"policies": {"pruned": {"head_state": "skip"}}}, ["policies.pruned.head_state", "'skip'", "'pruned'"]),
         ({"policies": {"p": {**HEAD, "thresholds": [2]}}}, ["policies.p.thresholds[0]", "2"]),
         ({"policies": {"p": {**HEAD, "drop": [2]}}}, ["policies.p.drop", "[2]", "head"]),
         ({"policies": {"pruned": {"drop": [4, 16]}}}, ["policies.pruned.drop", "16", "tiny-transformer"]),
@@ -291,4 +294,6 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     assert tuple(distillation["label"]["enum"]) == distill.LABELS
     assert tuple(distillation["exit_weights"]["then"]["enum"]) == distill.EXIT_WEIGHTS
     assert tuple(distillation["class_balance"]["enum"]) == distill.CLASS_BALANCES
-    assert costs.FAMILIES is module.FAMILIES
+    policy = schema["policies"]["additionalProperties"]["properties"]
+    assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
+    assert tuple(policy["head_state"]["enum"]) == costs.HEAD_STATES

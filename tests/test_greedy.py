@@ -5,7 +5,7 @@ import torch
 from engine import prompts, requests_for, run
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from early_exit import backbones, decode, fills, policies
+from early_exit import backbones, decode, fills, policies, prefixes
 from early_exit.greedy import Greedy
 
 
@@ -53,7 +53,7 @@ def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
     backbone = backbones.adapt(random_model)
     some = [[3 + k, 9, 4, 8] for k in range(7)]
     whole = {key: row.token_ids for key, row in run(backbone, requests_for(some), slots=7).items()}
-    monkeypatch.setattr(decode, "PROMPT_TOKENS", 9)  # two prompts of four tokens at once
+    monkeypatch.setattr(prefixes, "PROMPT_TOKENS", 9)  # two prompts of four tokens at once
     assert {key: row.token_ids for key, row in run(backbone, requests_for(some), slots=7).items()} == whole
 
 

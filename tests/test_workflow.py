@@ -150,7 +150,7 @@ def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finis
         module.touch()
     assert dry_run(finished) == {}
     (modules / "figures.py").write_text(before + "\n# edited\n")
-    assert dry_run(finished) == {"figures": 1, "report": 1, "all": 1}
+    assert dry_run(finished) == {"figures": 1, "head_figures": 1, "report": 1, "all": 1}
     (modules / "figures.py").write_text(before)
 
 
@@ -182,21 +182,27 @@ def test_another_prompt_generates_again_but_trains_nothing(finished):
 
 def test_another_dataset_is_held_against_the_corpus_and_trains_no_head_again(finished):
     rerun = dry_run(finished, datasets={"truthfulqa": None})
-    assert rerun["check_disjoint"] == rerun["fetch_dataset"] == 1
-    assert not {"train_heads", "train_heads_seed", "measure_heads", "head_tables"} & rerun.keys()
+    assert rerun["check_disjoint"] == rerun["fetch_dataset"] == rerun["head_tables"] == 1
+    assert not {"train_heads", "train_heads_seed", "measure_heads"} & rerun.keys()
 
 
-def test_no_head_is_trained_on_text_that_is_not_known_to_be_apart(copy):
+def test_a_change_is_seen_beside_one_of_the_data(finished):
+    """Jobs after the check are looked at for changes of their own."""
+    rerun = dry_run(finished, datasets={"truthfulqa": None}, distillation={"k": 3})
+    assert rerun["train_heads"] == 2 and rerun["train_heads_seed"] == 4
+
+
+def test_texts_that_overlap_end_the_run_before_it_trains(copy):
     script = copy / "workflow/scripts/check_disjoint.py"
-    before = script.read_text()
+    kept = script.with_suffix(".kept")
+    shutil.copy2(script, kept)  # with its date: a younger script would be run again
     script.write_text("raise SystemExit('Error in check_disjoint: d1 = t1')")
-    for folder in ("heads/tiny-transformer/paper", "quality/tiny-transformer/paper/2"):
-        with pytest.raises(subprocess.CalledProcessError) as caught:
-            target = f"results/apart/{folder}/heads.safetensors"
-            snakemake("--cores", "2", target, folder=copy, config={**SMALLEST, "name": "apart"}, root=copy)
-        assert "Error in check_disjoint: d1 = t1" in caught.value.stdout + caught.value.stderr
-        assert not (copy / "results/apart" / folder).exists() and (copy / "results/apart/data/corpus.parquet").exists()
-    script.write_text(before)
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        snakemake("--cores", "1", folder=copy, config={**SMALLEST, "name": "apart"}, root=copy)
+    shutil.move(kept, script)
+    assert "Error in check_disjoint: d1 = t1" in caught.value.stdout + caught.value.stderr
+    assert {path.name for path in (copy / "results/apart/data").iterdir()} == {"corpus.parquet", "triviaqa.parquet"}
+    assert not any((copy / "results/apart" / name).exists() for name in ("heads", "quality", "tables"))
 
 
 def test_fewer_seeds_train_and_measure_less_and_a_change_of_them_keeps_the_run(finished):
@@ -211,6 +217,34 @@ def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)
     assert not [rule for rule in jobs(text) if "heads" in rule or rule.startswith("head_")]
+
+
+def test_a_head_from_outside_adds_its_own_training_and_an_edit_of_its_file_repeats_that(finished):
+    """Besides, all costs are counted anew, which takes no model."""
+    file = finished / "heads/mine.py"
+    file.parent.mkdir()
+    file.write_text("class Mine:\n    pass\n")
+    mine = {"kind": "head", "recipe": "own", "head": "mine", "state_fill": "copy"}
+    more = {
+        "heads": {"mine": {"kind": "heads/mine.py:Mine", "width": 4}},
+        "recipes": {"own": ["mine"]},
+        "policies": {**SMALLEST["policies"], "mine-copy": mine},
+    }
+    rerun = dry_run(finished, **more)
+    assert not any(rule.startswith("fetch_") for rule in rerun)
+    once = ("train_heads", "generate_calibration", "calibrate", "generate", "score", "layer_costs")
+    assert {rule: rerun[rule] for rule in once} == dict.fromkeys(once, 1)
+
+    target = "results/stub/runs/tiny-transformer/triviaqa/mine-copy/flops.parquet"
+    snakemake("--cores", "2", target, folder=finished, config=SMALLEST | more, root=finished)
+    file.write_text("class Mine:\n    wider = True\n")
+    again = jobs(snakemake("--dry-run", target, folder=finished, config=SMALLEST | more, root=finished))
+    assert {rule: again[rule] for rule in ("train_heads", "generate", "layer_costs")} == {
+        "train_heads": 1, "generate": 1, "layer_costs": 1,
+    }  # fmt: skip
+    checkpoints = {"distillation": {"checkpoint_seconds": 7}}
+    assert "train_heads" not in dry_run(finished, **checkpoints)
+    assert "train_heads" in dry_run(finished, distillation={"k": 2})
 
 
 def test_an_edited_source_is_fetched_again(finished):

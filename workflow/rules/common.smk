@@ -33,8 +33,8 @@ CODE = {
     "fetch_corpus": "datasets prompts questions sources",
     "fetch_backbone": "manifests",
     "check_disjoint": "datasets disjoint prompts questions sources",
-    "train_heads": "backbones block_costs checkpoints distill head_kinds head_sources heads manifests mixers state "
-    "structure training",
+    "train_heads": "attention backbones block_costs checkpoints distill head_kinds head_sources heads manifests "
+    "mixers state structure training",
     "measure_heads": "backbones block_costs distill head_kinds head_outputs head_sources heads manifests mixers state "
     "structure",
     "head_tables": "head_quality head_tables",
@@ -44,7 +44,7 @@ CODE = {
     "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds head_sources "
     "heads manifests memory mixers policies prompts state stopping structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
-    "count_flops": "costs manifests",
+    "count_flops": "block_costs costs manifests",
     "score": "metrics scoring",
     "tables": "tables uncertainty",
     "compare": "cells compare uncertainty",

@@ -11,6 +11,7 @@ rule fetch_dataset:
         f"{R}/logs/fetch_dataset/{{dataset}}.log",
     benchmark:
         f"{R}/benchmarks/fetch_dataset/{{dataset}}.tsv"
+    priority: 100  # what check_disjoint waits for
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -36,6 +37,7 @@ rule fetch_corpus:
         f"{R}/logs/fetch_corpus.log",
     benchmark:
         f"{R}/benchmarks/fetch_corpus.tsv"
+    priority: 100  # what check_disjoint waits for
     conda:
         "../../envs/data.yaml"
     threads: 1

@@ -86,6 +86,7 @@ rule tables:
         thresholds=[run["thresholds"] for run in SETTINGS if run["thresholds"]],
         training=[f"{R}/heads/{backbone}/{recipe}/training.csv" for backbone, recipe in layout.trainings(config)],
         settle=expand(f"{R}/settle/{{backbone}}.csv", backbone=config["backbones"]),
+        disjoint=f"{R}/data/disjoint.json",
         code=code("tables"),
     output:
         results=report(

@@ -16,6 +16,9 @@ def head_code(wildcards):
     return layout.head_files(config, heads)
 
 
+# No table is made before this passes. It goes before all else, so that a run that cannot pass ends before it trains.
+# As an input of the training it would train all heads again for each new dataset; and `ancient` would not do: Snakemake
+# takes all jobs behind it as looked at, also those whose own params have changed.
 rule check_disjoint:
     input:
         corpus=f"{R}/data/corpus.parquet",
@@ -27,6 +30,7 @@ rule check_disjoint:
         f"{R}/logs/check_disjoint.log",
     benchmark:
         f"{R}/benchmarks/check_disjoint.tsv"
+    priority: 100
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -41,7 +45,6 @@ rule train_heads:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
-        disjoint=ancient(f"{R}/data/disjoint.json"),  # that it is there; another dataset trains no head again
         code=code("train_heads"),
         head_code=head_code,
     output:

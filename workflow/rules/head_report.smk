@@ -2,13 +2,16 @@
 
 MEASURED = layout.measured_heads(config)
 HEAD_PLOTS = layout.head_plots(config, R)
-RECIPES = {recipe: {head: config["heads"][head]["kind"] for head in heads} for recipe, heads in config["recipes"].items()}
+RECIPES = {
+    recipe: {head: config["heads"][head]["kind"] for head in heads} for recipe, heads in config["recipes"].items()
+}
 
 
 rule head_tables:
     input:
         confidences=[f"{R}/quality/{backbone}/{recipe}/confidences.parquet" for backbone, recipe in MEASURED],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=dict(MEASURED)),
+        disjoint=f"{R}/data/disjoint.json",
         code=code("head_tables"),
     output:
         heads=report(

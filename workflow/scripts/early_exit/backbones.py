@@ -91,7 +91,7 @@ class Backbone:
         return hidden
 
     def run_prompt(
-        self, token_ids: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None
+        self, token_ids: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None, past: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """All blocks over whole sequences of one length.
 
@@ -99,16 +99,17 @@ class Backbone:
             token_ids: (rows, T). Sequences padded on the right are right up to their padding (all is causal).
             keep: blocks whose output is wanted too.
             cache: the library's own cache, filled for decoding; padding must be cut off what it holds.
+            past: how many tokens before these it holds already (attention only).
 
         Returns:
             The hidden states after the last block, and those after each block of `keep`, all (rows, T, hidden).
         """
         hidden, kept = self.embed(token_ids), {}
         if self.family == "transformer":
-            positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+            positions = torch.arange(past, past + token_ids.shape[1], device=token_ids.device)[None]
             rotation = self.model.base_model.rotary_emb(hidden, position_ids=positions)
             options = {"past_key_values": cache, "use_cache": cache is not None, "position_embeddings": rotation,
-                       "attention_mask": None}  # fmt: skip  # no mask: SDPA attends causally
+                       "attention_mask": _causal(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
         else:
             options = {"cache_params": cache}
         for n, block in enumerate(self.blocks, 1):
@@ -127,6 +128,11 @@ class Backbone:
         kept = [n for n in range(self.depth) if not self.depth - 1 - dropped <= n < self.depth - 1]
         return replace(self, blocks=tuple(self.blocks[n] for n in kept),
                        layer_indices=tuple(self.layer_indices[n] for n in kept))  # fmt: skip
+
+
+def _causal(positions: Tensor) -> Tensor:
+    """Which of all positions up to the last each of `positions` (T,) attends to: (1, 1, T, last + 1)."""
+    return (torch.arange(int(positions[-1]) + 1, device=positions.device) <= positions[:, None])[None, None]
 
 
 def adapt(model: nn.Module) -> Backbone:

@@ -16,12 +16,12 @@ from early_exit.backbones import Backbone
 from early_exit.fills import Fill
 from early_exit.greedy import Greedy
 from early_exit.policies import Policy
+from early_exit.prefixes import Beginning
 from early_exit.state import AttentionState, RecurrentState
 from early_exit.stopping import StopRule
 
-PROMPT_TOKENS = 8192  # prompts run together up to this many tokens: more gains nothing and takes memory
 ADMIT_AT = 0.25  # share of the slots that must be free before prompts are run
-PADDING = 1.25  # and, where padding does no harm, up to this many times their own tokens
+PADDING = 1.25  # where padding does no harm, prompts run together up to this many times their own tokens
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Batch:
     greedy: Greedy
     rule: StopRule
     state: AttentionState | RecurrentState
+    beginning: Beginning
     running: list[Generation] = field(default_factory=list)
 
     def release_finished(self) -> list[Generation]:
@@ -88,11 +89,14 @@ def generate(
     requests = [part for request in requests for part in _parts(request, slots)]
     slots = min(slots, sum(len(request.thresholds) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
-    batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity))
+    batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity),
+                  Beginning(backbone, attends_only(backbone, policy)))  # fmt: skip
     for part in (policy, fill):
         part.open(slots)
     batch.greedy.open(slots, backbone.vocabulary, backbone.device)
-    waiting = deque(sorted(requests, key=lambda request: (len(request.token_ids), request.example_id)))
+    # Neighbours shall begin alike, or at least have one length.
+    by = (lambda one: one.token_ids) if batch.beginning.shares else (lambda one: len(one.token_ids))
+    waiting = deque(sorted(requests, key=lambda request: (by(request), request.example_id)))
     while waiting or batch.running:
         # Prompts come in groups, once some slots are free: prefill is cheaper for many at once.
         free = slots - len(batch.running)
@@ -107,20 +111,20 @@ def generate(
 def prefill(batch: Batch, requests: Sequence[Request]) -> None:
     """Run prompts at full depth, give each of their thresholds a slot, and take the first token.
 
-    Padding stands behind a prompt and nothing that is kept has seen it: what attends looks back only, and where a
-    state goes over the whole sequence (Mamba blocks, heads that read the prompt), only prompts of one length share
-    a pass.
+    Padding stands behind a prompt, and nothing that is kept has seen it: where a state goes over the whole sequence
+    (Mamba blocks, heads that read the prompt), only prompts of one length share a pass.
     """
-    backbone, policy = batch.backbone, batch.policy
-    padding = 1.0 if backbone.family == "mamba" or policy.reads_prompt else PADDING
-    for group in _alike(requests, padding):
+    backbone, policy, beginning = batch.backbone, batch.policy, batch.beginning
+    padding = PADDING if beginning.shares else 1.0
+    for indices in beginning.groups([request.token_ids for request in requests], padding):
+        group = [requests[k] for k in indices]
+        common = beginning.common([request.token_ids for request in group])
         prompts = [torch.tensor(request.token_ids, device=backbone.device) for request in group]
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=backbone.device)
-        cache = backbone.new_prompt_cache()
-        hidden, kept = backbone.run_prompt(
-            pad_sequence(prompts, batch_first=True), policy.exits if policy.reads_prompt else (), cache
-        )
-        logits = backbone.logits(hidden[torch.arange(len(group), device=backbone.device), lengths - 1])
+        cache = beginning.take(len(group), common)
+        new = pad_sequence([prompt[common:] for prompt in prompts], batch_first=True)
+        hidden, kept = backbone.run_prompt(new, policy.exits if policy.reads_prompt else (), cache, common)
+        logits = backbone.logits(hidden[torch.arange(len(group), device=backbone.device), lengths - common - 1])
 
         rows = [(k, threshold) for k, request in enumerate(group) for threshold in request.thresholds]
         source = torch.tensor([k for k, _ in rows], device=backbone.device)
@@ -133,6 +137,12 @@ def prefill(batch: Batch, requests: Sequence[Request]) -> None:
             row = Generation(group[k].example_id, threshold, len(prompts[k]))
             row.add(token, backbone.depth, batch.rule)
             batch.running.append(row)
+        beginning.keep(group[-1].token_ids, cache, source.new_tensor([len(group) - 1]))
+
+
+def attends_only(backbone: Backbone, policy: Policy) -> bool:
+    """Whether prompts leave nothing but keys and values, each position its own."""
+    return backbone.family == "transformer" and not policy.reads_prompt
 
 
 def decode_one_token(batch: Batch) -> None:
@@ -147,7 +157,7 @@ def decode_one_token(batch: Batch) -> None:
     # Queries: a token of each live row, then earlier tokens of these rows that travel with it (fill `deferred`).
     hidden = backbone.embed(tokens[:, None])  # (queries, 1, hidden)
     live = torch.arange(count, device=device)
-    last = torch.empty_like(hidden[:, 0])  # (rows, hidden): what each row leaves with
+    left: list[tuple[torch.Tensor, torch.Tensor]] = []  # rows, and the hidden states (n, hidden) they leave with
     exit_blocks = torch.full((count,), backbone.depth, device=device)
     for n in range(1, backbone.depth + 1):
         hidden = backbone.run_block(n, hidden, state)
@@ -155,7 +165,8 @@ def decode_one_token(batch: Batch) -> None:
             continue
         leaving = policy.leave(n, hidden[: len(live)], thresholds[live])
         if leaving.any():
-            last[live[leaving]], exit_blocks[live[leaving]] = hidden[: len(live)][leaving, 0], n
+            left.append((live[leaving], hidden[: len(live)][leaving, 0]))
+            exit_blocks[live[leaving]] = n
             gone = torch.isin(state.slots, live[leaving])
             fill.leave(backbone, state, n, hidden[gone], gone.nonzero()[:, 0])
             policy.left(n, hidden[: len(live)][leaving], leaving.nonzero()[:, 0])
@@ -166,9 +177,11 @@ def decode_one_token(batch: Batch) -> None:
             if not len(live):
                 break
         hidden = fill.rejoin(state, n, hidden)
-    last[live] = hidden[: len(live), 0]
+    left.append((live, hidden[: len(live), 0]))
+    fill.finish(backbone, state)
 
-    chosen = batch.greedy.choose(backbone.logits(last), torch.arange(count, device=device))
+    rows, last = map(torch.cat, zip(*left, strict=True))
+    chosen = batch.greedy.choose(backbone.logits(last[rows.argsort()]), torch.arange(count, device=device))
     for row, token, block in zip(running, chosen, exit_blocks.tolist(), strict=True):
         row.add(token, block, batch.rule)
 
@@ -186,16 +199,3 @@ def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
         taken.append(waiting.popleft())
         free -= len(taken[-1].thresholds)
     return taken
-
-
-def _alike(requests: Sequence[Request], padding: float) -> Iterator[list[Request]]:
-    """Groups of neighbours that, padded, have at most PROMPT_TOKENS, and at most `padding` times their own tokens."""
-    group, tokens = [], 0
-    for request in requests:
-        padded, own = len(request.token_ids) * (len(group) + 1), tokens + len(request.token_ids)
-        if group and (padded > PROMPT_TOKENS or padded > padding * own):
-            yield group
-            group, own = [], len(request.token_ids)
-        group, tokens = [*group, request], own
-    if group:
-        yield group

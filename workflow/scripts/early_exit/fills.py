@@ -15,7 +15,7 @@ Waiting tokens running with a later one are the idea of EE-LLM's KV recomputatio
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,6 +44,9 @@ class Fill:
               queries: Tensor) -> None:  # fmt: skip
         """`queries` (indices into the state's) go no further than block `after`, with hidden states (n, 1, hidden)."""
 
+    def finish(self, backbone: "Backbone", state: AttentionState | RecurrentState) -> None:
+        """The step is over: nobody leaves in it any more."""
+
     def rejoin(self, state: AttentionState | RecurrentState, after: int, hidden: Tensor) -> Tensor:
         """The hidden states (queries, 1, hidden) that block `after` + 1 runs, with those of tokens that join here."""
         return hidden
@@ -65,36 +68,65 @@ class Copy(Fill):
             state.write(index, slots, positions, keys, values)
 
 
-class PropagateAttention(Fill):
+class Propagate(Fill):
+    """`propagate`, for all that left in a step together at its end: each skipped block's weights are read once."""
+
+    def open(self, slots):
+        self.left: list[tuple[int, Tensor, Tensor, Tensor]] = []  # block, slots, positions, hidden states; ascending
+
+    def leave(self, backbone, state, after, hidden, queries):
+        self.left.append((after, state.slots[queries], state.positions[queries], hidden))
+
+    def finish(self, backbone, state):
+        if not self.left:
+            return
+        after, *parts = zip(*self.left, strict=True)
+        slots, positions, hidden = map(torch.cat, parts)
+        rotation = self.rotation(state, hidden, positions)
+        for n in range(after[0] + 1, backbone.depth + 1):
+            gone = sum(len(part) for block, part in zip(after, parts[0], strict=True) if block < n)
+            rows = (part[:gone] for part in (hidden, slots, positions, *rotation))
+            self.advance(state, backbone.layer_indices[n - 1], backbone.blocks[n - 1], *rows)
+        self.left = []
+
+    def rotation(self, state: AttentionState | RecurrentState, hidden: Tensor, positions: Tensor) -> Sequence[Tensor]:
+        """What a block needs to know of the positions, beside themselves."""
+        return ()
+
+    def advance(self, state, index: int, block: nn.Module, hidden: Tensor, slots: Tensor, positions: Tensor,
+                *rotation: Tensor) -> None:  # fmt: skip
+        """Bring tokens with hidden states (n, 1, hidden) into the caches of `block`, the library's number `index`."""
+        raise NotImplementedError
+
+
+class PropagateAttention(Propagate):
     """Transformer `propagate`: skipped blocks' K/V are projected from the exit's hidden state ("partial forward")."""
 
-    def leave(self, backbone, state, after, hidden, queries):
-        slots, positions = state.slots[queries], state.positions[queries]
-        cos, sin = (part[queries] for part in state.rotation)
-        for index, block in zip(backbone.layer_indices[after:], backbone.blocks[after:], strict=True):
-            attention = block.self_attn
-            normed = block.input_layernorm(hidden)
-            keys, values = (
-                project(normed).view(len(queries), 1, -1, attention.head_dim)
-                for project in (attention.k_proj, attention.v_proj)
-            )
-            if hasattr(attention, "k_norm"):  # Qwen3
-                keys = attention.k_norm(keys)
-            rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-            keys = rotate(keys.transpose(1, 2), keys.transpose(1, 2), cos, sin)[1]
-            state.write(index, slots, positions, keys, values.transpose(1, 2))
+    def rotation(self, state, hidden, positions):
+        return state.rotary(hidden, position_ids=positions[:, None])
+
+    def advance(self, state, index, block, hidden, slots, positions, cos, sin):
+        attention = block.self_attn
+        normed = block.input_layernorm(hidden)
+        keys, values = (
+            project(normed).view(len(hidden), 1, -1, attention.head_dim)
+            for project in (attention.k_proj, attention.v_proj)
+        )
+        if hasattr(attention, "k_norm"):  # Qwen3
+            keys = attention.k_norm(keys)
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+        keys = rotate(keys.transpose(1, 2), keys.transpose(1, 2), cos, sin)[1]
+        state.write(index, slots, positions, keys, values.transpose(1, 2))
 
 
-class PropagateMamba(Fill):
+class PropagateMamba(Propagate):
     """Mamba `propagate`: skipped blocks' states advance once with the exit's hidden state (paper, sec. III)."""
 
-    def leave(self, backbone, state, after, hidden, queries):
-        slots = state.slots[queries]
-        for index, block in zip(backbone.layer_indices[after:], backbone.blocks[after:], strict=True):
-            normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
-            advance = advance_mamba2 if hasattr(block.mixer, "num_heads") else advance_mamba1
-            window, recurrent = advance(block.mixer, normed, state.conv[index][slots], state.recurrent[index][slots])
-            state.conv[index][slots], state.recurrent[index][slots] = window, recurrent
+    def advance(self, state, index, block, hidden, slots, positions):
+        normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
+        step = advance_mamba2 if hasattr(block.mixer, "num_heads") else advance_mamba1
+        window, recurrent = step(block.mixer, normed, state.conv[index][slots], state.recurrent[index][slots])
+        state.conv[index][slots], state.recurrent[index][slots] = window, recurrent
 
 
 class Deferred(Fill):

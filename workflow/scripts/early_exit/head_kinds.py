@@ -41,10 +41,13 @@ class Head(nn.Module):
         self.hidden_size, self.normalise = hidden_size, normalise
 
     def forward(self, hidden: Tensor, cache: Any = None) -> Tensor:
-        """Hidden states (rows, T, hidden) to logits (rows, T, 2); a stateful head goes on from `cache`."""
+        """Hidden states (rows, T, hidden) to logits (rows, T, 2); a stateful head goes on from `cache`.
+
+        The hidden states may be of another number format than the head: Mamba backbones keep theirs in float32.
+        """
         if self.normalise == "rms":
             hidden = F.rms_norm(hidden, (self.hidden_size,))
-        return self.classify(hidden, cache)
+        return self.classify(hidden.to(next(self.parameters(), hidden).dtype), cache)
 
     def classify(self, hidden: Tensor, cache: Any) -> Tensor:
         """What a design is: the same shapes as `forward`, on the scaled hidden states."""

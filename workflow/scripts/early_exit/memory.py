@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from early_exit.backbones import Backbone
-from early_exit.decode import PROMPT_TOKENS
+from early_exit.prefixes import PROMPT_TOKENS
 
 MIB = 2**20
 
@@ -21,7 +21,7 @@ def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int 
     """Bytes that a batch takes at most.
 
     Args:
-        rows: how many run at once; prompts run together as far as `decode.PROMPT_TOKENS` lets them.
+        rows: how many run at once; prompts run together as far as `prefixes.PROMPT_TOKENS` lets them.
         prompt: tokens of the longest prompt.
         new_tokens: tokens generated at most.
         kept: blocks whose hidden states of the prompt are kept for heads that read it.

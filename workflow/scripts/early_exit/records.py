@@ -61,7 +61,7 @@ FLOPS = pa.schema(
         "example_id": pa.string(),
         "threshold": pa.float64(),
         "passes": pa.int32(),  # decode passes: generated tokens after the first, which the prompt pass gives
-        "blocks": pa.int64(),  # blocks run, summed over the passes
+        "blocks": pa.int64(),  # up to where the passes left, summed; `deferred` may run more, which the FLOPs count
         "flops": pa.float64(),  # decode passes: blocks, heads checked, state fill, final norm, LM head
         "flops_full": pa.float64(),  # the same tokens by the full model
         "flops_blocks": pa.float64(),  # decode passes, blocks alone
