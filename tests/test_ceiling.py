@@ -48,5 +48,5 @@ def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
 
 
 def test_a_repetition_penalty_is_refused():
-    with pytest.raises(InputError, match="oracle: has no meaning under generation.repetition_penalty"):
+    with pytest.raises(InputError, match=r"oracle: has no meaning under generation\.repetition_penalty"):
         ceiling.run({}, None, None, [], max_new_tokens=1, rules={"repetition_penalty": 1.2}, settings={})

@@ -25,7 +25,8 @@ def answers(model, kind, count=None):
             "shots": {"triviaqa": 2, "coqa": 0, "truthfulqa": 1}[kind],
             "examples": {"calibration": 100, "test": count}}  # fmt: skip
     examples = datasets.load(kind, spec, 1).query("split == 'test'").set_index("example_id")
-    rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), prompts.PROFILES["official"][kind].stop_strings, 32)
+    stop_strings = prompts.PROFILES["official"][kind].stop_strings
+    rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, 32)
     requests = [decode.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
     done = decode.generate(backbone, policies.FullDepth(), None, requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}

@@ -12,8 +12,6 @@ with runtime.job(snakemake) as log:
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
     folders = [Path(path).parent for path in snakemake.input.heads]
     trained = head_outputs.load(folders, list(params.heads), manifest)
-    rows = head_outputs.measure(
-        backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens
-    )
+    rows = head_outputs.measure(backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens)
     records.write_table(rows, snakemake.output[0], records.confidences_schema(params.heads))
     log.info("%d documents, %d seeds, %d rows", len(documents), len(trained), len(rows))

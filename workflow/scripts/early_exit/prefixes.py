@@ -49,8 +49,8 @@ class Beginning:
     def groups(self, prompts: Sequence[Prompt], padding: float) -> Iterator[list[int]]:
         """Neighbours that are cheaper in one pass than apart, as indices.
 
-        `prompts` are sorted. A group's tokens, padded and without its common beginning, are at most PROMPT_TOKENS, and at most `padding`
-        times what its prompts would be apart, each after the one before it.
+        `prompts` are sorted. A group's tokens, padded and without its common beginning, are at most PROMPT_TOKENS,
+        and at most `padding` times what its prompts would be apart, each after the one before it.
         """
         group: list[int] = []
         apart, last = 0, self.prompt

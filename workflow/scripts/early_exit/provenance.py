@@ -33,8 +33,8 @@ BENCHMARK_NONE = ("-", "NA")  # what Snakemake writes for a job too short to be 
 
 def page(
     *, config: Mapping[str, Any], manifests: Iterable[Mapping[str, Any]], results: pd.DataFrame,
-    disjoint: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, pd.DataFrame | None]], versions: Mapping[str, str],
-    hardware: Mapping[str, str],
+    disjoint: Mapping[str, Any], benchmarks: Mapping[str, Mapping[str, pd.DataFrame | None]],
+    versions: Mapping[str, str], hardware: Mapping[str, str],
 ) -> str:  # fmt: skip
     """The page as HTML.
 
@@ -103,8 +103,8 @@ def _disjoint(proof: Mapping[str, Any]) -> str:
     searched, pairs = proof["searched"], len(proof["compared"])
     rows = [[name, split["documents"], split["sha256"]] for name, split in proof["splits"].items()]
     return (
-        f"<p>Checked before training: {pairs} pairs of splits share no text, by the SHA-256 of its words, and none of the "
-        f"{searched['documents']} documents of the corpus holds the question or story of one of the "
+        f"<p>Checked before training: {pairs} pairs of splits share no text, by the SHA-256 of its words, and none of "
+        f"the {searched['documents']} documents of the corpus holds the question or story of one of the "
         f"{searched['examples']} examples.</p>\n" + _table(["split", "different texts", "sha256 of all"], rows)
     )
 
