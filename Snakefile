@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/exits.smk"
 include: "workflow/rules/heads.smk"
@@ -23,6 +24,7 @@ include: "workflow/rules/generate.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/speed_inputs.smk"
 include: "workflow/rules/speed.smk"
 
 

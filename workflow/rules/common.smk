@@ -127,21 +127,3 @@ def decode_settings(wildcards):
 def recipe_heads(wildcards):
     """The heads of a recipe, {name: design}."""
     return {name: config["heads"][name] for name in config["recipes"][wildcards.recipe]}
-
-
-def trained(file):
-    """A function of wildcards: a file of the recipe with the policy's head; nothing for a policy without one."""
-
-    def path(wildcards):
-        recipe = policy(wildcards).get("recipe")
-        return f"{R}/heads/{wildcards.backbone}/{recipe}/{file}" if recipe else []
-
-    return path
-
-
-def model_files(wildcards):
-    return layout.model_files(spec(wildcards, "backbone"))
-
-
-def dataset_files(wildcards):
-    return layout.data_files(spec(wildcards, "dataset"))

@@ -1,20 +1,6 @@
 """Exit heads, and where they would pay: training, on text that is in no other split, and the block at which a backbone's
 predictions settle."""
 
-# How often a training keeps its state is no param: it changes no result.
-DISTILLATION = {key: value for key, value in config["distillation"].items() if key != "checkpoint_seconds"}
-
-
-def head_code(wildcards):
-    """The files of a job's heads that are not built in: of a recipe's, of the policy's one, or of all."""
-    if hasattr(wildcards, "recipe"):
-        heads = config["recipes"][wildcards.recipe]
-    elif hasattr(wildcards, "policy"):
-        heads = [head for head in [policy(wildcards).get("head")] if head]
-    else:
-        heads = config["heads"]
-    return layout.head_files(config, heads)
-
 
 # No table is made before this passes. It goes before all else, so that a run that cannot pass ends before it trains.
 # As an input of the training it would train all heads again for each new dataset; and `ancient` would not do: Snakemake

@@ -3,18 +3,6 @@
 DECODING = {**config["generation"], "degeneration": config["degeneration"]}
 
 
-def threshold(wildcards):
-    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
-    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
-
-
-def full_run(wildcards):
-    """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
-    is_oracle = policy(wildcards)["kind"] == "oracle"
-    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
-
-
 rule generate_calibration:
     input:
         data=f"{R}/data/{{dataset}}.parquet",

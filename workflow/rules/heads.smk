@@ -1,25 +1,5 @@
 """How good heads are at their task: further trainings, from other seeds, and what all of them say of held-out text."""
 
-SEEDS = [config["distillation"]["seed"] + k for k in range(config["head_quality"]["seeds"])]
-
-
-def seed_distillation(wildcards):
-    return {**DISTILLATION, "seed": int(wildcards.seed)}
-
-
-def seed_settings(wildcards):
-    return {**torch_settings(wildcards), "seed": int(wildcards.seed)}
-
-
-def all_seeds(file):
-    """A function of wildcards: a file of the recipe's trainings from every seed, the run's own first."""
-
-    def paths(wildcards):
-        recipe = f"{wildcards.backbone}/{wildcards.recipe}"
-        return [f"{R}/heads/{recipe}/{file}", *(f"{R}/quality/{recipe}/{seed}/{file}" for seed in SEEDS[1:])]
-
-    return paths
-
 
 use rule train_heads as train_heads_seed with:
     output:

@@ -1,0 +1,64 @@
+"""Files and settings of a job that depend on what it is for: functions of its wildcards."""
+
+# How often a training keeps its state is no param: it changes no result.
+DISTILLATION = {key: value for key, value in config["distillation"].items() if key != "checkpoint_seconds"}
+SEEDS = [config["distillation"]["seed"] + k for k in range(config["head_quality"]["seeds"])]
+
+
+def trained(file):
+    """A function of wildcards: a file of the recipe with the policy's head; nothing for a policy without one."""
+
+    def path(wildcards):
+        recipe = policy(wildcards).get("recipe")
+        return f"{R}/heads/{wildcards.backbone}/{recipe}/{file}" if recipe else []
+
+    return path
+
+
+def model_files(wildcards):
+    return layout.model_files(spec(wildcards, "backbone"))
+
+
+def dataset_files(wildcards):
+    return layout.data_files(spec(wildcards, "dataset"))
+
+
+def head_code(wildcards):
+    """The files of a job's heads that are not built in: of a recipe's, of the policy's one, or of all."""
+    if hasattr(wildcards, "recipe"):
+        heads = config["recipes"][wildcards.recipe]
+    elif hasattr(wildcards, "policy"):
+        heads = [head for head in [policy(wildcards).get("head")] if head]
+    else:
+        heads = config["heads"]
+    return layout.head_files(config, heads)
+
+
+def seed_distillation(wildcards):
+    return {**DISTILLATION, "seed": int(wildcards.seed)}
+
+
+def seed_settings(wildcards):
+    return {**torch_settings(wildcards), "seed": int(wildcards.seed)}
+
+
+def all_seeds(file):
+    """A function of wildcards: a file of the recipe's trainings from every seed, the run's own first."""
+
+    def paths(wildcards):
+        recipe = f"{wildcards.backbone}/{wildcards.recipe}"
+        return [f"{R}/heads/{recipe}/{file}", *(f"{R}/quality/{recipe}/{seed}/{file}" for seed in SEEDS[1:])]
+
+    return paths
+
+
+def threshold(wildcards):
+    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
+    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
+    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
+
+
+def full_run(wildcards):
+    """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
+    is_oracle = policy(wildcards)["kind"] == "oracle"
+    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
