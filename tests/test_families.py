@@ -247,11 +247,13 @@ def test_propagate_leaves_in_a_cache_what_the_block_itself_would(name):
         state = backbone.new_state(2, 8)
         state.insert(torch.arange(2), cache, torch.arange(2), 4)
         state.begin(2)
+        fill.open(2)
         hidden = backbone.embed(torch.tensor([[11], [12]]))
         pair = (state.keys, state.values) if backbone.family == "transformer" else (state.conv, state.recurrent)
         for n in range(1, backbone.depth + 1):
             before = [[caches[k].clone() for k in backbone.layer_indices] for caches in pair]
             fill.leave(backbone, state, n - 1, hidden, torch.arange(2))
+            fill.finish(backbone, state)
             filled = [caches[n - 1].clone() for caches in pair]
             for caches, saved in zip(pair, before, strict=True):
                 caches |= {k: saved[k].clone() for k in backbone.layer_indices}

@@ -43,7 +43,11 @@ class Case:
     def requests(self) -> list[decode.Request]:
         rng = random.Random(self.seed)
         rows = range(len(self.schedules))
-        prompts = [[rng.randrange(3, 61) for _ in range(rng.choice([1, 2, 3, 5, 5, 8, 9, 9]))] for _ in rows]
+        tokens = [rng.randrange(3, 61) for _ in range(6)]  # some prompts begin alike, some have one length
+        prompts = [
+            tokens[: rng.choice([0, 0, 4, 6])] + [rng.randrange(3, 61) for _ in range(rng.choice([1, 2, 5, 6]))]
+            for _ in rows
+        ]
         groups = [rows[k : k + self.shared] for k in range(0, len(rows), self.shared)]
         return [decode.Request(f"{g[0]}", prompts[g[0]], [float(row) for row in g]) for g in groups]
 

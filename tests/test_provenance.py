@@ -28,6 +28,14 @@ MANIFEST = {
     "name": "tiny-mamba", "source": "workflow/resources/tiny/mamba", "revision": None, "family": "mamba", "depth": 16,
     "dtype": "float32", "context": None, "sha256": "a" * 64, "files": {"model.safetensors": "b" * 64},
 }  # fmt: skip
+DISJOINT = {
+    "splits": {
+        "corpus/train": {"documents": 600, "sha256": "e" * 64},
+        "coqa/test": {"documents": 40, "sha256": "f" * 64},
+    },
+    "compared": [["corpus/train", "coqa/test"]],
+    "searched": {"documents": 660, "examples": 411},
+}
 
 
 def make_page(benchmarks=None, **config):
@@ -36,6 +44,7 @@ def make_page(benchmarks=None, **config):
         config=provenance.relative(CONFIG | config, [Path.cwd()]),
         manifests=[MANIFEST],
         results=results,
+        disjoint=DISJOINT,
         benchmarks=benchmarks or {},
         versions={"torch": "2.13.0", "mamba-ssm": "not installed"},
         hardware={"cores": "2"},
@@ -125,3 +134,9 @@ def test_page_is_the_same_twice_and_names_no_path_of_this_machine():
 )
 def test_paths_become_relative(value, shown):
     assert provenance.relative(value, [Path("/repo"), Path("/home/me/run")]) == shown
+
+
+def test_the_page_says_what_was_held_apart():
+    page = make_page()
+    assert "by the SHA-256 of its words: 1." in page and "660 documents" in page and "411 examples" in page
+    assert ["coqa/test", "40", "f" * 64] in Cells(page).rows

@@ -23,6 +23,7 @@ CONFIG = {
     },
     "corpus": {"documents": 40, "held_out": 10},
     "distillation": {"epochs": 1},
+    "head_quality": {"seeds": 2},
     "thresholds": [0.5, 0.9],
     "bootstrap": {"resamples": 50},
     "policies": {"pruned": {"drop": [2, 4]}}
@@ -55,7 +56,8 @@ def results(tmp_path_factory):
 def test_the_report_holds_the_figures_and_the_table(results):
     html = (results / "report.html").read_text(encoding="utf-8")
     assert len(html) > 1_000_000  # one file with its assets
-    for name in ("quality_coqa.svg", "quality_truthfulqa.svg", "exits_tiny-mamba.svg", "settle.svg", "results.csv",
+    for name in ("reliability_tiny-mamba.svg", "head_savings.svg", "head_differences_tiny-mamba.svg", "heads.csv",
+                 "quality_coqa.svg", "quality_truthfulqa.svg", "exits_tiny-mamba.svg", "settle.svg", "results.csv",
                  "provenance.html"):  # fmt: skip
         assert name in html
 
@@ -80,7 +82,7 @@ def test_every_handover_file_validates(results):
     corpus = records.read_table(results / "data/corpus.parquet", records.CORPUS)
     assert corpus["split"].value_counts().to_dict() == {"train": 40, "held_out": 10}
     for schema, pattern in {"backbone": "backbones/*.json", "costs": "costs/*.json", "heads": "heads/*/*/manifest.json",
-                            "thresholds": "thresholds/*/*/*.json"}.items():  # fmt: skip
+                            "disjoint": "data/disjoint.json", "thresholds": "thresholds/*/*/*.json"}.items():  # fmt: skip
         rules = yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text())
         files = sorted(results.glob(pattern))
         assert files, pattern
@@ -96,6 +98,18 @@ def test_the_four_exits_of_a_head_have_different_weights(results):
         first = next(key for key in weights if key.startswith(f"{name}.8."))
         tensors = [weights[first.replace(".8.", f".{n}.", 1)] for n in exits]
         assert all((tensors[0] != other).any() for other in tensors[1:])
+
+
+def test_the_quality_of_every_head_is_in_the_table_beside_its_cost(results):
+    table = pd.read_csv(results / "tables/heads.csv")
+    every = ["calm", "ffn", "ffn-slim", "hybrid", "majority", "mamba", "mamba-slim", "oracle"]
+    for _, own in table.groupby("backbone"):
+        assert sorted(own["head"].unique()) == every and len(own) == 5 * len(every)
+    trained = table[table["recipe"].notna()]
+    assert (trained["seeds"] == 2).all() and (trained["documents"] == 10).all() and (trained["check_percent"] > 0).all()
+    folders = results / "heads/tiny-mamba/paper", results / "quality/tiny-mamba/paper/2"
+    first, second = (load_file(folder / "heads.safetensors")["ffn.8.up.weight"] for folder in folders)
+    assert (first != second).any()
 
 
 def test_the_table_adds_up(results):

@@ -40,10 +40,10 @@ EXPECTED = {
     "settle": 2,
     "generate_calibration": 42,  # full and six head policies on six pairs
     "calibrate": 36,
-    "generate": 48,
+    "generate": 54,
     "layer_costs": 2,
-    "count_flops": 48,
-    "score": 48,
+    "count_flops": 54,
+    "score": 54,
     "tables": 1,
     "compare": 1,
     "claims": 1,

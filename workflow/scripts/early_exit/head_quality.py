@@ -35,8 +35,8 @@ METRICS = (
     *(f"{what}_at_{error}" for error in ERRORS for what in ("leave", "disagree", "saved")),
 )  # fmt: skip
 # Resamples work on scores in this many groups of neighbours, so that they cost the same for any number of tokens; the
-# estimates themselves are exact. A group holds 1/512 of the distinct scores, far less than any interval's width.
-SCORE_GROUPS = 512
+# estimates themselves are exact. A group holds 1/256 of the distinct scores, far less than any interval's width.
+SCORE_GROUPS = 256
 
 
 @dataclass(frozen=True)

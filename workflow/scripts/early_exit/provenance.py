@@ -99,13 +99,13 @@ def _data(config: Mapping[str, Any]) -> str:
 
 
 def _disjoint(proof: Mapping[str, Any]) -> str:
-    """What was compared before any head was trained, with the hash of each split."""
+    """What was held against what, and the hash of each split (see `disjoint`)."""
     searched, pairs = proof["searched"], len(proof["compared"])
     rows = [[name, split["documents"], split["sha256"]] for name, split in proof["splits"].items()]
     return (
-        f"<p>Checked before training: {pairs} pairs of splits share no text, by the SHA-256 of its words, and none of "
-        f"the {searched['documents']} documents of the corpus holds the question or story of one of the "
-        f"{searched['examples']} examples.</p>\n" + _table(["split", "different texts", "sha256 of all"], rows)
+        f"<p>Pairs of splits found to share no text, by the SHA-256 of its words: {pairs}. None of the corpus's "
+        f"{searched['documents']} documents holds the question or story of one of the {searched['examples']} "
+        "examples.</p>\n" + _table(["split", "different texts", "sha256 of all"], rows)
     )
 
 
