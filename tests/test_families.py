@@ -120,7 +120,7 @@ def test_what_its_config_shows_is_refused_before_anything_is_loaded(name, why, t
     assert refusal(lambda: manifests.describe("m", source, tmp_path, None)).startswith(f"backbones.m: {name} is not")
     user = {"backbones": {"m": source}}
     message = refusal(lambda: config.load(user, config.Path(__file__).parents[1]))
-    assert message.startswith(f"config key 'backbones.m.source': {name} is not supported (") and why in message
+    assert message.startswith(f"backbones.m.source: {name} is not supported (") and why in message
 
     asked = []
 

@@ -183,12 +183,12 @@ def test_the_draws_of_documents_keep_to_their_half_and_grouping_scores_changes_l
 
 def test_a_resample_is_the_statistic_of_the_documents_drawn():
     generator = np.random.default_rng(2)
-    tokens, confidence = population(generator, 8, 1, length=10)
+    tokens, confidence = population(generator, 8, 1, length=8)
     drawn = quality.draws(tokens.half, 0, 5)
     found = quality.estimates(tokens, confidence, [0, 1, 2, 3], drawn, 0.1)
     for resample, counts in enumerate(drawn.astype(int)):
         rows = np.concatenate([np.flatnonzero(tokens.document == d) for d in np.repeat(np.arange(8), counts)])
-        document = np.repeat(np.arange(8), 10)
+        document = np.repeat(np.arange(8), 8)
         half = tokens.half[np.repeat(np.arange(8), counts)]
         copied = quality.Tokens(document, tokens.label[:, rows], tokens.agreement[:, rows], EXITS, DEPTH, half)
         alone = quality.estimates(copied, confidence[:, :, rows], [0, 1, 2, 3], np.ones((1, 8)), 0.1)

@@ -81,8 +81,9 @@ def test_every_handover_file_validates(results):
         assert data["split"].value_counts().to_dict() == {"test": 8, "calibration": 6}
     corpus = records.read_table(results / "data/corpus.parquet", records.CORPUS)
     assert corpus["split"].value_counts().to_dict() == {"train": 40, "held_out": 10}
-    for schema, pattern in {"backbone": "backbones/*.json", "costs": "costs/*.json", "heads": "heads/*/*/manifest.json",
-                            "disjoint": "data/disjoint.json", "thresholds": "thresholds/*/*/*.json"}.items():  # fmt: skip
+    patterns = {"backbone": "backbones/*.json", "costs": "costs/*.json", "disjoint": "data/disjoint.json",
+                "heads": "heads/*/*/manifest.json", "thresholds": "thresholds/*/*/*.json"}  # fmt: skip
+    for schema, pattern in patterns.items():
         rules = yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text())
         files = sorted(results.glob(pattern))
         assert files, pattern

@@ -35,14 +35,14 @@ CODE = {
     "check_disjoint": "datasets disjoint prompts questions sources",
     "train_heads": "attention backbones block_costs checkpoints distill head_kinds head_sources heads manifests "
     "mixers state structure training",
-    "measure_heads": "backbones block_costs distill head_kinds head_outputs head_sources heads manifests mixers state "
-    "structure",
+    "measure_heads": "attention backbones block_costs distill head_kinds head_outputs head_sources heads manifests "
+    "mixers state structure",
     "head_tables": "head_quality head_tables",
     "head_figures": "figures head_figures tables uncertainty",
     "settle": "attention backbones distill manifests settle state structure",
     "calibrate": "calibrate",
-    "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds head_sources "
-    "heads manifests memory mixers policies prompts state stopping structure",
+    "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
+    "head_sources heads manifests memory mixers policies prefixes prompts state stopping structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
     "count_flops": "block_costs costs manifests",
     "score": "metrics scoring",
@@ -53,7 +53,7 @@ CODE = {
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
     "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
-    "manifests mixers policies speed speed_cases state stopping structure",
+    "manifests mixers policies prefixes speed speed_cases state stopping structure",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}

@@ -166,8 +166,7 @@ def _measure(key: Key, spec: dict[str, Any]) -> None:
             _fail((*key, "gguf"), spec["gguf"], f"does not exist in {folder}")
         if (folder / "config.json").exists():
             model = read_json(folder / "config.json")
-            found = manifests.family(model, f"config key '{_dotted((*key, 'source'))}'")
-            facts = {"family": found, "depth": model.get("num_hidden_layers")}
+            facts = {"family": manifests.family(model, _dotted((*key, "source"))), "depth": model["num_hidden_layers"]}
     for name in ("family", "depth"):
         found = facts.get(name)
         if found and spec[name] not in (None, found):

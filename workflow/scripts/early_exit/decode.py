@@ -163,13 +163,14 @@ def decode_one_token(batch: Batch) -> None:
         hidden = backbone.run_block(n, hidden, state)
         if n not in policy.exits:
             continue
-        leaving = policy.leave(n, hidden[: len(live)], thresholds[live])
+        current = hidden[: len(live)]
+        leaving = policy.leave(n, current, thresholds[live])
         if leaving.any():
-            left.append((live[leaving], hidden[: len(live)][leaving, 0]))
+            left.append((live[leaving], current[leaving, 0]))
             exit_blocks[live[leaving]] = n
             gone = torch.isin(state.slots, live[leaving])
             fill.leave(backbone, state, n, hidden[gone], gone.nonzero()[:, 0])
-            policy.left(n, hidden[: len(live)][leaving], leaving.nonzero()[:, 0])
+            policy.left(n, current[leaving], leaving.nonzero()[:, 0])
             live, hidden = live[~leaving], hidden[~gone]
             state.narrow(~gone)
             for each in policy.states:
