@@ -234,6 +234,7 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"distillation": {"class_balance": "balance"}}, ["distillation.class_balance", "'balanced'"]),
         ({"distillation": {"max_training_tokens": 0}}, ["distillation.max_training_tokens", "0"]),
         ({"recipes": {"r": ["calm", "clam"]}}, ["recipes.r[1]", "'clam'", "'calm'"]),
+        ({"head_quality": {"recipes": ["papre"]}}, ["head_quality.recipes[0]", "'papre'", "'paper'"]),
         ({"policies": {"full": None}}, ["policies.full", "null"]),
         ({"policies": {"fuller": {"kind": "full"}}}, ["policies.full"]),
         ({"policies": {"p": {"kind": "head", "head": "calm"}}}, ["policies.p.recipe", "missing"]),

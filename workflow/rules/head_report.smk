@@ -1,4 +1,4 @@
-"""The tables and figures of how good heads are: every recipe, on each backbone on which some policy asks a head."""
+"""The tables and figures of how good heads are."""
 
 MEASURED = layout.measured_heads(config)
 HEAD_PLOTS = layout.head_plots(config, R)

@@ -187,6 +187,8 @@ def _check_names(config: Mapping[str, Any]) -> None:
     for recipe, heads in config["recipes"].items():
         for i, head in enumerate(heads):
             _check_known(("recipes", recipe, i), head, list(config["heads"]))
+    for i, recipe in enumerate(config["head_quality"]["recipes"] or []):
+        _check_known(("head_quality", "recipes", i), recipe, list(config["recipes"]))
     if [name for name, policy in config["policies"].items() if policy["kind"] == "full"] != ["full"]:
         _fail(("policies", "full"), config["policies"].get("full"), "must be the one policy of kind full")
 

@@ -38,9 +38,9 @@ def trainings(config: Config) -> list[tuple[str, str]]:
 
 
 def measured_heads(config: Config) -> list[tuple[str, str]]:
-    """All (backbone, recipe) whose heads' quality is measured: every recipe where some run asks a head."""
-    trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
-    return list(product(trained, config["recipes"]))
+    """All (backbone, recipe) whose heads' quality is measured: those that some run needs, or as the config says."""
+    recipes = config["head_quality"]["recipes"]
+    return trainings(config) if recipes is None else list(product(config["backbones"], recipes))
 
 
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
@@ -84,7 +84,8 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
 def head_plots(config: Config, results: str) -> list[dict[str, str]]:
     """Every figure of how good the heads are, as `plots` gives the others."""
     backbones = dict(measured_heads(config))
-    kinds = {config["heads"][head]["kind"] for heads in config["recipes"].values() for head in heads}
+    recipes = dict.fromkeys(recipe for _, recipe in measured_heads(config))
+    kinds = {config["heads"][head]["kind"] for recipe in recipes for head in config["recipes"][recipe]}
     per_backbone = ["reliability"]
     if any(kinds.issuperset(pair) for pair in COMPARED_HEADS):
         per_backbone.append("head_differences")
