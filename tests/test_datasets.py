@@ -252,7 +252,7 @@ def test_lm_eval_triviaqa_prompt_and_stops(tmp_path):
 
 def test_lm_eval_truthfulqa_prompt_leaves_the_cue_to_the_model(tmp_path):
     path = write_lines(tmp_path / "t.jsonl", [truth(i) for i in range(4)])
-    frame = datasets.load("t", spec("truthfulqa", path, shots=1, prompt="lm-eval"), seed=0)
+    frame = datasets.load("t", spec("truthfulqa", path, shots=1, calibration=1, test=1, prompt="lm-eval"), seed=0)
     row = only(frame, "test").iloc[0]
     assert row.prompt.count("Q: ") == 2 and row.prompt.count("\nA: ") == 1
     assert row.prompt.endswith(f"\n\nQ: {row.question}") and row.stop_strings == ["\n\n"]

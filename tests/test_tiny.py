@@ -5,7 +5,19 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import backbones, datasets, decode, distill, manifests, metrics, policies, prompts, settle, stopping
+from early_exit import (
+    backbones,
+    datasets,
+    decode,
+    distill,
+    fills,
+    manifests,
+    metrics,
+    policies,
+    prompts,
+    settle,
+    stopping,
+)
 
 TINY = ROOT / "workflow/resources/tiny"
 SPLITS = {"shots": "train", "calibration": "validation", "test": "test"}
@@ -28,7 +40,7 @@ def answers(model, kind, count=None):
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
     rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, 32)
     requests = [decode.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
-    done = decode.generate(backbone, policies.FullDepth(), None, requests, rule, slots=128)
+    done = decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}
 
 
@@ -65,7 +77,7 @@ def test_never_exit_equals_plain_greedy_decoding(model):
     requests = [decode.Request(str(k), prompt, (1.0,)) for k, prompt in enumerate(prompts_)]
     ours = {
         row.example_id: row.token_ids
-        for row in decode.generate(backbone, policies.FullDepth(), None, requests, rule, slots=8)
+        for row in decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=8)
     }
     for k, prompt in enumerate(prompts_):
         expected = backbone.model.generate(

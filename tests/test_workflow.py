@@ -52,7 +52,7 @@ EXPECTED = {
     "report": 1,
     "all": 1,
 }
-# One backbone, one dataset, full and two head policies.
+# One backbone, one dataset, full, oracle and two head policies.
 SMALLEST = {
     "preset": "tiny",
     "name": "stub",
@@ -171,12 +171,12 @@ def test_other_scoring_rules_score_again_and_generate_nothing(finished):
     after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
     rerun = dry_run(finished, scoring={"rules": "lm-eval"})
     assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate"))}
-    assert rerun.pop("score") == 3 and rerun.items() >= after.items()
+    assert rerun.pop("score") == 4 and rerun.items() >= after.items()
 
 
 def test_another_prompt_generates_again_but_trains_nothing(finished):
     rerun = dry_run(finished, datasets={**SMALLEST["datasets"], "triviaqa": {"prompt": "lm-eval"}})
-    assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 3
+    assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 4
     assert "train_heads" not in rerun and "fetch_backbone" not in rerun
 
 
