@@ -71,9 +71,11 @@ FLOPS = pa.schema(
     }
 )
 
-# The questions that heads are there to answer, by kind: does a memory of earlier tokens help, does a cheap head do?
+# The questions that heads are there to answer, by kind: does a memory of earlier tokens help (a hybrid is an ffn-slim
+# with one, and nothing else), does a cheap head do?
 COMPARED_HEADS = (
-    ("mamba", "ffn"), ("mamba", "calm"), ("mamba-slim", "mamba"), ("ffn-slim", "ffn"), ("hybrid", "mamba"),
+    ("mamba", "ffn"), ("mamba", "calm"), ("hybrid", "ffn-slim"), ("mamba-slim", "ffn-slim"), ("mamba-slim", "mamba"),
+    ("ffn-slim", "ffn"), ("hybrid", "mamba"),
 )  # fmt: skip
 METRICS = {
     "triviaqa": ("em", "f1"),
