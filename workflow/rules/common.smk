@@ -34,16 +34,16 @@ CODE = {
     "fetch_backbone": "manifests",
     "check_disjoint": "datasets disjoint prompts questions sources",
     "train_heads": "attention backbones block_costs checkpoints distill head_kinds head_sources heads manifests "
-    "mixers state structure training",
+    "mixers products state structure training",
     "measure_heads": "attention backbones block_costs distill head_kinds head_outputs head_sources heads manifests "
-    "mixers state structure",
+    "mixers products state structure",
     "head_tables": "head_quality head_tables",
     "head_figures": "figures head_figures tables uncertainty",
-    "settle": "attention backbones distill manifests settle state structure",
+    "settle": "attention backbones distill manifests products settle state structure",
     "calibrate": "calibrate",
     "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
-    "head_sources heads manifests memory mixers policies prefixes prompts state stopping structure",
-    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
+    "head_sources heads manifests memory mixers policies prefixes products prompts state stopping structure",
+    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers products",
     "count_flops": "block_costs costs manifests",
     "score": "metrics scoring",
     "tables": "tables uncertainty",
@@ -53,7 +53,7 @@ CODE = {
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
     "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
-    "manifests mixers policies prefixes speed speed_cases state stopping structure",
+    "manifests mixers policies prefixes products speed speed_cases state stopping structure",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
