@@ -161,6 +161,12 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     assert dry_run(finished, policies=policies) == own | after
 
 
+def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
+    rerun = dry_run(finished, wallclock={"examples": 2})
+    assert rerun["measure_wallclock"] == 3  # full, calm-copy, ffn-copy
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
+
+
 def test_another_level_of_agreement_generates_no_calibration(finished):
     rerun = dry_run(finished, calibration={"agreement": 0.5})
     assert "generate_calibration" not in rerun and "train_heads" not in rerun

@@ -54,6 +54,9 @@ CODE = {
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
     "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
     "manifests mixers policies prefixes products speed speed_cases state stopping structure",
+    "measure_wallclock": "attention backbones block_costs conversations decode fills generation greedy head_kinds "
+    "head_sources heads manifests memory mixers policies prefixes products prompts speed state stopping structure "
+    "wallclock",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}

@@ -61,9 +61,15 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "scores": f"{results}/runs/{run}/scores.parquet",
                 "flops": f"{results}/runs/{run}/flops.parquet",
                 "thresholds": f"{results}/thresholds/{run}.json" if spec["kind"] == "head" else None,
+                "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
             }
         )
     return entries
+
+
+def is_timed(config: Config, policy: Config) -> bool:
+    """Whether a policy's seconds per token are measured: not the oracle's, which knows answers that cost time."""
+    return config["wallclock"]["examples"] is not None and policy["kind"] != "oracle"
 
 
 def plots(config: Config, results: str) -> list[dict[str, str]]:
