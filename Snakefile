@@ -27,11 +27,14 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/claims.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/speed.smk"
+include: "workflow/rules/targets.smk"
 
 
 localrules:
     all,
     report,
+    fetch,
+    status,
 
 
 rule all:

@@ -31,7 +31,7 @@ class Three:
 def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
     answerer = Three()
     warm_up = [90, 90, 90, 90]
-    rounds = [1, 9, 2, 6] + [2, 12, 2, 6] + [1, 5, 2, 6]  # prompts, whole; at 0.5, then at 0.9
+    rounds = [1, 9, 2, 6, 2, 12, 2, 6, 1, 5, 2, 6]  # prompts, whole; at 0.5, then at 0.9; three times
     clock = clock_of(warm_up + rounds)
     found = wallclock.measure(answerer, EXAMPLES, [0.5, 0.9], repeats=3, probe=Silent(), clock=clock)
     assert list(found.columns) == list(wallclock.COLUMNS)

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from early_exit import products
 from early_exit.state import AttentionState, RecurrentState
 
 if TYPE_CHECKING:
@@ -185,12 +184,12 @@ def advance_mamba1(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     """
     inner, rank, size = mixer.intermediate_size, mixer.time_step_rank, mixer.ssm_state_size
     bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[:inner]
-    x = products.linear(normed, mixer.in_proj.weight[:inner], bias)
+    x = F.linear(normed, mixer.in_proj.weight[:inner], bias)
     window, x = _convolve(mixer, window, x, inner)
-    dt, b = products.linear(x, mixer.x_proj.weight[: rank + size]).split([rank, size], dim=-1)
+    dt, b = F.linear(x, mixer.x_proj.weight[: rank + size]).split([rank, size], dim=-1)
     if hasattr(mixer, "dt_layernorm"):  # Falcon-Mamba
         dt, b = mixer.dt_layernorm(dt), mixer.b_layernorm(b)
-    dt = products.linear(dt, mixer.dt_proj.weight)
+    dt = F.linear(dt, mixer.dt_proj.weight)
     dt = F.softplus(dt + mixer.dt_proj.bias.to(dt.dtype)).float()[..., None]  # (rows, inner, 1)
     decay = torch.exp(dt * -torch.exp(mixer.A_log.float()))
     added = dt * b.float()[:, None] * x.float()[..., None]
@@ -210,7 +209,7 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     """
     inner, channels, groups, size = mixer.intermediate_size, mixer.conv_dim, mixer.n_groups, mixer.ssm_state_size
     bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[inner:]
-    x_b_c, dt = products.linear(normed, mixer.in_proj.weight[inner:], bias).split([channels, mixer.num_heads], dim=-1)
+    x_b_c, dt = F.linear(normed, mixer.in_proj.weight[inner:], bias).split([channels, mixer.num_heads], dim=-1)
 
     window, x_b = _convolve(mixer, window, x_b_c, inner + groups * size)
     x, b = x_b.split([inner, groups * size], dim=-1)

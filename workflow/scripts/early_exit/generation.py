@@ -13,6 +13,7 @@ from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
 from early_exit.fills import Fill
+from early_exit.journal import Journal
 from early_exit.policies import Policy
 from early_exit.records import InputError
 from early_exit.stopping import StopRule
@@ -68,41 +69,43 @@ class Answerer:
 
 def run(
     policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
-    rules: Mapping[str, Any], settings: Mapping[str, Any], **options: Any,
+    rules: Mapping[str, Any], settings: Mapping[str, Any], journal: Journal, **options: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
     Args:
         examples: rows of records.EXAMPLES.
+        journal: keeps the answers; those that it holds already are not asked for again.
         policy, manifest, thresholds, rules, settings, options: as `Answerer` takes them.
     """
     stop_strings = examples["stop_strings"].iloc[0]
     answerer = Answerer(
         policy, manifest, thresholds, stop_strings=stop_strings, rules=rules, settings=settings, **options
     )
-    asked = Rounds(examples, thresholds)
+    asked, rows = Rounds(examples, thresholds), list(journal.rows)
+    for row in rows:
+        asked.note(row["example_id"], row["threshold"], row["text"])
     answers = chain.from_iterable(answerer(prompts) for prompts in asked)
-    rows = []
-    for answer in runtime.progress(answers, len(examples) * len(thresholds), "answers"):
+    for answer in runtime.progress(answers, len(examples) * len(thresholds) - len(rows), "answers"):
         text = answerer.rule.text(answer.token_ids)
         asked.note(answer.example_id, answer.threshold, text)
         prompt = asked.prompt(answer.example_id, answer.threshold)
-        rows.append(
-            {
-                "example_id": answer.example_id,
-                "threshold": answer.threshold,
-                "prompt_sha256": prompt.sha256,
-                "prompt_tokens": answer.prompt_tokens,
-                "prompt_cut": answerer.cut.get(prompt.sha256, 0),
-                "token_ids": answer.token_ids,
-                "exit_blocks": answer.exit_blocks,
-                "text": text,
-                "stop_reason": answer.stop_reason,
-                "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
-                "repetition_penalty": rules["repetition_penalty"],
-                "seed": settings["seed"],
-            }
-        )
+        row = {
+            "example_id": answer.example_id,
+            "threshold": answer.threshold,
+            "prompt_sha256": prompt.sha256,
+            "prompt_tokens": answer.prompt_tokens,
+            "prompt_cut": answerer.cut.get(prompt.sha256, 0),
+            "token_ids": answer.token_ids,
+            "exit_blocks": answer.exit_blocks,
+            "text": text,
+            "stop_reason": answer.stop_reason,
+            "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
+            "repetition_penalty": rules["repetition_penalty"],
+            "seed": settings["seed"],
+        }
+        rows.append(row)
+        journal.add(row)
     return pd.DataFrame(rows).sort_values(["example_id", "threshold"], ignore_index=True)
 
 
