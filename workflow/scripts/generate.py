@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import ceiling, generation, records, runtime
+from early_exit import ceiling, checkpoints, generation, records, runtime
+from early_exit.journal import Journal
 
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
@@ -10,6 +11,12 @@ with runtime.job(snakemake):
     examples = examples[examples["split"] == params.split]
     manifest = records.read_json(files.manifest)
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
+    of_this = dict(params.items()) | {"versions": runtime.versions()}
+    journal = Journal(
+        Path(snakemake.output[0]).with_suffix(".partial"),
+        checkpoints.fingerprint(files, of_this),
+        snakemake.config["generation"]["checkpoint_rows"],
+    )
     if params.policy["kind"] == "oracle":
         full = records.read_table(files.full, records.GENERATIONS)
         answers = ceiling.run(manifest, examples, full, params.exits, **options)
@@ -21,6 +28,8 @@ with runtime.job(snakemake):
             params.thresholds,
             job_mib=snakemake.resources.mem_mb,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
+            journal=journal,
             **options,
         )
     records.write_table(answers, snakemake.output[0], records.GENERATIONS)
+    journal.remove()

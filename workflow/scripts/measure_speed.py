@@ -20,7 +20,7 @@ with runtime.job(snakemake) as log:
             threshold, names = spec["threshold"], ("head", "state_fill", "head_state")
             if threshold is None:
                 run = manifest["name"], entry["dataset"], spec["policy"]
-                threshold = records.read_thresholds(spec["calibrated"])[run][spec["promise"]]
+                threshold = records.read_thresholds([spec["calibrated"]])[run][spec["promise"]]
             if threshold is None:
                 log.warning("%s: no threshold keeps %s, so it runs as the full model", spec["policy"], spec["promise"])
                 continue

@@ -193,10 +193,10 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from error
 
 
-def read_thresholds(path: str | Path) -> dict[tuple[str, str, str], dict[str, float | None]]:
+def read_thresholds(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, float | None]]:
     """By (backbone, dataset, policy) what rule calibrate chose for each promise; None where no threshold keeps it."""
-    found = read_json(path)
     return {
         (found["backbone"], found["dataset"], policy): {name: kept["threshold"] for name, kept in promises.items()}
+        for found in map(read_json, paths)
         for policy, promises in found["policies"].items()
     }
