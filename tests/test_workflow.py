@@ -41,7 +41,9 @@ EXPECTED = {
     "head_figures": 1,
     "settle": 2,
     "generate_calibration": 42,  # full and six head policies on six pairs
-    "calibrate": 36,
+    "calibrate": 6,
+    "promise": 1,
+    "promise_figures": 1,
     "generate": 54,
     "layer_costs": 2,
     "count_flops": 54,
@@ -182,9 +184,27 @@ def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finis
 
 def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
-    after = dict.fromkeys(["tables", "compare", "claims", "figures", "provenance", "report", "all"], 1)
+    after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
+    after = dict.fromkeys(after, 1)
     own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
+
+
+def test_another_promise_generates_nothing_and_scores_nothing(finished):
+    """Calibrated thresholds are of the grid, which is generated whole."""
+    more = ["calibrate", "promise", "promise_figures", "tables", "figures", "provenance", "report", "all"]
+    for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
+        rerun = dry_run(finished, calibration={"promises": promises})
+        assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
+        assert not {"generate", "generate_calibration", "train_heads", "score"} & rerun.keys()
+    assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
+
+
+def test_without_promises_nothing_is_calibrated(tmp_path):
+    promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
+    config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
+    counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
+    assert not {"calibrate", "generate_calibration", "promise"} & counted.keys() and counted["generate"] == 54
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
@@ -193,16 +213,11 @@ def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(fini
     assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
 
 
-def test_another_level_of_agreement_generates_no_calibration(finished):
-    rerun = dry_run(finished, calibration={"agreement": 0.5})
-    assert "generate_calibration" not in rerun and "train_heads" not in rerun
-    assert rerun["calibrate"] == rerun["generate"] == 2  # calm-copy, ffn-copy
-
-
 def test_other_scoring_rules_score_again_and_generate_nothing(finished):
     after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
     rerun = dry_run(finished, scoring={"rules": "lm-eval"})
-    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate"))}
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate"))}
+    assert rerun["calibrate"] == rerun["promise"] == 1  # what a metric drops hangs on its rules
     assert rerun.pop("score") == 4 and rerun.items() >= after.items()
 
 
@@ -329,7 +344,7 @@ def test_files_stay_short(path):
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("quality", "equal_compute", "exits", "training", "settle"):
+    for plot in ("quality", "equal_compute", "exits", "training", "settle", "calibration", "promise", "transfer"):
         assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

@@ -56,7 +56,7 @@ rule provenance:
         html=report(
             f"{R}/provenance.html",
             caption="../../report/provenance.rst",
-            category="5. Provenance",
+            category="6. Provenance",
             labels={"page": "provenance", "format": "html"},
         ),
     log:
@@ -86,6 +86,8 @@ rule report:
         rules.figures.output,
         rules.head_tables.output if MEASURED else [],
         rules.head_figures.output,
+        rules.promise.output if CALIBRATIONS else [],
+        rules.promise_figures.output,
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -105,9 +107,10 @@ rule report:
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
         heads="head_tables head_figures" if MEASURED else "",
+        promises="promise promise_figures" if CALIBRATIONS else "",
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.heads} provenance"
+        " -- tables compare claims figures {params.heads} {params.promises} provenance"
         ") > {log} 2>&1"

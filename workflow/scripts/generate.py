@@ -8,9 +8,6 @@ from early_exit.journal import Journal
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
     examples = records.read_table(files.data, records.EXAMPLES)
-    thresholds = set(params.thresholds)
-    if files.get("thresholds"):
-        thresholds.add(records.read_json(files.thresholds)["threshold"])
     examples = examples[examples["split"] == params.split]
     manifest = records.read_json(files.manifest)
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
@@ -28,7 +25,7 @@ with runtime.job(snakemake):
             params.policy,
             manifest,
             examples,
-            sorted(thresholds),
+            params.thresholds,
             job_mib=snakemake.resources.mem_mb,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
             journal=journal,

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit import head_sources
+from early_exit import head_sources, policy_kinds
 from early_exit.config import runs_on
 from early_exit.manifests import PATTERNS
 from early_exit.records import COMPARED_HEADS
@@ -42,8 +42,20 @@ def runs(config: Config) -> list[tuple[str, str, str]]:
 
 
 def head_runs(config: Config) -> list[tuple[str, str, str]]:
-    """The runs whose policy asks a trained head; only they have thresholds to calibrate."""
+    """The runs whose policy asks a trained head."""
     return [run for run in runs(config) if config["policies"][run[2]]["kind"] == "head"]
+
+
+def calibrated_runs(config: Config) -> list[tuple[str, str, str]]:
+    """The runs whose thresholds are calibrated: of every policy with a grid to choose from, if any promise is made."""
+    if not config["calibration"]["promises"]:
+        return []
+    return [run for run in runs(config) if policy_kinds.is_calibrated(config["policies"][run[2]])]
+
+
+def calibrations(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, dataset) on which some policy is calibrated."""
+    return list(dict.fromkeys((backbone, dataset) for backbone, dataset, _ in calibrated_runs(config)))
 
 
 def trainings(config: Config) -> list[tuple[str, str]]:
@@ -60,7 +72,7 @@ def measured_heads(config: Config) -> list[tuple[str, str]]:
 
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
     """For each run what rule `tables` has to know: its names, and its files."""
-    entries = []
+    entries, calibrated = [], set(calibrated_runs(config))
     for backbone, dataset, policy in runs(config):
         spec, run = config["policies"][policy], f"{backbone}/{dataset}/{policy}"
         entries.append(
@@ -75,7 +87,9 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "run": f"{results}/runs/{run}/test.parquet",
                 "scores": f"{results}/runs/{run}/scores.parquet",
                 "flops": f"{results}/runs/{run}/flops.parquet",
-                "thresholds": f"{results}/thresholds/{run}.json" if spec["kind"] == "head" else None,
+                "thresholds": f"{results}/thresholds/{backbone}/{dataset}.json"
+                if (backbone, dataset, policy) in calibrated
+                else None,
                 "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
             }
         )
@@ -118,11 +132,24 @@ def head_plots(config: Config, results: str) -> list[dict[str, str]]:
     ]
 
 
+def promise_plots(config: Config, results: str) -> list[dict[str, str]]:
+    """Every figure of what was promised and kept, as `plots` gives the others; `promise` is the promise it is of."""
+    backbones = dict.fromkeys(backbone for backbone, _ in calibrations(config))
+    figures = list(product(("calibration", "promise"), backbones, config["calibration"]["promises"]))
+    if figures and len(config["datasets"]) > 1:
+        figures.append(("transfer", "", ""))
+    return [
+        {"kind": kind, "key": key, "promise": promise}
+        | {end: f"{results}/figures/{'_'.join(filter(None, (kind, key, promise)))}.{end}" for end in ("svg", "png")}
+        for kind, key, promise in figures
+    ]
+
+
 def jobs(config: Config) -> dict[str, list[str]]:
     """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
-    calibrated = ["/".join(run) for run in head_runs(config)]
-    full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
+    calibrations_of = ["/".join(pair) for pair in calibrations(config)]
+    generated = [f"{pair}/full" for pair in calibrations_of] + ["/".join(run) for run in calibrated_runs(config)]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
     return {
@@ -133,8 +160,8 @@ def jobs(config: Config) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": list(config["backbones"]),
-        "generate_calibration": full + calibrated,
-        "calibrate": calibrated,
+        "generate_calibration": generated,
+        "calibrate": calibrations_of,
         "generate": every,
         "layer_costs": list(config["backbones"]),
         "count_flops": every,
