@@ -182,7 +182,7 @@ def test_the_figure_of_a_calibration_shows_risks_bounds_and_what_was_chosen(foun
     bounds = [point["bound"] for point in found[0]["policies"]["calm-copy"]["one"]["curve"]]
     assert tops == pytest.approx([100 * bound for bound in bounds])
     assert rings(figure.axes[2]) == []
-    assert figure.get_suptitle() == "tiny-transformer, one: disagreement of at most 20 %, but for 10 %"
+    assert figure.get_suptitle() == "tiny-transformer, one: disagreement of at most 20 %, with 90 % probability"
     with pytest.raises(records.InputError, match="promise two"):
         promise_figures.calibration(rows, make_results(), "tiny-transformer", "two")
 

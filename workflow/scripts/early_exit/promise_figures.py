@@ -122,7 +122,7 @@ def promise(table: pd.DataFrame, results: pd.DataFrame, backbone: str, name: str
     risk.axvline(100 * first["epsilon"], **BOUND)
     if not np.isnan(first["delta"]):
         above.axvline(100 * first["delta"], **BOUND)
-    risk.set(title="risk on test half (%)", xlabel="dashed: epsilon", xlim=(0, None))
+    risk.set(title="risk on test half (%)", xlabel="dashed: epsilon", xlim=(-1, None))
     above.set(title="splits with a risk above epsilon (%)", xlabel="dashed: delta", xlim=(-1, None))
     none.set(title="no threshold (%)", xlabel="of the splits", xlim=(0, 100))
     risk.set_yticks(range(len(lines)), [label for _, label in lines])
@@ -176,7 +176,7 @@ def transfer(table: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(datasets)), datasets)
         axes.set_yticks(range(len(datasets)), datasets)
         axes.grid(visible=False)
-        axes.set_title(f"{backbone}, {name}: {_terms(rows.iloc[0])}")
+        axes.set_title(f"{backbone}, {name}")
     for axes in panels[-1]:
         axes.set_xlabel("calibrated on")
     for axes in panels[:, 0]:
@@ -194,4 +194,4 @@ def _labels(results: pd.DataFrame) -> pd.DataFrame:
 def _terms(row: Mapping[str, Any]) -> str:
     """What is promised, in a line."""
     bound = f"{row['risk']} of at most {100 * row['epsilon']:g} %"
-    return f"expected {bound}" if pd.isna(row["delta"]) else f"{bound}, but for {100 * row['delta']:g} %"
+    return f"expected {bound}" if pd.isna(row["delta"]) else f"{bound}, with {100 * (1 - row['delta']):g} % probability"
