@@ -647,9 +647,10 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
 
     none = dict.fromkeys(options)
-    pruned = flops_of([2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", exits=EXITS, **none)
-    assert pruned["blocks"].tolist() == [8, 0]
+    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", exits=EXITS, **none)  # the prompt, too, and not
+    assert pruned["blocks"].tolist() == [8, 4]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
+    assert (pruned["flops"] < pruned["flops_full"]).all()
 
     full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", exits=EXITS, **none)
     assert full["flops"].tolist() == full["flops_full"].tolist()

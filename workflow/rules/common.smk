@@ -41,8 +41,10 @@ CODE = {
     "head_figures": "figures head_figures tables uncertainty",
     "settle": "attention backbones distill manifests settle state structure",
     "calibrate": "calibrate",
+    "score_blocks": "attention backbones block_scores distill manifests state structure",
+    "pruned_blocks": "figures pruning pruning_figures tables uncertainty",
     "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
-    "head_sources heads manifests memory mixers policies prefixes prompts state stopping structure",
+    "head_sources heads manifests memory mixers policies prefixes prompts pruning state stopping structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
     "count_flops": "block_costs costs manifests",
     "score": "metrics scoring",
@@ -65,6 +67,7 @@ wildcard_constraints:
     policy="[a-z0-9][a-z0-9._-]*",
     recipe="[a-z0-9][a-z0-9._-]*",
     seed="[0-9]+",
+    measure="likeness|loss",
 
 
 def code(rule):

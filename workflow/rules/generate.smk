@@ -66,6 +66,7 @@ rule generate:
         heads_manifest=trained("manifest.json"),
         thresholds=threshold,
         full=full_run,
+        block_scores=block_scores,
         code=code("generate"),
         head_code=head_code,
     output:

@@ -86,6 +86,7 @@ rule report:
         rules.figures.output,
         rules.head_tables.output if MEASURED else [],
         rules.head_figures.output,
+        rules.pruned_blocks.output if MEASURED_BLOCKS else [],
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -104,10 +105,10 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
-        heads="head_tables head_figures" if MEASURED else "",
+        others=["head_tables", "head_figures"] * bool(MEASURED) + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.heads} provenance"
+        " -- tables compare claims figures {params.others} provenance"
         ") > {log} 2>&1"

@@ -10,13 +10,14 @@ with job(snakemake) as log:
     params = snakemake.params
     table = read_json(snakemake.input.costs)
     run = read_table(snakemake.input.run, GENERATIONS)
-    # A pruned run's threshold is the number of blocks dropped, from the prompt's pass too.
-    prompt_blocks = table["depth"] - run["threshold"].astype(int) if params.kind == "pruned" else None
+    # A pruned run's threshold is the number of blocks dropped; whether the prompt's pass had them is in the record.
+    decode_blocks = table["depth"] - run["threshold"].astype(int) if params.kind == "pruned" else None
     counted = generation_flops(
         table,
         prompt_tokens=run["prompt_tokens"],
         exit_blocks=run["exit_blocks"],
-        prompt_blocks=prompt_blocks,
+        prompt_blocks=run["exit_blocks"].str[0],
+        decode_blocks=decode_blocks,
         exits=params.exits,
         head=params.head,
         state_fill=params.state_fill,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import ceiling, generation, records, runtime
+from early_exit import ceiling, generation, pruning, records, runtime
 
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
@@ -12,6 +12,7 @@ with runtime.job(snakemake):
         thresholds.add(records.read_json(files.thresholds)["threshold"])
     examples = examples[examples["split"] == params.split]
     manifest = records.read_json(files.manifest)
+    dropped = pruning.read(params.policy, manifest["depth"], files.get("block_scores"))
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
     if params.policy["kind"] == "oracle":
         full = records.read_table(files.full, records.GENERATIONS)
@@ -24,6 +25,7 @@ with runtime.job(snakemake):
             sorted(thresholds),
             job_mib=snakemake.resources.mem_mb,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
+            dropped=dropped,
             **options,
         )
-    records.write_table(answers, snakemake.output[0], records.GENERATIONS)
+    records.write_table(answers, snakemake.output[0], records.GENERATIONS, pruning.metadata(dropped))

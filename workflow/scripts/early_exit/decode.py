@@ -2,7 +2,7 @@
 
 A row is one prompt at one threshold. All thresholds of a prompt share its prefill. Rows that leave a step early are
 computed no further in it; rows that end give up their slot to the next prompt. The prompt always runs at full depth,
-so the first generated token, which it yields, does too.
+so the first generated token, which it yields, does too; where blocks are left out, it may run through all of them.
 """
 
 from collections import deque
@@ -81,16 +81,19 @@ class Batch:
 @torch.inference_mode()
 def generate(
     backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float = 1.0, prompt_backbone: Backbone | None = None,
 ) -> Iterator[Generation]:  # fmt: skip
-    """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order."""
+    """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order.
+
+    `prompt_backbone` runs the prompts, if not `backbone`: the same model with at least its blocks.
+    """
     if not requests:
         return
     requests = [part for request in requests for part in _parts(request, slots)]
     slots = min(slots, sum(len(request.thresholds) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
     batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity),
-                  Beginning(backbone, attends_only(backbone, policy)))  # fmt: skip
+                  Beginning(prompt_backbone or backbone, attends_only(backbone, policy)))  # fmt: skip
     for part in (policy, fill):
         part.open(slots)
     batch.greedy.open(slots, backbone.vocabulary, backbone.device)
@@ -114,7 +117,7 @@ def prefill(batch: Batch, requests: Sequence[Request]) -> None:
     Padding stands behind a prompt, and nothing that is kept has seen it: where a state goes over the whole sequence
     (Mamba blocks, heads that read the prompt), only prompts of one length share a pass.
     """
-    backbone, policy, beginning = batch.backbone, batch.policy, batch.beginning
+    policy, beginning, backbone = batch.policy, batch.beginning, batch.beginning.backbone
     padding = PADDING if beginning.shares else 1.0
     for indices in beginning.groups([request.token_ids for request in requests], padding):
         group = [requests[k] for k in indices]

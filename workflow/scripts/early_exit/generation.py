@@ -19,18 +19,19 @@ from early_exit.stopping import StopRule
 
 @dataclass(frozen=True)
 class Plan:
-    """What answers a part of a run's thresholds."""
+    """What answers a part of a run's thresholds; `prompt_backbone` runs the prompts, if not `backbone`."""
 
     backbone: Backbone
     policy: Policy
     fill: Fill
     thresholds: Collection[float]
+    prompt_backbone: Backbone | None = None
 
 
 def run(
     policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
     max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any], job_mib: float,
-    head_folder: Path | None = None,
+    head_folder: Path | None = None, dropped: Mapping[float, Collection[int]] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
@@ -42,12 +43,13 @@ def run(
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
         head_folder: the recipe's folder, for `head`.
+        dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
     """
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
     stop_strings = list(examples["stop_strings"].iloc[0])
     rule = StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, max_new_tokens)
     room = None if backbone.context is None else backbone.context - max_new_tokens
-    plans = _plans(policy, manifest, backbone, thresholds, head_folder)
+    plans = _plans(policy, manifest, backbone, thresholds, head_folder, dropped)
     budget = memory.budget(settings["memory"], job_mib, backbone.device)
     asked, cut = Rounds(examples, thresholds), {}
 
@@ -107,13 +109,14 @@ def tokenise(
     return requests
 
 
-def _plans(policy, manifest, backbone, thresholds, head_folder) -> list[Plan]:
+def _plans(policy, manifest, backbone, thresholds, head_folder, dropped) -> list[Plan]:
     if policy["kind"] == "full":
         return [Plan(backbone, policies.FullDepth(), Fill(), thresholds)]
     if policy["kind"] == "pruned":
+        prompt = backbone if policy["prompt"] == "full" else None
         return [
-            Plan(backbone.without_last_before_final(int(dropped)), policies.FullDepth(), Fill(), [dropped])
-            for dropped in thresholds
+            Plan(backbone.without(dropped[count]), policies.FullDepth(), Fill(), [count], prompt)
+            for count in thresholds
         ]
     trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
     asking = policies.HeadConfidence(trained, policy["head_state"])
@@ -129,14 +132,16 @@ def _answer(
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
              "kept": len(plan.policy.exits) * plan.policy.reads_prompt}  # fmt: skip
-    slots = memory.rows_that_fit(budget, batch_size, plan.backbone, **shape)
-    predicted = memory.peak(plan.backbone, slots, **shape) / memory.MIB
+    largest = plan.prompt_backbone or plan.backbone
+    slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
+    predicted = memory.peak(largest, slots, **shape) / memory.MIB
     runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
     while missing:
         done = set()
         try:
             for answer in decode.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
-                                          repetition_penalty=repetition_penalty):  # fmt: skip
+                                          repetition_penalty=repetition_penalty,
+                                          prompt_backbone=plan.prompt_backbone):  # fmt: skip
                 done.add((answer.example_id, answer.threshold))
                 yield answer
         except RuntimeError as error:

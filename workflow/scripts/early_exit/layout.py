@@ -15,6 +15,7 @@ from early_exit.records import COMPARED_HEADS
 from early_exit.sources import READERS
 
 Config = Mapping[str, Any]
+MEASURES = {"block-influence": "likeness", "angular": "likeness", "one-by-one": "loss"}  # by which blocks are scored
 
 
 def runs(config: Config) -> list[tuple[str, str, str]]:
@@ -41,6 +42,15 @@ def measured_heads(config: Config) -> list[tuple[str, str]]:
     """All (backbone, recipe) whose heads' quality is measured: those that some run needs, or as the config says."""
     recipes = config["head_quality"]["recipes"]
     return trainings(config) if recipes is None else list(product(config["backbones"], recipes))
+
+
+def measured_blocks(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, measure) by which some policy prunes: `likeness` of hidden states gives two scores, `loss` one.
+
+    Where blocks are scored at all, likeness is measured: it takes one pass, and the figure shows it.
+    """
+    used = {MEASURES.get(policy.get("by")) for policy in config["policies"].values()} - {None}
+    return list(product(config["backbones"], ["likeness", *sorted(used - {"likeness"})])) if used else []
 
 
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
@@ -111,6 +121,7 @@ def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": config["backbones"],
+        "score_blocks": ["/".join(measured) for measured in measured_blocks(config)],
         "generate_calibration": full + calibrated,
         "calibrate": calibrated,
         "generate": every,
