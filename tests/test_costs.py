@@ -634,6 +634,7 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         rows = pd.DataFrame({
             "example_id": ["a", "b"], "threshold": threshold, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
             "exit_blocks": exit_blocks, "text": "", "stop_reason": "length", "degenerate": False, "seed": 1,
+            "drafted": [[]] * 2, "accepted": [[]] * 2,
             "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
         })  # fmt: skip
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)

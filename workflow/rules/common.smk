@@ -44,9 +44,10 @@ CODE = {
     "score_blocks": "attention backbones block_scores distill manifests state structure",
     "pruned_blocks": "figures pruning pruning_figures tables uncertainty",
     "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
-    "head_sources heads manifests memory mixers policies prefixes prompts pruning state stopping structure",
+    "head_sources heads manifests memory mixers policies prefixes prompts pruning speculate state stopping "
+    "structure",
     "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
-    "count_flops": "block_costs costs manifests",
+    "count_flops": "block_costs costs draft_costs manifests",
     "score": "metrics scoring",
     "tables": "tables uncertainty",
     "compare": "cells compare uncertainty",
@@ -54,8 +55,8 @@ CODE = {
     "figures": "figures forest tables uncertainty",
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
-    "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
-    "manifests mixers policies prefixes speed speed_cases state stopping structure",
+    "measure_speed": "attention backbones block_costs costs decode draft_costs fills forced greedy head_kinds "
+    "head_sources heads manifests mixers policies prefixes speculate speed speed_cases state stopping structure",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
@@ -112,9 +113,10 @@ def policy(wildcards):
 
 
 def grid(wildcards):
-    """What a policy is run at: thresholds, or for pruning how many blocks are dropped."""
+    """What a policy is run at: thresholds, how many blocks are dropped, or how many tokens are drafted."""
     settings = policy(wildcards)
-    return {"pruned": settings.get("drop"), "head": settings.get("thresholds")}.get(settings["kind"], [1.0])
+    keys = {"pruned": "drop", "head": "thresholds", "self-speculative": "draft_tokens"}
+    return settings.get(keys.get(settings["kind"]), [1.0])
 
 
 def torch_settings(wildcards):

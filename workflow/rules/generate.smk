@@ -28,6 +28,7 @@ rule generate_calibration:
         policy=policy,
         thresholds=grid,
         split="calibration",
+        exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,

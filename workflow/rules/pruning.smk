@@ -2,12 +2,6 @@
 
 PRUNED = {name: policy for name, policy in config["policies"].items() if policy["kind"] == "pruned"}
 MEASURED_BLOCKS = layout.measured_blocks(config)
-ONE_BY_ONE = max((policy["drop"][-1] for policy in PRUNED.values() if policy["by"] == "one-by-one"), default=0)
-
-
-def blocks_gone(wildcards):
-    """The most blocks that some policy leaves out one by one; only the measure of the loss looks at it."""
-    return ONE_BY_ONE if wildcards.measure == "loss" else None
 
 
 rule score_blocks:

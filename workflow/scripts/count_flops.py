@@ -3,6 +3,7 @@
 import pandas as pd
 
 from early_exit.costs import generation_flops
+from early_exit.draft_costs import round_flops
 from early_exit.records import FLOPS, GENERATIONS, read_json, read_table, write_table
 from early_exit.runtime import job
 
@@ -23,6 +24,8 @@ with job(snakemake) as log:
         state_fill=params.state_fill,
         head_state=params.head_state or "skip",
     )
+    if params.kind == "self-speculative":
+        counted |= round_flops(table, counted, **run[["prompt_tokens", "drafted", "accepted"]])
     rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)
     for threshold, same in rows.groupby("threshold"):

@@ -25,6 +25,7 @@ with runtime.job(snakemake):
             sorted(thresholds),
             job_mib=snakemake.resources.mem_mb,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
+            exits=params.exits,
             dropped=dropped,
             **options,
         )

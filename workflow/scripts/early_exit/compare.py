@@ -42,7 +42,8 @@ def pairs(cell: Cell) -> list[tuple[str, str, str]]:
     Mamba head against a linear or FFN head with the same state fill; `state-fill`: propagate against what costs
     nothing, with the same head.
     """
-    curves = [curve for curve in cell.curves.values() if curve.kind != "full"]
+    lossless = ("full", "self-speculative")
+    curves = [curve for curve in cell.curves.values() if curve.kind not in lossless]
     pruned = [curve for curve in curves if curve.kind == "pruned"]
     heads = [curve for curve in curves if curve.kind == "head"]
     found = [("static-pruning", one, other) for one in curves if one.kind != "pruned" for other in pruned]

@@ -6,7 +6,7 @@ so the first generated token, which it yields, does too; where blocks are left o
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,13 +35,18 @@ class Request:
 
 @dataclass
 class Generation:
-    """An answer as it grows. `exit_blocks[i]` is the number of blocks run for the pass that gave token i."""
+    """An answer as it grows. `exit_blocks[i]` is the number of blocks run for the pass that gave token i.
+
+    `drafted` and `accepted` are of each round of self-speculation (see `speculate`): tokens drafted, and those kept.
+    """
 
     example_id: str
     threshold: float
     prompt_tokens: int
     token_ids: list[int] = field(default_factory=list)
     exit_blocks: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
     stop_reason: str | None = None
 
     def add(self, token_id: int, exit_block: int, rule: StopRule) -> None:
@@ -82,13 +87,16 @@ class Batch:
 def generate(
     backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int,
     repetition_penalty: float = 1.0, prompt_backbone: Backbone | None = None,
+    step: Callable[[Batch], None] | None = None,
 ) -> Iterator[Generation]:  # fmt: skip
     """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order.
 
-    `prompt_backbone` runs the prompts, if not `backbone`: the same model with at least its blocks.
+    `prompt_backbone` runs the prompts, if not `backbone`: the same model with at least its blocks. `step` takes the
+    running rows further, if not `decode_one_token`.
     """
     if not requests:
         return
+    step = step or decode_one_token
     requests = [part for request in requests for part in _parts(request, slots)]
     slots = min(slots, sum(len(request.thresholds) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
@@ -107,7 +115,7 @@ def generate(
         if admitted:
             prefill(batch, admitted)
         else:
-            decode_one_token(batch)
+            step(batch)
         yield from batch.release_finished()
 
 

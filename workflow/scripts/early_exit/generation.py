@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, fills, heads, memory, policies, runtime, stopping
+from early_exit import backbones, decode, fills, heads, memory, policies, runtime, speculate, stopping
 from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
@@ -26,22 +26,25 @@ class Plan:
     fill: Fill
     thresholds: Collection[float]
     prompt_backbone: Backbone | None = None
+    draft: tuple[int, int] | None = None  # of self-speculation: the exit block, and how many tokens
 
 
 def run(
     policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
     max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any], job_mib: float,
-    head_folder: Path | None = None, dropped: Mapping[float, Collection[int]] | None = None,
+    exits: Sequence[int] = (), head_folder: Path | None = None,
+    dropped: Mapping[float, Collection[int]] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
     Args:
-        policy: the policy's entry in the config; `full`, `pruned` or `head`.
+        policy: the policy's entry in the config; of any kind but `oracle`.
         examples: rows of records.EXAMPLES.
-        thresholds: the grid; for `pruned`, how many blocks are dropped.
+        thresholds: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
+        exits: the backbone's.
         head_folder: the recipe's folder, for `head`.
         dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
     """
@@ -49,7 +52,7 @@ def run(
     stop_strings = list(examples["stop_strings"].iloc[0])
     rule = StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, max_new_tokens)
     room = None if backbone.context is None else backbone.context - max_new_tokens
-    plans = _plans(policy, manifest, backbone, thresholds, head_folder, dropped)
+    plans = _plans(policy, manifest, backbone, thresholds, exits, head_folder, dropped)
     budget = memory.budget(settings["memory"], job_mib, backbone.device)
     asked, cut = Rounds(examples, thresholds), {}
 
@@ -74,6 +77,8 @@ def run(
                 "prompt_cut": cut.get(prompt.sha256, 0),
                 "token_ids": answer.token_ids,
                 "exit_blocks": answer.exit_blocks,
+                "drafted": answer.drafted,
+                "accepted": answer.accepted,
                 "text": text,
                 "stop_reason": answer.stop_reason,
                 "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
@@ -109,7 +114,7 @@ def tokenise(
     return requests
 
 
-def _plans(policy, manifest, backbone, thresholds, head_folder, dropped) -> list[Plan]:
+def _plans(policy, manifest, backbone, thresholds, exits, head_folder, dropped) -> list[Plan]:
     if policy["kind"] == "full":
         return [Plan(backbone, policies.FullDepth(), Fill(), thresholds)]
     if policy["kind"] == "pruned":
@@ -118,6 +123,9 @@ def _plans(policy, manifest, backbone, thresholds, head_folder, dropped) -> list
             Plan(backbone.without(dropped[count]), policies.FullDepth(), Fill(), [count], prompt)
             for count in thresholds
         ]
+    if policy["kind"] == "self-speculative":
+        exit_block, never = policy["exit"] or exits[0], policies.FullDepth()
+        return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in thresholds]
     trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
     asking = policies.HeadConfidence(trained, policy["head_state"])
     return [Plan(backbone, asking, fills.FILLS[backbone.family][policy["state_fill"]](), thresholds)]
@@ -131,17 +139,19 @@ def _answer(
     if not missing:
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
-             "kept": len(plan.policy.exits) * plan.policy.reads_prompt}  # fmt: skip
+             "kept": len(plan.policy.exits) * plan.policy.reads_prompt,
+             "drafted": plan.draft[1] if plan.draft else 0}  # fmt: skip
     largest = plan.prompt_backbone or plan.backbone
     slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
     predicted = memory.peak(largest, slots, **shape) / memory.MIB
     runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
+    step = speculate.step(*plan.draft) if plan.draft else None
     while missing:
         done = set()
         try:
             for answer in decode.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
                                           repetition_penalty=repetition_penalty,
-                                          prompt_backbone=plan.prompt_backbone):  # fmt: skip
+                                          prompt_backbone=plan.prompt_backbone, step=step):  # fmt: skip
                 done.add((answer.example_id, answer.threshold))
                 yield answer
         except RuntimeError as error:

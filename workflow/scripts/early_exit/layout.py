@@ -81,7 +81,7 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
     ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
-    if "pruned" in ran and ran - {"full", "pruned"}:
+    if "pruned" in ran and ran - {"full", "pruned", "self-speculative"}:
         figures += [("equal_compute", dataset) for dataset in config["datasets"]]
     figures += [(kind, backbone) for kind in ("exits", "training") for backbone in trained]
     return [
