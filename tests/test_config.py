@@ -89,7 +89,7 @@ def test_presets_load(preset, schema):
     Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
     config = load(preset=preset)
     assert config["name"] == preset
-    assert len(layout.runs(config)) == 54
+    assert len(layout.runs(config)) == 60
     for backbone in config["backbones"].values():
         assert len(backbone["exits"]) == 4
     assert json.loads(json.dumps(config)) == config
@@ -246,6 +246,12 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"policies": {"p": {**HEAD, "thresholds": [2]}}}, ["policies.p.thresholds[0]", "2"]),
         ({"policies": {"p": {**HEAD, "drop": [2]}}}, ["policies.p.drop", "[2]", "head"]),
         ({"policies": {"pruned": {"drop": [4, 16]}}}, ["policies.pruned.drop", "16", "tiny-transformer"]),
+        ({"policies": {"pruned": {"by": "first"}}}, ["policies.pruned.by", "'first'", "block-influence"]),
+        ({"policies": {"p": {"kind": "self-speculative", "exit": 16}}}, ["policies.p.exit", "16", "tiny-transformer"]),
+        (
+            {"policies": {"p": {"kind": "self-speculative", "draft_tokens": [4, 2]}}},
+            ["policies.p.draft_tokens", "[4, 2]", "ascending"],
+        ),
         (
             {"backbones": {"tiny-mamba": None}, "policies": {"p": {**HEAD, "state_fill": "skip"}}},
             ["policies.p.state_fill", "'skip'", "no backbone"],
@@ -286,7 +292,7 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import costs, distill, fills, heads, mixers
+    from early_exit import costs, distill, fills, heads, mixers, pruning
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
     assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
@@ -299,3 +305,5 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     policy = schema["policies"]["additionalProperties"]["properties"]
     assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
     assert tuple(policy["head_state"]["enum"]) == costs.HEAD_STATES
+    assert tuple(policy["by"]["enum"]) == pruning.BY and set(layout.MEASURES) == set(pruning.BY) - {"last"}
+    assert tuple(policy["prompt"]["enum"]) == pruning.PROMPTS

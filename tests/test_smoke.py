@@ -24,9 +24,11 @@ CONFIG = {
     "corpus": {"documents": 40, "held_out": 10},
     "distillation": {"epochs": 1},
     "head_quality": {"seeds": 2},
+    "pruning": {"documents": 2},
     "thresholds": [0.5, 0.9],
     "bootstrap": {"resamples": 50},
-    "policies": {"pruned": {"drop": [2, 4]}}
+    "policies": {"pruned": {"drop": [2, 4]}, "pruned-influence": None}
+    | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
     | {"mamba-propagate": None},
 }

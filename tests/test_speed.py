@@ -136,8 +136,9 @@ def bench_of(name: str, **settings) -> speed_cases.Bench:
     table = costs.cost_table(backbone.model.config.to_dict(), checks)
     rule = StopRule(Tokenizer(), (2,), ("A", "KL"), 8)
     return speed_cases.Bench(
-        backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings
-    )
+        backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings,
+        drafts=[(2, 3)],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["llama", "mamba2"])
@@ -163,13 +164,18 @@ def test_every_case_is_there(bench, measured):
     for rows in (1, 3):
         expected |= {(rows, "huggingface", "prefill"): 1, (rows, "huggingface", "full"): 1, (rows, "ours", "full"): 1,
                      (rows, "ours", "prefill"): 3, (rows, "ours", "heads"): 2,
+                     (rows, "ours", "speculative"): 1,
                      (rows, "ours", "exit"): count * len(EXITS)}  # fmt: skip
     expected |= {(3, "ours", "random"): count, (3, "huggingface", "natural"): 1, (3, "ours", "natural"): 1}
     expected |= {(4, "ours", "sweep-joint"): 1, (4, "ours", "sweep-separate"): 1}
     assert found == expected
     with_baseline = table[table["baseline"].notna()]
     assert with_baseline[["ratio", "implied"]].notna().all(axis=None)
-    assert set(table.loc[table["case"].isin(["exit", "random", "heads"]), "baseline"]) == {"ours full"}
+    assert set(table.loc[table["case"].isin(["exit", "random", "heads", "speculative"]), "baseline"]) == {"ours full"}
+    drafts = table[table["case"] == "speculative"]
+    assert set(drafts["exit_block"]) == {2} and set(drafts["draft_tokens"]) == {3}
+    assert drafts["acceptance_rate"].between(0, 1).all() and table["acceptance_rate"].notna().sum() == len(drafts)
+    assert (drafts["implied"] < 1).all()  # it costs more than it gives, in FLOPs
 
 
 def test_exits_are_where_the_case_says(measured):
@@ -182,7 +188,7 @@ def test_exits_are_where_the_case_says(measured):
             later = {block for answer in record.answers for block in answer.exit_blocks[1:]}
             if each.name == "exit":
                 assert later == {each.labels["exit_block"]}
-            elif each.name == "full":
+            elif each.name in ("full", "speculative"):
                 assert later == {DEPTH}
             elif each.name == "random":
                 assert later <= {*EXITS, DEPTH} and len(later) > 1

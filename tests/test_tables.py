@@ -22,6 +22,7 @@ def make_run(thresholds=(0.5, 0.9), kind="coqa", **fields):
     strict = np.array(levels) >= 0.9
     generations = pd.DataFrame({"example_id": ids, "threshold": levels})
     generations["exit_blocks"] = [[16, 8, 16], [16, 8], [16], [16, 12, 8, 8]] * len(thresholds)
+    generations["drafted"] = generations["accepted"] = [[]] * len(ids)
     scores = pd.DataFrame({"example_id": ids, "group_id": groups, "threshold": levels})
     for metric in METRICS[kind]:
         scores[metric] = [100.0, 50.0, 0.0, 50.0] * len(thresholds)

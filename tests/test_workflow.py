@@ -27,8 +27,8 @@ REVISIONS = dict.fromkeys(
     COMMIT,
 )  # fmt: skip
 
-# Two backbones, three datasets; on each pair of them full, pruned, and three heads with two state fills. One recipe,
-# trained from three seeds.
+# Two backbones, three datasets; on each pair of them full, oracle, two prunings, and three heads with two state
+# fills. One recipe, trained from three seeds.
 EXPECTED = {
     "fetch_dataset": 3,
     "fetch_corpus": 1,
@@ -44,10 +44,12 @@ EXPECTED = {
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
-    "generate": 54,
+    "score_blocks": 2,
+    "pruned_blocks": 1,
+    "generate": 60,
     "layer_costs": 2,
-    "count_flops": 54,
-    "score": 54,
+    "count_flops": 60,
+    "score": 60,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -62,8 +64,8 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip", "ffn-propagate", "mamba-copy",
-                               "mamba-skip", "mamba-propagate"]),
+    "policies": dict.fromkeys(["pruned", "pruned-influence", "calm-skip", "calm-propagate", "ffn-skip",
+                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate"]),
 }  # fmt: skip
 NOT_BY_PIP = ("python", "mamba-ssm", "causal-conv1d")  # the kernels need a GPU's compiler; nothing here needs them
 STUB = """
@@ -262,7 +264,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned"}
+    kept = {"full", "pruned", "pruned-influence"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)

@@ -34,6 +34,7 @@ wildcard_constraints:
     policy="[a-z0-9][a-z0-9._-]*",
     recipe="[a-z0-9][a-z0-9._-]*",
     seed="[0-9]+",
+    measure="likeness|loss",
 
 
 def code(script):
@@ -78,9 +79,10 @@ def policy(wildcards):
 
 
 def grid(wildcards):
-    """What a policy is run at: thresholds, or for pruning how many blocks are dropped."""
+    """What a policy is run at: thresholds, how many blocks are dropped, or how many tokens are drafted."""
     settings = policy(wildcards)
-    return {"pruned": settings.get("drop"), "head": settings.get("thresholds")}.get(settings["kind"], [1.0])
+    keys = {"pruned": "drop", "head": "thresholds", "self-speculative": "draft_tokens"}
+    return settings.get(keys.get(settings["kind"]), [1.0])
 
 
 def torch_settings(wildcards):

@@ -30,6 +30,7 @@ rule generate_calibration:
         policy=policy,
         thresholds=grid,
         split="calibration",
+        exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,
@@ -44,6 +45,7 @@ rule generate:
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
         full=full_run,
+        block_scores=block_scores,
         code=code("generate"),
         head_code=head_code,
     output:

@@ -72,3 +72,15 @@ def full_run(wildcards):
     """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
     is_oracle = policy(wildcards)["kind"] == "oracle"
     return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
+
+
+def block_scores(wildcards):
+    """The scores by which a policy prunes; nothing for one that needs none."""
+    measure = layout.MEASURES.get(policy(wildcards).get("by"))
+    return f"{R}/pruning/{wildcards.backbone}/{measure}.csv" if measure else []
+
+
+def blocks_gone(wildcards):
+    """The most blocks that some policy leaves out one by one; only the measure of the loss looks at it."""
+    drops = [spec["drop"] for spec in config["policies"].values() if spec.get("by") == "one-by-one"]
+    return max(map(max, drops), default=0) if wildcards.measure == "loss" else None

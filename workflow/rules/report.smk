@@ -88,6 +88,7 @@ rule report:
         rules.head_figures.output,
         rules.promise.output if CALIBRATIONS else [],
         rules.promise_figures.output,
+        rules.pruned_blocks.output if MEASURED_BLOCKS else [],
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -106,11 +107,12 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
-        heads="head_tables head_figures" if MEASURED else "",
-        promises="promise promise_figures" if CALIBRATIONS else "",
+        others=["head_tables", "head_figures"] * bool(MEASURED)
+        + ["promise", "promise_figures"] * bool(CALIBRATIONS)
+        + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.heads} {params.promises} provenance"
+        " -- tables compare claims figures {params.others} provenance"
         ") > {log} 2>&1"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import ceiling, checkpoints, generation, records, runtime
+from early_exit import ceiling, checkpoints, generation, pruning, records, runtime
 from early_exit.journal import Journal
 
 with runtime.job(snakemake):
@@ -10,6 +10,7 @@ with runtime.job(snakemake):
     examples = records.read_table(files.data, records.EXAMPLES)
     examples = examples[examples["split"] == params.split]
     manifest = records.read_json(files.manifest)
+    dropped = pruning.read(params.policy, manifest["depth"], files.get("block_scores"))
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
     of_this = dict(params.items()) | {"versions": runtime.versions()}
     journal = Journal(
@@ -28,8 +29,10 @@ with runtime.job(snakemake):
             params.thresholds,
             job_mib=snakemake.resources.mem_mb,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
+            exits=params.exits,
+            dropped=dropped,
             journal=journal,
             **options,
         )
-    records.write_table(answers, snakemake.output[0], records.GENERATIONS)
+    records.write_table(answers, snakemake.output[0], records.GENERATIONS, pruning.metadata(dropped))
     journal.remove()

@@ -28,8 +28,9 @@ with runtime.job(snakemake) as log:
             timed.append(speed_cases.HeadPolicy(*(spec[name] for name in names), threshold, trained))
         rule = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], entry["max_new_tokens"])
         bench = speed_cases.Bench(
-            backbone, prompts, rule, exits=params.exits, heads=timed, costs=costs, settings=params.settings
-        )
+            backbone, prompts, rule, exits=params.exits, heads=timed, costs=costs, settings=params.settings,
+            drafts=entry["drafts"],
+        )  # fmt: skip
         same = {"backbone": manifest["name"], "dataset": entry["dataset"], "threads": params.runtime["threads"],
                 "dtype": params.runtime["dtype"], "device": str(backbone.device)}  # fmt: skip
         for name, cases in bench.groups().items():

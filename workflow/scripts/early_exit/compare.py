@@ -38,13 +38,16 @@ EQUAL_COLUMNS = (
 def pairs(cell: Cell) -> list[tuple[str, str, str]]:
     """(comparison, policy, reference) of every pair that is compared at equal compute.
 
-    `static-pruning`: each policy against pruning; `stateless-head`: a Mamba head against a linear or FFN head with the
-    same state fill; `state-fill`: propagate against what costs nothing, with the same head.
+    `static-pruning`: each policy against every pruning, and every other pruning against the first; `stateless-head`: a
+    Mamba head against a linear or FFN head with the same state fill; `state-fill`: propagate against what costs
+    nothing, with the same head.
     """
-    curves = [curve for curve in cell.curves.values() if curve.kind != "full"]
+    lossless = ("full", "self-speculative")
+    curves = [curve for curve in cell.curves.values() if curve.kind not in lossless]
     pruned = [curve for curve in curves if curve.kind == "pruned"]
     heads = [curve for curve in curves if curve.kind == "head"]
     found = [("static-pruning", one, other) for one in curves if one.kind != "pruned" for other in pruned]
+    found += [("static-pruning", one, pruned[0]) for one in pruned[1:]]
     for one, other in product(heads, heads):
         if one.head_kind == "mamba" and other.head_kind in STATELESS and one.state_fill == other.state_fill:
             found.append(("stateless-head", one, other))

@@ -201,6 +201,11 @@ def _check_policy(key: Key, policy: dict[str, Any], config: Mapping[str, Any]) -
         own = policy["thresholds"] is not None
         policy["thresholds"] = policy["thresholds"] if own else list(config["thresholds"])
         _check_ascending((*key, "thresholds") if own else ("thresholds",), policy["thresholds"])
+    if policy["kind"] == "self-speculative":
+        _check_ascending((*key, "draft_tokens"), policy["draft_tokens"])
+        for name, backbone in config["backbones"].items():
+            if (policy["exit"] or 1) >= backbone["depth"]:
+                _fail((*key, "exit"), policy["exit"], f"leaves '{name}' no block to verify with")
     if policy["kind"] == "pruned":
         _check_ascending((*key, "drop"), policy["drop"])
         for name, backbone in config["backbones"].items():

@@ -46,7 +46,8 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
     results = present_rows(results, "results.csv")
     looks = assign_looks(results)
     metric = main_metric(results, dataset)
-    rows = results[results["dataset"] == dataset].dropna(subset=[metric, "flops_saved"])
+    rows = results[(results["dataset"] == dataset) & results["acceptance_rate"].isna()]  # speculation saves no FLOPs
+    rows = rows.dropna(subset=[metric, "flops_saved"])
     rows = present_rows(rows, f"results.csv, {metric} of dataset {dataset}")
     backbones = rows["backbone"].unique()
     figure = Figure(figsize=(WIDTH, 3.4))

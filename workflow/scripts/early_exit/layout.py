@@ -23,6 +23,7 @@ OUTPUTS = {
     "train_heads_seed": "quality/{}/heads.safetensors",
     "measure_heads": "quality/{}/confidences.parquet",
     "settle": "settle/{}.csv",
+    "score_blocks": "pruning/{}.csv",
     "generate_calibration": "runs/{}/calibration.parquet",
     "calibrate": "thresholds/{}.json",
     "generate": "runs/{}/test.parquet",
@@ -30,6 +31,7 @@ OUTPUTS = {
     "count_flops": "runs/{}/flops.parquet",
     "score": "runs/{}/scores.parquet",
 }
+MEASURES = {"block-influence": "likeness", "angular": "likeness", "one-by-one": "loss"}  # by which blocks are scored
 
 
 def runs(config: Config) -> list[tuple[str, str, str]]:
@@ -70,6 +72,15 @@ def measured_heads(config: Config) -> list[tuple[str, str]]:
     return trainings(config) if recipes is None else list(product(config["backbones"], recipes))
 
 
+def measured_blocks(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, measure) by which some policy prunes: `likeness` of hidden states gives two scores, `loss` one.
+
+    Where blocks are scored at all, likeness is measured: it takes one pass, and the figure shows it.
+    """
+    used = {MEASURES.get(policy.get("by")) for policy in config["policies"].values()} - {None}
+    return list(product(config["backbones"], ["likeness", *sorted(used - {"likeness"})])) if used else []
+
+
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
     """For each run what rule `tables` has to know: its names, and its files."""
     entries, calibrated = [], set(calibrated_runs(config))
@@ -106,7 +117,7 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
     ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
-    if "pruned" in ran and ran - {"full", "pruned"}:
+    if "pruned" in ran and ran - {"full", "pruned", "self-speculative"}:
         figures += [("equal_compute", dataset) for dataset in config["datasets"]]
     figures += [(kind, backbone) for kind in ("exits", "training") for backbone in trained]
     return [
@@ -160,6 +171,7 @@ def jobs(config: Config) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": list(config["backbones"]),
+        "score_blocks": ["/".join(one) for one in measured_blocks(config)],
         "generate_calibration": generated,
         "calibrate": calibrations_of,
         "generate": every,

@@ -49,6 +49,8 @@ GENERATIONS = pa.schema(
         "prompt_cut": pa.int32(),  # tokens that the backbone's window had no room for
         "token_ids": pa.list_(pa.int32()),
         "exit_blocks": pa.list_(pa.int16()),  # blocks run for each generated token; depth = full
+        "drafted": pa.list_(pa.int16()),  # tokens drafted in each round of self-speculation, else empty
+        "accepted": pa.list_(pa.int16()),  # those of them that are in the answer
         "text": pa.string(),
         "stop_reason": pa.string(),  # eos | stop | length
         "degenerate": pa.bool_(),
@@ -104,7 +106,7 @@ RESULTS_COLUMNS = (
     "fallback", "examples", "tokens", "rules", "score_version",
     *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")), "mean_blocks",
     "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
-    "flops_saved_with_prompt", "oracle_share", "seconds_per_token",
+    "flops_saved_with_prompt", "oracle_share", "acceptance_rate", "tokens_per_round", "seconds_per_token",
 )  # fmt: skip
 
 

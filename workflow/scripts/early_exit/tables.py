@@ -61,6 +61,7 @@ def results(run: Run, *, preset: str, seed: int, resamples: int) -> pd.DataFrame
             "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "threshold": threshold,
             "calibrated": False, "promises": "", "fallback": False,
             **_quality(group, METRICS[run.kind], seed, resamples), **_compute(group, seed, resamples),
+            **_rounds(run.generations[run.generations["threshold"] == threshold]),
             "seconds_per_token": (run.seconds or {}).get(threshold, float("nan")),
         }
         for threshold, group in rows.sort_values("example_id").groupby("threshold")
@@ -136,6 +137,14 @@ def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:
         "flops_saved_blocks": 1 - _ratio(total["flops_blocks"], total["flops_blocks_full"]),
         "flops_saved_with_prompt": 1 - _ratio(total["flops"] + prompt, total["flops_full"] + prompt_full),
     }
+
+
+def _rounds(generations: pd.DataFrame) -> dict[str, float]:
+    """Of self-speculation: share of the drafts that are in the answers, and tokens that a round gives."""
+    drafted, accepted = (generations[name].explode().dropna() for name in ("drafted", "accepted"))
+    tokens = generations["exit_blocks"].str.len().sum() - len(generations)  # without those of the prompts
+    return {"acceptance_rate": _ratio(accepted.sum(), drafted.sum()),
+            "tokens_per_round": _ratio(tokens, len(drafted))}  # fmt: skip
 
 
 def _ratio(numerator: float, denominator: float) -> float:
