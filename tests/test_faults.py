@@ -7,11 +7,11 @@ import sys
 import pytest
 from conftest import ROOT
 
-from early_exit import datasets, generation, manifests, records
+from early_exit import datasets, generation, manifests, pruning, records
 from early_exit.journal import Journal
 
 TINY = ROOT / "workflow/resources/tiny"
-DROPPED = [2.0, 6.0]
+PRUNED = {"kind": "pruned", "by": "last", "drop": [2, 6], "prompt": "pruned"}
 
 KILLED = """
 import sys
@@ -47,9 +47,10 @@ def run(folder, history, every=2, **changes):
     kept = list(journal.rows)
     settings = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
+    dropped = pruning.chosen(PRUNED, manifest["depth"])
     frame = generation.run(
-        {"kind": "pruned"}, manifest, examples, DROPPED, max_new_tokens=8, rules=rules, settings=settings | changes,
-        job_mib=4000, journal=journal,
+        PRUNED, manifest, examples, sorted(dropped), max_new_tokens=8, rules=rules, settings=settings | changes,
+        job_mib=4000, dropped=dropped, journal=journal,
     )  # fmt: skip
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     journal.remove()
