@@ -153,6 +153,7 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
     assert policies == {
         "full",
         "oracle",
+        "pruned-influence",
         *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
     }
 

@@ -228,7 +228,7 @@ def test_the_sweep_counts_a_prompt_once_for_all_thresholds_of_a_job(bench, measu
     (apart, separate), (joint, together) = measured["sweep"].items()
     assert (apart.name, joint.name) == ("sweep-separate", "sweep-joint")
     assert sorted(separate.answers) == sorted(together.answers) and len(together.answers) == 6
-    lengths, blocks = zip(*together.answers, strict=True)
+    lengths, blocks, _, _ = zip(*together.answers, strict=True)
     head = {"head": joint.labels["head"], "state_fill": joint.labels["state_fill"]}
     counted = costs.generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
     decoding, prompts = counted["flops"].sum(), counted["prompt_flops"].sum()
@@ -316,7 +316,8 @@ def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_p
     assert [axes.get_title() for axes in panels] == ["b, d: batch size 1", "b, d: batch size 3"]
     for axes, size in zip(panels, (1, 3), strict=True):
         drawn = [line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
-        rows = table[(table["batch_size"] == size) & table["case"].ne("full") & table["decode_ratio"].notna()]
+        shown = ~table["case"].isin(["full", "speculative"]) & table["decode_ratio"].notna()
+        rows = table[(table["batch_size"] == size) & shown]
         assert sorted(x for x, _ in drawn) == pytest.approx(sorted(rows["implied"]))
         assert {y for _, y in drawn} == {1.25}
         assert {text.get_text() for text in axes.texts} == {str(block) for block in EXITS}

@@ -177,7 +177,7 @@ def to_latex(results: pd.DataFrame) -> str:
     chosen = results[results["calibrated"] | ~run.transform("any")]
     lines = [
         "% Needs booktabs. Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
-        "% Threshold: the calibrated one; for pruned, the number of blocks dropped.",
+        "% Threshold: the calibrated one; the number of blocks dropped (pruned), of tokens drafted (self-speculative).",
         r"\begin{tabular}{llrrrr}",
         r"\toprule",
         r"Backbone & Policy & Threshold & Quality & Agreement (\%) & FLOPs saved (\%) \\",
