@@ -29,6 +29,7 @@ CONFIG = {
     "bootstrap": {"resamples": 50},
     "policies": {"pruned": {"drop": [2, 4]}, "pruned-influence": None}
     | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1]}}
+    | {"self-speculative": {"kind": "self-speculative", "draft_tokens": [2]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
     | {"mamba-propagate": None},
 }
@@ -60,8 +61,8 @@ def test_the_report_holds_the_figures_and_the_table(results):
     assert len(html) > 1_000_000  # one file with its assets
     for name in ("reliability_tiny-mamba.svg", "head_savings.svg", "head_differences_tiny-mamba.svg", "heads.csv",
                  "quality_coqa.svg", "quality_truthfulqa.svg", "exits_tiny-mamba.svg", "settle.svg", "results.csv",
-                 "provenance.html", "promise.csv", "calibration_tiny-mamba_same-answer.svg",
-                 "transfer.svg"):  # fmt: skip
+                 "provenance.html", "promise.csv", "calibration_tiny-mamba_same-answer.svg", "transfer.svg",
+                 "pruned_blocks.svg", "block_scores.csv"):  # fmt: skip
         assert name in html
 
 
@@ -123,6 +124,13 @@ def test_the_table_adds_up(results):
     assert (full["flops_saved"] == 0).all() and (full["agreement"] == 1).all() and (full["mean_blocks"] == 16).all()
     pruned = table[table["policy"] == "pruned"]
     assert (pruned["mean_blocks"] == 16 - pruned["threshold"]).all()
+    greedy = table[table["policy"] == "pruned-greedy"]
+    assert (greedy["mean_blocks"] == 15).all()
+    assert (greedy["flops_saved_with_prompt"] < greedy["flops_saved"]).all()  # the prompt ran whole
+    drafted = table[table["policy"] == "self-speculative"]
+    assert drafted["acceptance_rate"].between(0, 1).all() and (drafted["tokens_per_round"] >= 1).all()
+    assert (drafted["flops_saved"] < 0).all() and (drafted["agreement"] == 1).all()
+    assert table["acceptance_rate"].notna().sum() == len(drafted)
     heads = table[table["policy"].str.startswith("mamba")]
     assert (heads["flops_saved"] < heads["flops_saved_blocks"]).all()  # heads and fill are not free
     assert heads.groupby(["backbone", "dataset"])["calibrated"].sum().between(1, 3).all()

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
+from test_generation import SHAPES, PeakMemory
 
-from early_exit import backbones, decode, generation, speculate
+from early_exit import backbones, decode, generation, memory, speculate
 from early_exit.costs import cost_table, flops, generation_flops
 from early_exit.draft_costs import round_flops
 from early_exit.records import InputError
@@ -209,3 +210,15 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
         for row in rows:
             check_rounds(row, plan.draft[1])
             assert row.drafted
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_predicted_memory_bounds_what_rounds_take(name):
+    """Logits of every token read, and of a Mamba the states after each, beside what plain decoding takes."""
+    torch.manual_seed(0)
+    backbone = backbones.adapt(SHAPES[name]().eval())
+    requests = [decode.Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
+    with PeakMemory() as measured:
+        run(backbone, requests, slots=16, rule=Length(8), step=speculate.step(1, 4))
+    predicted = memory.peak(backbone, 16, 20, 8, drafted=4)
+    assert predicted / 3 < measured.peak <= predicted
