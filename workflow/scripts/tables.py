@@ -29,9 +29,8 @@ with runtime.job(snakemake) as log:
         run = read_run(setting)
         results.append(tables.results(run, preset=params.preset, **bootstrap))
         exits.append(tables.exits(run))
-    chosen = records.read_thresholds(snakemake.input.thresholds)
-    results = tables.with_calibration(pd.concat(results, ignore_index=True), chosen)
-    results = tables.with_oracle_share(results, params.oracles)
+    results, chosen = pd.concat(results, ignore_index=True), records.read_thresholds(snakemake.input.thresholds)
+    results = tables.with_oracle_share(tables.with_calibration(results, chosen), params.oracles)
     training = {Path(path).parts[-3:-1]: pd.read_csv(path) for path in snakemake.input.training}
     settle = pd.concat(map(pd.read_csv, snakemake.input.settle))
     frames = {"results": results, "exits": pd.concat(exits), "training": tables.training(training), "settle": settle}
