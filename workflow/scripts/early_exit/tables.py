@@ -197,8 +197,8 @@ def to_latex(results: pd.DataFrame) -> str:
     chosen = results[results["calibrated"] | ~run.transform("any")]
     lines = [
         "% Needs booktabs. Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
-        "% Threshold: the calibrated one, and the promises that it keeps; the number of blocks dropped (pruned), of tokens",
-        "% drafted (self-speculative). Full depth: no threshold keeps the promise, and the full model answers.",
+        "% Threshold: the calibrated one, and the promises that it keeps; the number of blocks dropped (pruned), of",
+        "% tokens drafted (self-speculative). Full depth: no threshold keeps the promise, and the full model answers.",
         r"\begin{tabular}{llrlrrr}",
         r"\toprule",
         r"Backbone & Policy & Threshold & Promise & Quality & Agreement (\%) & FLOPs saved (\%) \\",
