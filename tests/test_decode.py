@@ -14,7 +14,7 @@ from reference import Heads, Schedule
 from reference import decode as slow_decode
 from torch import nn
 
-from early_exit import backbones, decode, fills, heads, policies
+from early_exit import backbones, confidences, costs, decode, fills, heads
 
 NEW_TOKENS = 10
 FLOAT32_TIE = 1e-4  # of logits of about 4; those of one row were seen to differ by 1.4e-5 between batch sizes
@@ -147,7 +147,7 @@ HEADS = {
 }
 
 
-class WatchedHeads(policies.HeadConfidence):
+class WatchedHeads(confidences.HeadConfidence):
     """Notes every answer by the threshold of the row that asked: (exit block, confidence)."""
 
     def open(self, slots):
@@ -165,7 +165,7 @@ class WatchedHeads(policies.HeadConfidence):
         return leaving
 
 
-@pytest.mark.parametrize("head_state", policies.HEAD_STATES)
+@pytest.mark.parametrize("head_state", costs.HEAD_STATES)
 @pytest.mark.parametrize(
     "name, fill, head",
     [("llama", "propagate", "mamba2"), ("llama", "copy", "hybrid"), ("mamba2", "skip", "mamba1"),

@@ -246,20 +246,6 @@ def test_too_few_prompts_are_named(bench):
     assert "sweep" not in few.groups()  # no heads, no sweep
 
 
-def test_random_exits_are_drawn_evenly_and_again_from_the_seed():
-    def draw(seed):
-        policy = forced.RandomExit(EXITS, seed)
-        policy.open(3000)
-        left, places = 3000, []
-        for block in EXITS:
-            leaving = int(policy.leave(block, torch.zeros(left, 1, 1), torch.zeros(left)).sum())
-            places, left = [*places, leaving], left - leaving
-        return [*places, left]
-
-    assert draw(1) == draw(1) != draw(2)
-    assert all(900 < count < 1100 for count in draw(1))  # 1000 each, standard deviation 26
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return config_module.load({"preset": "tiny"}, ROOT)

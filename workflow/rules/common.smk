@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import layout
+from early_exit import layout, policy_kinds
 from early_exit.config import load
 from early_exit.records import InputError
 
@@ -41,19 +41,24 @@ CODE = {
     "head_figures": "figures head_figures tables uncertainty",
     "settle": "attention backbones distill manifests settle state structure",
     "calibrate": "calibrate",
-    "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
-    "head_sources heads manifests memory mixers policies prefixes prompts state stopping structure",
-    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
-    "count_flops": "block_costs costs manifests",
+    "adapt": "adaptive attention backbones block_costs confidences conversations costs decode exit_policies fills "
+    "forced generation greedy head_kinds head_sources heads manifests memory mixers planning policies policy_kinds "
+    "prefixes prompts replay state stopping structure",
+    "generate": "adaptive attention backbones block_costs ceiling confidences conversations costs decode "
+    "exit_policies fills forced generation greedy head_kinds head_sources heads manifests memory mixers planning "
+    "policies policy_kinds prefixes prompts replay state stopping structure",
+    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers policy_kinds",
+    "count_flops": "block_costs costs manifests policy_kinds",
     "score": "metrics scoring",
     "tables": "tables uncertainty",
-    "compare": "cells compare uncertainty",
-    "claims": "block_costs cells claims claims_page compare costs manifests tables uncertainty",
-    "figures": "figures forest tables uncertainty",
+    "compare": "cells compare policy_kinds uncertainty",
+    "claims": "block_costs cells claims claims_page compare costs manifests policy_kinds tables uncertainty",
+    "figures": "figures forest policy_figures policy_kinds tables uncertainty",
     "provenance": "provenance tables uncertainty",
     "pretrain_tiny": "lexicon pretrain prompts world world_files",
-    "measure_speed": "attention backbones block_costs costs decode fills forced greedy head_kinds head_sources heads "
-    "manifests mixers policies prefixes speed speed_cases state stopping structure",
+    "measure_speed": "adaptive attention backbones block_costs confidences costs decode fills forced greedy "
+    "head_kinds head_sources heads manifests mixers policies policy_kinds prefixes speed speed_cases state stopping "
+    "structure",
     "speed": "figures speed_figures tables uncertainty",
 }
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
@@ -109,9 +114,8 @@ def policy(wildcards):
 
 
 def grid(wildcards):
-    """What a policy is run at: thresholds, or for pruning how many blocks are dropped."""
-    settings = policy(wildcards)
-    return {"pruned": settings.get("drop"), "head": settings.get("thresholds")}.get(settings["kind"], [1.0])
+    """What a policy is run at: thresholds, or what else its settings are."""
+    return policy_kinds.settings(policy(wildcards), spec(wildcards, "backbone")["exits"])
 
 
 def torch_settings(wildcards):

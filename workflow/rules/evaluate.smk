@@ -48,6 +48,7 @@ rule count_flops:
         head=of("policy", "head"),
         state_fill=of("policy", "state_fill"),
         head_state=of("policy", "head_state"),
+        check=check,
         exits=of("backbone", "exits"),
     script:
         "../scripts/count_flops.py"

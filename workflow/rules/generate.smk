@@ -9,6 +9,7 @@ rule generate_calibration:
         manifest=f"{R}/backbones/{{backbone}}.json",
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
+        plan=plan,
         code=code("generate"),
         head_code=head_code,
     output:
@@ -28,6 +29,8 @@ rule generate_calibration:
         policy=policy,
         thresholds=grid,
         split="calibration",
+        exits=of("backbone", "exits"),
+        leaves_out_chosen=leaves_out_chosen,
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,
@@ -54,6 +57,7 @@ rule calibrate:
         runtime=30,
     params:
         agreement=config["calibration"]["agreement"],
+        never=never_leaves,
     script:
         "../scripts/calibrate.py"
 
@@ -66,6 +70,8 @@ rule generate:
         heads_manifest=trained("manifest.json"),
         thresholds=threshold,
         full=full_run,
+        plan=plan,
+        matched=matched_run,
         code=code("generate"),
         head_code=head_code,
     output:

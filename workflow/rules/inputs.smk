@@ -53,12 +53,38 @@ def all_seeds(file):
 
 
 def threshold(wildcards):
-    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
+    """The file of a policy's calibrated threshold; nothing for a policy that has none to calibrate."""
     run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
+    return f"{R}/thresholds/{run}.json" if policy_kinds.is_calibrated(policy(wildcards)) else []
 
 
 def full_run(wildcards):
     """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
     is_oracle = policy(wildcards)["kind"] == "oracle"
     return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
+
+
+def plan(wildcards):
+    """What an adaptive policy goes by; nothing for a policy that measures nothing."""
+    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
+    return f"{R}/adaptive/{run}.json" if policy_kinds.is_planned(policy(wildcards)) else []
+
+
+def matched_run(wildcards):
+    """The run whose exits random ones are drawn from; nothing for other policies."""
+    match = policy(wildcards).get("match")
+    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/{match}/test.parquet" if match else []
+
+
+def leaves_out_chosen(wildcards):
+    """Whether a calibration run leaves out the examples that the policy's thresholds were chosen on."""
+    return policy(wildcards).get("adapt") == "per-exit"
+
+
+def never_leaves(wildcards):
+    """The setting at which none of a policy's tokens leave."""
+    return policy_kinds.never(policy(wildcards), spec(wildcards, "backbone")["exits"])
+
+
+def check(wildcards):
+    return policy_kinds.check(policy(wildcards))

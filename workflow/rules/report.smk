@@ -2,6 +2,7 @@
 
 PLOTS = layout.plots(config, R)
 CATEGORIES = {
+    "policies": "1. Quality against compute",
     "quality": "1. Quality against compute",
     "equal_compute": "1. Quality against compute",
     "exits": "2. Where tokens exit",
@@ -17,6 +18,7 @@ rule figures:
         training=rules.tables.output.training,
         settle=rules.tables.output.settle,
         equal_compute=rules.compare.output.equal_compute,
+        policies=rules.compare.output.policies,
         code=code("figures"),
     output:
         [
@@ -42,6 +44,7 @@ rule figures:
         runtime=30,
     params:
         plots=PLOTS,
+        plain=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
     script:
         "../scripts/figures.py"
 

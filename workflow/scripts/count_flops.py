@@ -21,6 +21,7 @@ with job(snakemake) as log:
         head=params.head,
         state_fill=params.state_fill,
         head_state=params.head_state or "skip",
+        check=params.check,
     )
     rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)

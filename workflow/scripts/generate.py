@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import ceiling, generation, records, runtime
+from early_exit import ceiling, forced, generation, planning, records, runtime
 
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
@@ -11,8 +11,12 @@ with runtime.job(snakemake):
     if files.get("thresholds"):
         thresholds.add(records.read_json(files.thresholds)["threshold"])
     examples = examples[examples["split"] == params.split]
+    if params.get("leaves_out_chosen"):  # what its thresholds were chosen on may not calibrate them
+        examples = examples[~planning.chosen_on(examples, params.runtime["seed"])]
     manifest = records.read_json(files.manifest)
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
+    matched = records.read_table(files.matched, records.GENERATIONS) if files.get("matched") else None
+    rates = None if matched is None else forced.exit_rates(matched, params.exits)
     if params.policy["kind"] == "oracle":
         full = records.read_table(files.full, records.GENERATIONS)
         answers = ceiling.run(manifest, examples, full, params.exits, **options)
@@ -21,9 +25,12 @@ with runtime.job(snakemake):
             params.policy,
             manifest,
             examples,
-            sorted(thresholds),
+            sorted(thresholds | set(rates or [])),
             job_mib=snakemake.resources.mem_mb,
+            exits=params.exits,
             head_folder=Path(files.heads).parent if files.get("heads") else None,
+            plan=records.read_json(files.plan) if files.get("plan") else None,
+            rates=rates,
             **options,
         )
     records.write_table(answers, snakemake.output[0], records.GENERATIONS)

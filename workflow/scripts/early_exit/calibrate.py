@@ -33,12 +33,12 @@ def smallest_threshold(curve: Sequence[dict[str, float]], level: float) -> float
     return min((point["threshold"] for point in curve if point["agreement"] >= level), default=None)
 
 
-def calibrate(run: pd.DataFrame, full: pd.DataFrame, level: float) -> dict[str, Any]:
-    """The calibrated threshold of a run and how it was found; NEVER with `passed: false` if none is good enough."""
+def calibrate(run: pd.DataFrame, full: pd.DataFrame, level: float, never: float = NEVER) -> dict[str, Any]:
+    """The calibrated threshold of a run and how it was found; `never` with `passed: false` if none is good enough."""
     curve = agreement_curve(run, full)
     chosen = smallest_threshold(curve, level)
     return {
-        "threshold": NEVER if chosen is None else chosen,
+        "threshold": never if chosen is None else chosen,
         "passed": chosen is not None,
         "agreement_level": level,
         "curve": curve,

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, fills, heads, memory, policies, runtime, stopping
+from early_exit import backbones, decode, exit_policies, fills, memory, policies, runtime, stopping
 from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
+from early_exit.exit_policies import Given
 from early_exit.fills import Fill
 from early_exit.policies import Policy
 from early_exit.records import InputError
@@ -30,24 +31,27 @@ class Plan:
 def run(
     policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
     max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any], job_mib: float,
-    head_folder: Path | None = None,
+    exits: Sequence[int] = (), head_folder: Path | None = None, plan: Mapping[str, Any] | None = None,
+    rates: Mapping[float, Sequence[float]] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
     Args:
-        policy: the policy's entry in the config; `full`, `pruned` or `head`.
+        policy: the policy's entry in the config; of any kind but `oracle`.
         examples: rows of records.EXAMPLES.
         thresholds: the grid; for `pruned`, how many blocks are dropped.
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
-        head_folder: the recipe's folder, for `head`.
+        exits: the backbone's.
+        head_folder, plan, rates: see `exit_policies.Given`.
     """
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
     stop_strings = list(examples["stop_strings"].iloc[0])
     rule = StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, max_new_tokens)
     room = None if backbone.context is None else backbone.context - max_new_tokens
-    plans = _plans(policy, manifest, backbone, thresholds, head_folder)
+    given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
+    plans = _plans(policy, backbone, thresholds, given)
     budget = memory.budget(settings["memory"], job_mib, backbone.device)
     asked, cut = Rounds(examples, thresholds), {}
 
@@ -107,17 +111,14 @@ def tokenise(
     return requests
 
 
-def _plans(policy, manifest, backbone, thresholds, head_folder) -> list[Plan]:
-    if policy["kind"] == "full":
-        return [Plan(backbone, policies.FullDepth(), Fill(), thresholds)]
+def _plans(policy: Mapping[str, Any], backbone: Backbone, thresholds: Sequence[float], given: Given) -> list[Plan]:
     if policy["kind"] == "pruned":
         return [
             Plan(backbone.without_last_before_final(int(dropped)), policies.FullDepth(), Fill(), [dropped])
             for dropped in thresholds
         ]
-    trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
-    asking = policies.HeadConfidence(trained, policy["head_state"])
-    return [Plan(backbone, asking, fills.FILLS[backbone.family][policy["state_fill"]](), thresholds)]
+    fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
+    return [Plan(backbone, exit_policies.build(policy, backbone, given), fill(), thresholds)]
 
 
 def _answer(
@@ -128,7 +129,8 @@ def _answer(
     if not missing:
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
-             "kept": len(plan.policy.exits) * plan.policy.reads_prompt}  # fmt: skip
+             "kept": len(plan.policy.exits) * plan.policy.reads_prompt,
+             "asks_lm_head": plan.policy.asks_lm_head}  # fmt: skip
     slots = memory.rows_that_fit(budget, batch_size, plan.backbone, **shape)
     predicted = memory.peak(plan.backbone, slots, **shape) / memory.MIB
     runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)

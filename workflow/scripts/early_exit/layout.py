@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit import head_sources
+from early_exit import head_sources, policy_kinds
 from early_exit.config import runs_on
 from early_exit.manifests import PATTERNS
 from early_exit.records import COMPARED_HEADS
@@ -23,12 +23,18 @@ def runs(config: Config) -> list[tuple[str, str, str]]:
         (backbone, dataset, policy)
         for backbone, dataset, policy in product(config["backbones"], config["datasets"], config["policies"])
         if runs_on(config["policies"][policy], config["backbones"][backbone])
+        and dataset in (config["policies"][policy].get("datasets") or config["datasets"])
     ]
 
 
 def head_runs(config: Config) -> list[tuple[str, str, str]]:
-    """The runs whose policy asks a trained head; only they have thresholds to calibrate."""
+    """The runs whose policy asks a trained head."""
     return [run for run in runs(config) if config["policies"][run[2]]["kind"] == "head"]
+
+
+def calibrated_runs(config: Config) -> list[tuple[str, str, str]]:
+    """The runs whose policy has thresholds to calibrate."""
+    return [run for run in runs(config) if policy_kinds.is_calibrated(config["policies"][run[2]])]
 
 
 def trainings(config: Config) -> list[tuple[str, str]]:
@@ -60,7 +66,9 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "run": f"{results}/runs/{run}/test.parquet",
                 "scores": f"{results}/runs/{run}/scores.parquet",
                 "flops": f"{results}/runs/{run}/flops.parquet",
-                "thresholds": f"{results}/thresholds/{run}.json" if spec["kind"] == "head" else None,
+                "thresholds": f"{results}/thresholds/{run}.json" if policy_kinds.is_calibrated(spec) else None,
+                "adapt": None if spec.get("adapt") == "none" else spec.get("adapt"),
+                "match": spec.get("match"),
             }
         )
     return entries
@@ -71,9 +79,12 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
     ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
+    if ran - {"full", "oracle"}:
+        figures += [("policies", dataset) for dataset in config["datasets"]]
     if "pruned" in ran and ran - {"full", "pruned"}:
         figures += [("equal_compute", dataset) for dataset in config["datasets"]]
-    figures += [(kind, backbone) for kind in ("exits", "training") for backbone in trained]
+    plain = dict.fromkeys(run[0] for run in head_runs(config) if policy_kinds.is_plain(config["policies"][run[2]]))
+    figures += [*(("exits", backbone) for backbone in plain), *(("training", backbone) for backbone in trained)]
     return [
         {"kind": kind, "key": key}
         | {end: f"{results}/figures/{kind}{key and '_' + key}.{end}" for end in ("svg", "png")}
@@ -100,7 +111,8 @@ def head_plots(config: Config, results: str) -> list[dict[str, str]]:
 def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
     """The files in which Snakemake notes what each job before the report took, by rule."""
     every = ["/".join(run) for run in runs(config)]
-    calibrated = ["/".join(run) for run in head_runs(config)]
+    calibrated = ["/".join(run) for run in calibrated_runs(config)]
+    planned = ["/".join(run) for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
     full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
@@ -111,6 +123,7 @@ def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": config["backbones"],
+        "adapt": planned,
         "generate_calibration": full + calibrated,
         "calibrate": calibrated,
         "generate": every,

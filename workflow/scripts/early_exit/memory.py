@@ -17,7 +17,9 @@ from early_exit.prefixes import PROMPT_TOKENS
 MIB = 2**20
 
 
-def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0) -> int:
+def peak(
+    backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, asks_lm_head: bool = False
+) -> int:  # fmt: skip
     """Bytes that a batch takes at most.
 
     Args:
@@ -25,11 +27,12 @@ def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int 
         prompt: tokens of the longest prompt.
         new_tokens: tokens generated at most.
         kept: blocks whose hidden states of the prompt are kept for heads that read it.
+        asks_lm_head: whether a policy computes logits at exits: those of rows that left wait for the step's end.
     """
     size, hidden = backbone.model.dtype.itemsize, backbone.hidden_size
     wide = max(size, 4)  # logits and scans are float32
     together = min(rows, max(1, PROMPT_TOKENS // prompt))
-    logits = rows * backbone.vocabulary * (size + 2 * wide)
+    logits = rows * backbone.vocabulary * (size + (5 if asks_lm_head else 2) * wide)
     stream = together * prompt * hidden * size * (4 + kept)  # residual stream, normed input, output, embedding
     if backbone.family == "transformer":
         attention = backbone.blocks[0].self_attn
@@ -45,9 +48,9 @@ def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int 
     return caches + stream + block + logits
 
 
-def rows_that_fit(budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, kept: int = 0) -> int:
-    """The most rows up to `limit` whose predicted peak stays within `budget` bytes; at least one, fit or not."""
-    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, prompt, new_tokens, kept) <= budget)
+def rows_that_fit(budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, **options) -> int:
+    """The most rows up to `limit` whose predicted `peak` stays within `budget` bytes; at least one, fit or not."""
+    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, prompt, new_tokens, **options) <= budget)
     return next(fitting, 1)
 
 
