@@ -3,7 +3,7 @@
 The scripts are replaced by one that writes files of the right kind, so that the whole DAG runs in seconds.
 """
 
-import ast
+import base64
 import json
 import re
 import shutil
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from early_exit import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -122,8 +124,9 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for rule in code_table():
-        (root / f"workflow/scripts/{rule}.py").write_text(STUB)
+    for script in (root / "workflow/scripts").glob("*.py"):
+        used = ", ".join(imports.modules(script))
+        script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
 
 
@@ -152,6 +155,29 @@ def test_a_second_run_does_nothing(finished):
     assert dry_run(finished) == {}
 
 
+def test_status_says_what_is_done_running_and_missing(finished):
+    """One job's output is taken away, another's is marked as Snakemake marks what it is writing."""
+    gone = finished / "results/stub/runs/tiny-transformer/triviaqa/full/scores.parquet"
+    written = "results/stub/runs/tiny-transformer/triviaqa/calm-copy/scores.parquet"
+    mark = finished / ".snakemake/incomplete" / base64.urlsafe_b64encode(written.encode()).decode()
+    gone.rename(gone.with_suffix(".away"))
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        text = snakemake("--cores", "1", "--quiet", "all", "status", folder=finished, config=SMALLEST, root=finished)
+    finally:
+        gone.with_suffix(".away").rename(gone)
+        mark.unlink()
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()[0] in EXPECTED}
+    assert rows["score"] == ["2", "1", "1"] and rows["report"] == ["1", "0", "0"]
+    assert all(counts[1:] == ["0", "0"] for rule, counts in rows.items() if rule != "score")
+
+
+def test_fetch_gets_models_and_data_and_nothing_else(tmp_path):
+    text = snakemake("--dry-run", "fetch", folder=tmp_path, config={"preset": "paper", "revisions": REVISIONS})
+    assert jobs(text) == {"fetch_backbone": 2, "fetch_dataset": 3, "fetch_corpus": 1, "fetch": 1}
+
+
 def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finished):
     modules = finished / "workflow/scripts/early_exit"
     before = (modules / "figures.py").read_text()
@@ -168,6 +194,12 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     after = dict.fromkeys(["tables", "compare", "claims", "figures", "provenance", "report", "all"], 1)
     own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
+
+
+def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
+    rerun = dry_run(finished, wallclock={"examples": 2})
+    assert rerun["measure_wallclock"] == 3  # full, calm-copy, ffn-copy
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
 
 
 def test_another_level_of_agreement_generates_no_calibration(finished):
@@ -267,39 +299,15 @@ def test_an_edited_source_is_fetched_again(finished):
     source.write_text(before)
 
 
-def code_table() -> dict[str, str]:
-    """The literal `CODE` of common.smk: rule to the modules that its script uses."""
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    return ast.literal_eval(re.search(r"^CODE = (\{.*?^\})", text, re.DOTALL | re.MULTILINE)[1])
-
-
-def imported(path: Path) -> set[str]:
-    """Modules of early_exit that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "early_exit":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("early_exit."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("early_exit.")}
-    return found
-
-
-def used(script: Path) -> set[str]:
-    """Modules that a script imports, and those that they import in turn."""
-    seen, waiting = set(), imported(script)
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        waiting |= imported(SCRIPTS / f"early_exit/{name}.py") - seen
-    return seen
-
-
-@pytest.mark.parametrize("rule", code_table())
-def test_each_rule_declares_the_modules_that_its_script_uses(rule):
-    modules = used(SCRIPTS / f"{rule}.py") - {"records", "runtime"}
-    assert code_table()[rule] == " ".join(sorted(modules))
+def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "PACKAGE", tmp_path / "early_exit")
+    imports.PACKAGE.mkdir()
+    for name, text in {"a": "from early_exit.b import x", "b": "import early_exit.c", "c": "import os", "d": "",
+                       "e": "if TYPE_CHECKING:\n    from early_exit import d"}.items():  # fmt: skip
+        (imports.PACKAGE / f"{name}.py").write_text(text)
+    script = tmp_path / "script.py"
+    script.write_text("def late():\n    from early_exit import a, e\n")
+    assert imports.modules(script) == ["a", "b", "c", "e"]
 
 
 def rules() -> dict[str, str]:

@@ -85,6 +85,7 @@ rule tables:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
         thresholds=[run["thresholds"] for run in SETTINGS if run["thresholds"]],
+        seconds=[run["seconds"] for run in SETTINGS if run["seconds"]],
         training=[f"{R}/heads/{backbone}/{recipe}/training.csv" for backbone, recipe in layout.trainings(config)],
         settle=expand(f"{R}/settle/{{backbone}}.csv", backbone=config["backbones"]),
         disjoint=f"{R}/data/disjoint.json",

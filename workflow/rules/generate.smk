@@ -1,6 +1,8 @@
 """Answers: a policy on one backbone and one dataset. All thresholds of a run are rows of one job."""
 
-DECODING = {**config["generation"], "degeneration": config["degeneration"]}
+# How many answers are kept at a time is no param: it changes no result.
+GENERATION = {key: value for key, value in config["generation"].items() if key != "checkpoint_rows"}
+DECODING = {**GENERATION, "degeneration": config["degeneration"]}
 
 
 rule generate_calibration:

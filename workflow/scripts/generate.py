@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import ceiling, forced, generation, planning, records, runtime
+from early_exit import ceiling, checkpoints, forced, generation, planning, records, runtime
+from early_exit.journal import Journal
 
 with runtime.job(snakemake):
     params, files = snakemake.params, snakemake.input
@@ -15,22 +16,21 @@ with runtime.job(snakemake):
         examples = examples[~planning.chosen_on(examples, params.runtime["seed"])]
     manifest = records.read_json(files.manifest)
     options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
-    matched = records.read_table(files.matched, records.GENERATIONS) if files.get("matched") else None
-    rates = None if matched is None else forced.exit_rates(matched, params.exits)
+    of_this = dict(params.items()) | {"versions": runtime.versions()}
+    rows = snakemake.config["generation"]["checkpoint_rows"]
+    partial = Path(snakemake.output[0]).with_suffix(".partial")
+    journal = Journal(partial, checkpoints.fingerprint(files, of_this), rows)
     if params.policy["kind"] == "oracle":
         full = records.read_table(files.full, records.GENERATIONS)
         answers = ceiling.run(manifest, examples, full, params.exits, **options)
     else:
-        answers = generation.run(
-            params.policy,
-            manifest,
-            examples,
-            sorted(thresholds | set(rates or [])),
-            job_mib=snakemake.resources.mem_mb,
-            exits=params.exits,
-            head_folder=Path(files.heads).parent if files.get("heads") else None,
-            plan=records.read_json(files.plan) if files.get("plan") else None,
-            rates=rates,
-            **options,
-        )
+        options |= {"exits": params.exits, "job_mib": snakemake.resources.mem_mb, "journal": journal}
+        options |= {"head_folder": Path(files.heads).parent} if files.get("heads") else {}
+        options |= {"plan": records.read_json(files.plan)} if files.get("plan") else {}
+        if files.get("matched"):
+            matched = records.read_table(files.matched, records.GENERATIONS)
+            options["rates"] = forced.exit_rates(matched, params.exits)
+            thresholds |= set(options["rates"])
+        answers = generation.run(params.policy, manifest, examples, sorted(thresholds), **options)
     records.write_table(answers, snakemake.output[0], records.GENERATIONS)
+    journal.remove()

@@ -11,12 +11,14 @@ NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill"
 
 def read_run(setting: dict) -> tables.Run:
     """The run of one entry of `params.settings`, with its hand-over files read."""
+    seconds = pd.read_csv(setting["seconds"]).set_index("threshold") if setting["seconds"] else None
     return tables.Run(
         **{name: setting[name] or "" for name in NAMES},
         generations=records.read_table(setting["run"], records.GENERATIONS),
         scores=records.read_table(setting["scores"], records.scores_schema(setting["kind"])),
         flops=records.read_table(setting["flops"], records.FLOPS),
         calibrated=records.read_json(setting["thresholds"])["threshold"] if setting["thresholds"] else None,
+        seconds=None if seconds is None else seconds["seconds_per_token"].to_dict(),
     )
 
 

@@ -15,6 +15,22 @@ from early_exit.records import COMPARED_HEADS
 from early_exit.sources import READERS
 
 Config = Mapping[str, Any]
+OUTPUTS = {
+    "fetch_dataset": "data/{}.parquet",
+    "fetch_corpus": "data/corpus.parquet",
+    "fetch_backbone": "backbones/{}.json",
+    "train_heads": "heads/{}/heads.safetensors",
+    "train_heads_seed": "quality/{}/heads.safetensors",
+    "measure_heads": "quality/{}/confidences.parquet",
+    "settle": "settle/{}.csv",
+    "adapt": "adaptive/{}.json",
+    "generate_calibration": "runs/{}/calibration.parquet",
+    "calibrate": "thresholds/{}.json",
+    "generate": "runs/{}/test.parquet",
+    "layer_costs": "costs/{}.json",
+    "count_flops": "runs/{}/flops.parquet",
+    "score": "runs/{}/scores.parquet",
+}
 
 
 def runs(config: Config) -> list[tuple[str, str, str]]:
@@ -69,9 +85,15 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "thresholds": f"{results}/thresholds/{run}.json" if policy_kinds.is_calibrated(spec) else None,
                 "adapt": None if spec.get("adapt") == "none" else spec.get("adapt"),
                 "match": spec.get("match"),
+                "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
             }
         )
     return entries
+
+
+def is_timed(config: Config, policy: Config) -> bool:
+    """Whether a policy's seconds per token are measured: not the oracle's, which knows answers that cost time."""
+    return config["wallclock"]["examples"] is not None and policy["kind"] != "oracle"
 
 
 def plots(config: Config, results: str) -> list[dict[str, str]]:
@@ -108,31 +130,42 @@ def head_plots(config: Config, results: str) -> list[dict[str, str]]:
     ]
 
 
-def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
-    """The files in which Snakemake notes what each job before the report took, by rule."""
+def jobs(config: Config) -> dict[str, list[str]]:
+    """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
     calibrated = ["/".join(run) for run in calibrated_runs(config)]
     planned = ["/".join(run) for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
     full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
-    jobs = {
-        "fetch_dataset": config["datasets"],
-        "fetch_backbone": config["backbones"],
+    return {
+        "fetch_dataset": list(config["datasets"]),
+        "fetch_corpus": [""],
+        "fetch_backbone": list(config["backbones"]),
         "train_heads": ["/".join(training) for training in dict.fromkeys([*trainings(config), *measured])],
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
-        "settle": config["backbones"],
+        "settle": list(config["backbones"]),
         "adapt": planned,
         "generate_calibration": full + calibrated,
         "calibrate": calibrated,
         "generate": every,
-        "layer_costs": config["backbones"],
+        "layer_costs": list(config["backbones"]),
         "count_flops": every,
         "score": every,
     }
-    files = {rule: [f"{results}/benchmarks/{rule}/{job}.tsv" for job in names] for rule, names in jobs.items()}
-    return {"fetch_corpus": [f"{results}/benchmarks/fetch_corpus.tsv"], **files}
+
+
+def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
+    """The files in which Snakemake notes what each job before the report took, by rule."""
+    folder = f"{results}/benchmarks"
+    return {rule: [f"{folder}/{rule}{job and '/' + job}.tsv" for job in names] for rule, names in jobs(config).items()}
+
+
+def outputs(config: Config, results: str) -> dict[str, list[str]]:
+    """A file of each job by which one sees that it is done, by rule, the report's own last."""
+    made = {rule: [f"{results}/{OUTPUTS[rule].format(job)}" for job in names] for rule, names in jobs(config).items()}
+    return made | {"tables": [f"{results}/tables/results.csv"], "report": [f"{results}/report.html"]}
 
 
 def model_files(spec: Config) -> list[str]:

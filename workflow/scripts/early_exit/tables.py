@@ -25,7 +25,8 @@ class Run:
     """One policy on one dataset of one backbone, with the tables that generate, score and count_flops wrote of it.
 
     `kind` is the dataset's kind (a key of `records.METRICS`), `calibrated` the threshold that calibration chose,
-    None for a policy that has none.
+    None for a policy that has none. `seconds` are per generated token at each threshold, None if they were not
+    measured.
     """
 
     backbone: str
@@ -39,20 +40,18 @@ class Run:
     scores: pd.DataFrame
     flops: pd.DataFrame
     calibrated: float | None = None
+    seconds: Mapping[float, float] | None = None
 
     @property
     def name(self) -> str:
         return f"{self.backbone}/{self.dataset}/{self.policy}"
 
 
-def results(
-    run: Run, *, preset: str, seed: int, resamples: int, seconds: Mapping[float, float] | None = None
-) -> pd.DataFrame:
+def results(run: Run, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
     """The rows of one run, one per threshold, with exactly the columns of `records.RESULTS_COLUMNS`.
 
     Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another dataset kind, and a
-    ratio without any decode pass, is NaN. `seconds` gives the seconds per generated token of each threshold, where
-    they were measured. InputError if the run's tables do not belong together.
+    ratio without any decode pass, is NaN. InputError if the run's tables do not belong together.
     """
     key = ["example_id", "threshold"]
     rows = run.scores.merge(run.flops, how="outer", on=key, validate="one_to_one", indicator=True)
@@ -68,7 +67,7 @@ def results(
             "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "threshold": threshold,
             "calibrated": threshold == run.calibrated,
             **_quality(group, METRICS[run.kind], seed, resamples), **_compute(group, seed, resamples),
-            "seconds_per_token": (seconds or {}).get(threshold, float("nan")),
+            "seconds_per_token": (run.seconds or {}).get(threshold, float("nan")),
         }
         for threshold, group in rows.sort_values("example_id").groupby("threshold")
     ]  # fmt: skip
