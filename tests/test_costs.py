@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import backbones, confidences, costs, decode, fills, forced, heads
+from early_exit import backbones, confidences, costs, decode, fills, forced, heads, policy_kinds
 from early_exit.costs import flops, generation_flops
 from early_exit.manifests import SUPPORTED, TESTED
 from early_exit.records import FLOPS, GENERATIONS, InputError, read_json, read_table, write_json, write_table
@@ -696,15 +696,15 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", **params)
         return read_table(tmp_path / "flops.parquet", FLOPS)
 
-    options = {"head": "mamba", "state_fill": "copy", "head_state": "skip"}
-    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", exits=EXITS, check=None, **options)
+    options = {"head": "mamba", "state_fill": "copy", "exits": EXITS}
+    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", counted=options)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
     assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
 
-    none = dict.fromkeys(options)
-    pruned = flops_of([2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", exits=EXITS, check=None, **none)
+    none = policy_kinds.counted({"kind": "pruned"}, EXITS)
+    pruned = flops_of([2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", counted=none)
     assert pruned["blocks"].tolist() == [8, 0]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
 
-    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", exits=EXITS, check=None, **none)
+    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", counted=none)
     assert full["flops"].tolist() == full["flops_full"].tolist()

@@ -13,8 +13,8 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
-from early_exit import config as config_module
 from early_exit import confidences, head_sources, heads, manifests, state
+from early_exit import config as config_module
 from early_exit.records import InputError, read_json, write_json
 
 HIDDEN = 32

@@ -154,7 +154,7 @@ def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
         jsonschema.validate(plan, schema)
         assert (plan["answers"], plan["passes"]) == (12, len(found.answer))
         assert bool(plan["settings"]) == (policy["adapt"] == "per-exit")
-    with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes 0\."):
+    with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):
         planning.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9]}, found)
     none = planning.Measured(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
     with pytest.raises(InputError, match=r"policy mine: .* one token long"):

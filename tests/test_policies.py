@@ -1,4 +1,4 @@
-"""Every policy against the slow reference: its tokens are those of its exits replayed, its exits those of the definition.
+"""Every policy against the slow reference: its tokens are those of its exits replayed, its exits the definition's.
 
 A run is replayed by the slow reference with the run's exits as a forced schedule: the tokens must be the same. On the
 reference's hidden states the definition of the policy, written out here, must say the same exits. And rows must be what
@@ -63,7 +63,7 @@ def replayed(model, fill, request, row):
 
 
 def held_to_the_definition(model, fill, requests, done, kind, thresholds):
-    """Each row of a run `done`, replayed and defined anew; `thresholds(row, i)` are those that token i was asked with."""
+    """Each row of a run `done`, replayed and defined anew; `thresholds(row, i)` are those that token i is held to."""
     left = Counter()
     for request in requests:
         for setting in request.thresholds:

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import backbones, costs, fills, forced, heads, speed, speed_cases, speed_figures
+from early_exit import backbones, costs, fills, heads, speed, speed_cases, speed_figures
 from early_exit import config as config_module
 from early_exit.records import InputError
 from early_exit.speed import Answer, Case

@@ -86,5 +86,6 @@ def never_leaves(wildcards):
     return policy_kinds.never(policy(wildcards), spec(wildcards, "backbone")["exits"])
 
 
-def check(wildcards):
-    return policy_kinds.check(policy(wildcards))
+def counted(wildcards):
+    """What a policy's tokens cost beside their blocks."""
+    return policy_kinds.counted(policy(wildcards), spec(wildcards, "backbone")["exits"])

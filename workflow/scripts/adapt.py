@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import backbones, exit_policies, planning, records, replay, runtime
+from early_exit import backbones, exit_policies, planning, policy_kinds, records, replay, runtime
 
 with runtime.job(snakemake) as log:
     params, files, policy = snakemake.params, snakemake.input, snakemake.params.policy
@@ -19,7 +19,7 @@ with runtime.job(snakemake) as log:
     given = exit_policies.Given(manifest, params.exits, length, params.runtime["seed"], folder)
     asked = exit_policies.build(policy, backbone, given)
     some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=length, overflow=params.overflow)
-    costs = exit_policies.costs_of(policy, params.exits)
+    costs = policy_kinds.counted(policy, params.exits)
     measured = replay.measure(backbone, asked, some, table, costs)
     plan = planning.plan(snakemake.wildcards.policy, policy, measured)
     for entry in plan["settings"]:

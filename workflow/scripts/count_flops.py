@@ -17,11 +17,7 @@ with job(snakemake) as log:
         prompt_tokens=run["prompt_tokens"],
         exit_blocks=run["exit_blocks"],
         prompt_blocks=prompt_blocks,
-        exits=params.exits,
-        head=params.head,
-        state_fill=params.state_fill,
-        head_state=params.head_state or "skip",
-        check=params.check,
+        **params.counted,
     )
     rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)

@@ -27,8 +27,9 @@ class Curve:
     """What a policy's settings add up to on one dataset of one backbone.
 
     `kind` is the policy's, `head_kind` its head's, `adapt` how its thresholds adapt, `match` the policy that it draws
-    exits from; these and `head`, `state_fill` are empty where it has none. `sums` are by column (1 + resamples, settings): row 0 over all examples, each other over those that a resample drew;
-    `examples` is the column of their numbers. Settings are in the order of `thresholds`.
+    exits from; these and `head`, `state_fill` are empty where it has none. `sums` are by column (1 + resamples,
+    settings): row 0 over all examples, each other over those that a resample drew; `examples` is the column of their
+    numbers. Settings are in the order of `thresholds`.
     """
 
     policy: str

@@ -10,9 +10,9 @@ maps and attention equal `torch.utils.flop_counter` on Hugging Face's models wit
   that. The LM head reads its last position only. A sliding window does not matter: no sequence is longer than it.
 - The recurrence is counted token by token, in the prompt too. The chunked scan that computes a prompt does other
   work, which depends on the chunk size.
-- A check without training costs what its exit computes for it: the LM head (softmax, margin, patience), or a dot product
-  of two hidden states (saturation, from the second exit on). The logits of the check that a token leaves at are those
-  its answer is taken from, and not paid a second time.
+- A check without training costs what its exit computes for it: the LM head (softmax, margin, patience), or a dot
+  product of two hidden states (saturation, from the second exit on). The logits of the check that a token leaves at
+  are those that it is chosen from: they are not paid a second time.
 - A convolution costs one window a token. The plain PyTorch path of Mamba computes two windows for a decoded token
   and at least kernel - 1 too many for a prompt, and drops them.
 

@@ -53,17 +53,7 @@ def _thresholds(policy: Mapping[str, Any], given: Given) -> adaptive.Same:
         return adaptive.PerExit({entry["setting"]: entry["thresholds"] for entry in plan["settings"]})
     if adapt == "budget" and plan:
         points = plan["curve"]
-        spend = planning.spending(plan["costs"], costs_of(policy, given.exits))
+        spend = planning.spending(plan["costs"], policy_kinds.counted(policy, given.exits))
         shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
         return adaptive.Budget(thresholds, shares, spend, policy["horizon"])
     return adaptive.Same()
-
-
-def costs_of(policy: Mapping[str, Any], exits: Sequence[int]) -> dict[str, Any]:
-    """The options of `costs.generation_flops` for a policy."""
-    names = {name: policy.get(name) for name in ("head", "state_fill")}
-    return names | {
-        "head_state": policy.get("head_state") or "skip",
-        "check": policy_kinds.check(policy),
-        "exits": list(exits),
-    }

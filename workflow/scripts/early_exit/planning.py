@@ -1,10 +1,10 @@
-"""What an adaptive policy goes by, out of what its confidences are on the full model's answers to calibration questions.
+"""What an adaptive policy goes by: its confidences on the full model's answers to calibration questions.
 
-Measured is a table with a row for each decode pass of these answers: the confidence at each exit, and whether the exit's
-most probable token is the full model's. From it follows, for any thresholds, where each pass would leave, what that
-costs, and how many tokens would differ. Hidden states are the full model's: what earlier exits leave behind in caches,
-and other tokens that follow a first different one, are not in it. So it is no forecast of quality; it is what thresholds
-are chosen by, before they are tried.
+Measured is a table with a row for each decode pass of these answers: the confidence at each exit, and whether the
+exit's most probable token is the full model's. From it follows, for any thresholds, where each pass would leave, what
+that costs, and how many tokens would differ. Hidden states are the full model's: what earlier exits leave behind in
+caches, and other tokens that follow a first different one, are not in it. So it is no forecast of quality; it is what
+thresholds are chosen by, before they are tried.
 
 `budget` takes a curve: the expected share of FLOPs over one threshold for all exits. `per-exit` takes a vector of
 thresholds for each level: the cheapest found whose passes keep the full model's token in at least that share. It is
@@ -112,8 +112,8 @@ def curve(measured: Measured) -> list[dict[str, float]]:
 
 
 def per_exit(measured: Measured, levels: Sequence[float]) -> list[dict[str, Any]]:
-    """For each level the vector of thresholds, one for each exit, that is cheapest among those found and keeps to it."""
-    found = [(_outcome(measured, measured.leaves(vector)), vector) for vector in _candidates(measured)]
+    """For each level the vector of thresholds, one for each exit, that is cheapest of those found and keeps to it."""
+    found = [(_outcome(measured, measured.leaves(one)), one) for one in _candidates(measured)]
     settings = []
     for level in levels:
         kept = [(outcome, vector) for outcome, vector in found if outcome["agreement"] >= level]
@@ -183,7 +183,7 @@ def check_budgets(name: str, budgets: Sequence[float], points: Sequence[Mapping[
 
 
 def spending(table: Mapping[str, Any], costs: Mapping[str, Any]):
-    """For `adaptive.Budget`: rows to FLOPs so far, the full model's so far, and the full model's on the coming token."""
+    """For `adaptive.Budget`: rows to FLOPs so far, and the full model's so far and on the coming token."""
 
     def spend(rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         prompt_tokens = [row.prompt_tokens for row in rows]

@@ -1,5 +1,6 @@
-"""What a config says of policies, beyond what a schema can: references, orders, groups. Part of `config`, so it must not
-need torch.
+"""What a config says of policies, beyond what a schema can: references, orders, groups.
+
+Part of `config`, so it must not need torch.
 
 Policies that a preset's section `groups` names do not run by default: `group` asks for those of one group, or of all.
 Whatever stands in no group always runs, so that a policy of the user's own needs no entry there.

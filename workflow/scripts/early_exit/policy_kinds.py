@@ -64,9 +64,11 @@ def is_planned(policy: Policy) -> bool:
     return policy.get("adapt") in PLANNED
 
 
-def check(policy: Policy) -> str | None:
-    """What a check at an exit costs beside a head's (a key of the cost table's `checks`); None for nothing."""
-    return policy["kind"] if policy["kind"] in UNTRAINED else None
+def counted(policy: Policy, exits: Sequence[int]) -> dict[str, Any]:
+    """The options of `costs.generation_flops` for a policy: what it runs at its exits, and for blocks it skips."""
+    named = {name: policy.get(name) for name in ("head", "state_fill")}
+    check = policy["kind"] if policy["kind"] in UNTRAINED else None
+    return named | {"head_state": policy.get("head_state") or "skip", "check": check, "exits": list(exits)}
 
 
 def is_plain(policy: Policy) -> bool:

@@ -1,6 +1,6 @@
-"""The full model's answers read once more, all positions of an answer at a time, with the hidden states at each exit."""
+"""The full model's answers read once more, all positions of one at a time, with the hidden states at each exit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -85,7 +85,8 @@ class Bench:
         for fill in self.fills:
             for block in self.exits:
                 labels = {"exit_block": block, "state_fill": fill}
-                cases.append(ours("exit", policy=partial(forced.FixedExit, [block]), prefill=our_prefill, labels=labels))
+                policy = partial(forced.FixedExit, [block])
+                cases.append(ours("exit", policy=policy, prefill=our_prefill, labels=labels))
             if rows > 1:
                 policy = partial(forced.RandomExit, self.exits, None, self.settings["seed"])
                 cases.append(ours("random", policy=policy, prefill=our_prefill, labels={"state_fill": fill}))
