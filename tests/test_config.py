@@ -180,6 +180,7 @@ def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
     assert {"mine", "margin", "chance", "full"} <= set(config["policies"])
     assert config["policies"]["chance"]["state_fill"] == "propagate"
     assert "softmax" not in config["policies"]
+    assert "random" not in load(policies={"calm-propagate": None}, group="all")["policies"]
 
 
 def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():

@@ -28,10 +28,10 @@ CONFIG = {
     "bootstrap": {"resamples": 50},
     "policies": {"pruned": {"drop": [2, 4]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
-    | {"mamba-propagate": None},
+    | {"mamba-propagate": None, "calm-decay": None, "chance": {"kind": "random", "match": "mamba-copy"}},
 }
 RUNS = {
-    "tiny-transformer": ["full", "pruned", "mamba-copy"],
+    "tiny-transformer": ["full", "pruned", "mamba-copy", "chance"],
     "tiny-mamba": ["full", "pruned", "mamba-skip"],
 }
 
@@ -82,7 +82,8 @@ def test_every_handover_file_validates(results):
     corpus = records.read_table(results / "data/corpus.parquet", records.CORPUS)
     assert corpus["split"].value_counts().to_dict() == {"train": 40, "held_out": 10}
     patterns = {"backbone": "backbones/*.json", "costs": "costs/*.json", "disjoint": "data/disjoint.json",
-                "heads": "heads/*/*/manifest.json", "thresholds": "thresholds/*/*/*.json"}  # fmt: skip
+                "heads": "heads/*/*/manifest.json", "thresholds": "thresholds/*/*/*.json",
+                "adaptive": "adaptive/*/*/*.json"}  # fmt: skip
     for schema, pattern in patterns.items():
         rules = yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text())
         files = sorted(results.glob(pattern))

@@ -49,8 +49,12 @@ def problems(config: Config, user: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def select(config: Config) -> dict[str, Any]:
-    """The policies that run, by name: those in no group, those of the group asked for, and what these match."""
+    """The policies that run, by name: those in no group, those of the group asked for, and what these match.
+
+    What matches a policy that was taken away goes with it.
+    """
     policies, groups = config["policies"], config["groups"]
+    policies = {name: policy for name, policy in policies.items() if policy.get("match", name) in policies}
     asked = set(policies) if config["group"] == ALL else set(groups.get(config["group"], ()))
     asked |= policies.keys() - {name for names in groups.values() for name in names}
     asked |= {policies[name]["match"] for name in asked & policies.keys() if policies[name]["kind"] == "random"}
@@ -64,9 +68,8 @@ def _of_policy(policy: Config, config: Config, user: Mapping[str, Any]) -> Itera
         elif policy["head"] not in config["recipes"][policy["recipe"]]:
             yield ("head",), policy["head"], f"is unknown; {hint(policy['head'], config['recipes'][policy['recipe']])}"
     if policy["kind"] == "random":
-        matched = config["policies"].get(policy["match"])
         leaving = [name for name, other in config["policies"].items() if other["kind"] in policy_kinds.ASKING]
-        if matched is None or policy["match"] not in leaving:
+        if policy["match"] not in leaving and policy["match"] not in _taken_away(user, "policies"):
             yield ("match",), policy["match"], f"is no policy whose tokens leave; {hint(policy['match'], leaving)}"
     for key in ("thresholds", "levels", "budgets", "patience"):
         if policy.get(key) and not _ascending(policy[key]):
