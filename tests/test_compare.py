@@ -12,7 +12,8 @@ from early_exit import cells, compare, figures, forest, records, uncertainty
 from early_exit.records import InputError
 
 BOOTSTRAP = {"seed": 1, "resamples": 400}
-POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head"}
+POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head",
+            "pruned-influence": "pruned"}  # fmt: skip
 HEADS = {"calm": "calm", "mamba": "mamba"}
 SIMULATIONS, TRUTH_SIZE = 200, 60
 
@@ -195,6 +196,14 @@ def test_pairs_are_policies_with_pruning_mamba_heads_with_stateless_ones_and_fil
         ("state-fill", "calm-propagate", "calm-copy"),
         ("state-fill", "mamba-propagate", "mamba-copy"),
     ]
+
+
+def test_other_prunings_are_compared_with_the_first_and_policies_with_each():
+    cell = make_cell(dict.fromkeys(("pruned", "pruned-influence", "calm-copy"), FLAT["calm-copy"]))
+    assert compare.pairs(cell) == [
+        ("static-pruning", "calm-copy", "pruned"), ("static-pruning", "calm-copy", "pruned-influence"),
+        ("static-pruning", "pruned-influence", "pruned"),
+    ]  # fmt: skip
 
 
 def test_a_policy_does_not_differ_from_itself_and_noise_that_is_shared_cancels():

@@ -128,7 +128,8 @@ def files(tmp_path):
     found, _ = hold(examples, THRESHOLDS)
     run = [
         dict.fromkeys(GENERATIONS.names)
-        | {"example_id": example_id, "threshold": threshold, "text": answer, "token_ids": [], "exit_blocks": []}
+        | {"example_id": example_id, "threshold": threshold, "text": answer}
+        | {name: [] for name in ("token_ids", "exit_blocks", "drafted", "accepted")}
         for (example_id, threshold), (answer, _) in found.items()
     ]
     records.write_table(examples, tmp_path / "data.parquet", EXAMPLES)

@@ -689,6 +689,7 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         rows = pd.DataFrame({
             "example_id": ["a", "b"], "threshold": threshold, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
             "exit_blocks": exit_blocks, "text": "", "stop_reason": "length", "degenerate": False, "seed": 1,
+            "drafted": [[]] * 2, "accepted": [[]] * 2,
             "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
         })  # fmt: skip
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)
@@ -702,9 +703,10 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
 
     none = policy_kinds.counted({"kind": "pruned"}, EXITS)
-    pruned = flops_of([2.0, 0.0], [[4, 4, 4], [6]], kind="pruned", counted=none)
-    assert pruned["blocks"].tolist() == [8, 0]
+    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", counted=none)  # the prompt, too, and not
+    assert pruned["blocks"].tolist() == [8, 4]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
+    assert (pruned["flops"] < pruned["flops_full"]).all()
 
     full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", counted=none)
     assert full["flops"].tolist() == full["flops_full"].tolist()

@@ -12,7 +12,6 @@ from conftest import RANDOM_MODELS, Float64, make_random_model
 from engine import Forced, Length, one_row_each, prompts, requests_for, run, run_watched
 from reference import Heads, Schedule
 from reference import decode as slow_decode
-from torch import nn
 
 from early_exit import backbones, confidences, costs, decode, fills, heads
 
@@ -122,21 +121,6 @@ def test_skipped_blocks_are_not_computed(random_model, which):
             for i in range(len(schedule))
         ]
         assert passes == {n: sum(deep >= n for deep in reached) for n in range(1, max(reached) + 1)}
-
-
-def test_pruned_backbone_is_the_model_without_the_blocks_before_the_last(random_model):
-    pruned, some = backbones.adapt(random_model).without_last_before_final(2), prompts(4)
-    assert pruned.layer_indices == (0, 1, 2, 5)
-    ours = run(pruned, requests_for(some))
-    cut = make_random_model(random_model.config.model_type)
-    cut.base_model.layers = nn.ModuleList(cut.base_model.layers[k] for k in pruned.layer_indices)
-    cut.config.num_hidden_layers = len(pruned.layer_indices)
-    for k, layer in enumerate(cut.base_model.layers):
-        (layer.self_attn if pruned.family == "transformer" else layer.mixer).layer_idx = k
-    for k, prompt in enumerate(some):
-        expected = cut.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1])
-        assert ours[f"{k:02d}", 1.0].token_ids == expected[0, len(prompt) :].tolist()
-        assert ours[f"{k:02d}", 1.0].exit_blocks == [4] * NEW_TOKENS
 
 
 HEADS = {

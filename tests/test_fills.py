@@ -97,7 +97,7 @@ def test_every_step_equals_the_slow_reference(name, fill):
 @pytest.mark.parametrize("name, fill", PAIRS)
 def test_a_pruned_backbone_with_exits_equals_the_slow_reference(name, fill):
     model = double_model(name)
-    pruned = backbones.adapt(model).without_last_before_final(2)
+    pruned = backbones.adapt(model).without((2, 5))
     with Float64():
         check(model, pruned, fill, Case(((3, 1, 4, 2), (1, 4, 3)), exits=(1, 2, 3)))
 

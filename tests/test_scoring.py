@@ -25,7 +25,8 @@ def examples(*ids, references=("blue river",), incorrect=()):
 def answer(example_id, text, tokens, threshold=1.0, degenerate=False):
     return dict.fromkeys(records.GENERATIONS.names) | {
         "example_id": example_id, "threshold": threshold, "prompt_tokens": 3, "token_ids": tokens, "text": text,
-        "exit_blocks": [4] * len(tokens), "stop_reason": "eos", "degenerate": degenerate, "seed": 0,
+        "exit_blocks": [4] * len(tokens), "drafted": [], "accepted": [], "stop_reason": "eos", "degenerate": degenerate,
+        "seed": 0,
     }  # fmt: skip
 
 

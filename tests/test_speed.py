@@ -136,8 +136,9 @@ def bench_of(name: str, **settings) -> speed_cases.Bench:
     table = costs.cost_table(backbone.model.config.to_dict(), checks)
     rule = StopRule(Tokenizer(), (2,), ("A", "KL"), 8)
     return speed_cases.Bench(
-        backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings
-    )
+        backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings,
+        drafts=[(2, 3)],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["llama", "mamba2"])
@@ -163,13 +164,18 @@ def test_every_case_is_there(bench, measured):
     for rows in (1, 3):
         expected |= {(rows, "huggingface", "prefill"): 1, (rows, "huggingface", "full"): 1, (rows, "ours", "full"): 1,
                      (rows, "ours", "prefill"): 3, (rows, "ours", "heads"): 2,
+                     (rows, "ours", "speculative"): 1,
                      (rows, "ours", "exit"): count * len(EXITS)}  # fmt: skip
     expected |= {(3, "ours", "random"): count, (3, "huggingface", "natural"): 1, (3, "ours", "natural"): 1}
     expected |= {(4, "ours", "sweep-joint"): 1, (4, "ours", "sweep-separate"): 1}
     assert found == expected
     with_baseline = table[table["baseline"].notna()]
     assert with_baseline[["ratio", "implied"]].notna().all(axis=None)
-    assert set(table.loc[table["case"].isin(["exit", "random", "heads"]), "baseline"]) == {"ours full"}
+    assert set(table.loc[table["case"].isin(["exit", "random", "heads", "speculative"]), "baseline"]) == {"ours full"}
+    drafts = table[table["case"] == "speculative"]
+    assert set(drafts["exit_block"]) == {2} and set(drafts["draft_tokens"]) == {3}
+    assert drafts["acceptance_rate"].between(0, 1).all() and table["acceptance_rate"].notna().sum() == len(drafts)
+    assert (drafts["implied"] < 1).all()  # it costs more than it gives, in FLOPs
 
 
 def test_exits_are_where_the_case_says(measured):
@@ -182,7 +188,7 @@ def test_exits_are_where_the_case_says(measured):
             later = {block for answer in record.answers for block in answer.exit_blocks[1:]}
             if each.name == "exit":
                 assert later == {each.labels["exit_block"]}
-            elif each.name == "full":
+            elif each.name in ("full", "speculative"):
                 assert later == {DEPTH}
             elif each.name == "random":
                 assert later <= {*EXITS, DEPTH} and len(later) > 1
@@ -222,7 +228,7 @@ def test_the_sweep_counts_a_prompt_once_for_all_thresholds_of_a_job(bench, measu
     (apart, separate), (joint, together) = measured["sweep"].items()
     assert (apart.name, joint.name) == ("sweep-separate", "sweep-joint")
     assert sorted(separate.answers) == sorted(together.answers) and len(together.answers) == 6
-    lengths, blocks = zip(*together.answers, strict=True)
+    lengths, blocks, _, _ = zip(*together.answers, strict=True)
     head = {"head": joint.labels["head"], "state_fill": joint.labels["state_fill"]}
     counted = costs.generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
     decoding, prompts = counted["flops"].sum(), counted["prompt_flops"].sum()
@@ -260,7 +266,10 @@ def test_the_plan_takes_one_head_with_a_state_and_one_without(tiny):
         assert all(head["threshold"] == 0.9 and head["calibrated"] is None for head in entries[0]["heads"])
     chosen = tiny | {"speed": tiny["speed"] | {"policies": ["ffn-skip", "ffn-propagate"], "threshold": None}}
     (head,) = plan(chosen, "results/x")["tiny-transformer"][0]["heads"]
-    assert head["calibrated"] == "results/x/thresholds/tiny-transformer/triviaqa/ffn-propagate.json"
+    assert head["calibrated"] == "results/x/thresholds/tiny-transformer/triviaqa.json"
+    assert (head["policy"], head["promise"]) == ("ffn-propagate", "same-answer")
+    with pytest.raises(InputError, match=r"speed\.threshold.*calibration\.promises has none"):
+        plan(chosen | {"calibration": chosen["calibration"] | {"promises": {}}}, "results/x")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +305,8 @@ def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_p
     assert [axes.get_title() for axes in panels] == ["b, d: batch size 1", "b, d: batch size 3"]
     for axes, size in zip(panels, (1, 3), strict=True):
         drawn = [line.get_xydata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
-        rows = table[(table["batch_size"] == size) & table["case"].ne("full") & table["decode_ratio"].notna()]
+        shown = ~table["case"].isin(["full", "speculative"]) & table["decode_ratio"].notna()
+        rows = table[(table["batch_size"] == size) & shown]
         assert sorted(x for x, _ in drawn) == pytest.approx(sorted(rows["implied"]))
         assert {y for _, y in drawn} == {1.25}
         assert {text.get_text() for text in axes.texts} == {str(block) for block in EXITS}

@@ -27,8 +27,8 @@ REVISIONS = dict.fromkeys(
     COMMIT,
 )  # fmt: skip
 
-# Two backbones, three datasets; on each pair of them full, pruned, and three heads with two state fills. One recipe,
-# trained from three seeds.
+# Two backbones, three datasets; on each pair of them full, oracle, two prunings, and three heads with two state
+# fills. One recipe, trained from three seeds.
 EXPECTED = {
     "fetch_dataset": 3,
     "fetch_corpus": 1,
@@ -42,11 +42,15 @@ EXPECTED = {
     "settle": 2,
     "adapt": 4,  # two kinds of adaptive thresholds on one dataset
     "generate_calibration": 46,  # full and six head policies on six pairs, two adaptive ones on one dataset
-    "calibrate": 40,
-    "generate": 60,
+    "calibrate": 6,
+    "promise": 1,
+    "promise_figures": 1,
+    "score_blocks": 2,
+    "pruned_blocks": 1,
+    "generate": 66,
     "layer_costs": 2,
-    "count_flops": 60,
-    "score": 60,
+    "count_flops": 66,
+    "score": 66,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -61,8 +65,9 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip", "ffn-propagate", "mamba-copy",
-                               "mamba-skip", "mamba-propagate", "calm-decay", "calm-per-exit", "calm-budget"]),
+    "policies": dict.fromkeys(["pruned", "pruned-influence", "calm-skip", "calm-propagate", "ffn-skip",
+                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
+                               "calm-per-exit", "calm-budget"]),
 }  # fmt: skip
 NOT_BY_PIP = ("python", "mamba-ssm", "causal-conv1d")  # the kernels need a GPU's compiler; nothing here needs them
 STUB = """
@@ -102,9 +107,9 @@ def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
 def test_all_policies_run_where_all_are_asked_for(tmp_path):
     """On six pairs each, also those that are held to one dataset by default."""
     counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
-    assert counts["generate"] == counts["score"] == 54 + 6 * 3 + 6 * 10
+    assert counts["generate"] == counts["score"] == 60 + 6 * 3 + 6 * 10
     assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
-    assert counts["calibrate"] == 36 + 6 * 9  # not of budgets, fixed and random
+    assert counts["generate_calibration"] == 42 + 6 * 9  # not of budgets, fixed and random
 
 
 def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
@@ -118,13 +123,13 @@ def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the pipeline whose scripts do nothing but write their outputs."""
+    """A copy of the pipeline whose scripts, but for `status`, do nothing but write their outputs."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("workflow", "report", "envs", "profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for script in (root / "workflow/scripts").glob("*.py"):
+    for script in {*(root / "workflow/scripts").glob("*.py")} - {root / "workflow/scripts/status.py"}:
         used = ", ".join(imports.modules(script))
         script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
@@ -164,7 +169,7 @@ def test_status_says_what_is_done_running_and_missing(finished):
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
     try:
-        text = snakemake("--cores", "1", "--quiet", "all", "status", folder=finished, config=SMALLEST, root=finished)
+        text = snakemake("status", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
     finally:
         gone.with_suffix(".away").rename(gone)
         mark.unlink()
@@ -185,15 +190,34 @@ def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finis
         module.touch()
     assert dry_run(finished) == {}
     (modules / "figures.py").write_text(before + "\n# edited\n")
-    assert dry_run(finished) == {"figures": 1, "head_figures": 1, "report": 1, "all": 1}
+    drawing = ("figures", "head_figures", "promise_figures", "report", "all")
+    assert dry_run(finished) == dict.fromkeys(drawing, 1)
     (modules / "figures.py").write_text(before)
 
 
 def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
-    after = dict.fromkeys(["tables", "compare", "claims", "figures", "provenance", "report", "all"], 1)
+    after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
+    after = dict.fromkeys(after, 1)
     own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
+
+
+def test_another_promise_generates_nothing_and_scores_nothing(finished):
+    """Calibrated thresholds are of the grid, which is generated whole."""
+    more = ["calibrate", "promise", "promise_figures", "tables", "figures", "provenance", "report", "all"]
+    for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
+        rerun = dry_run(finished, calibration={"promises": promises})
+        assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
+        assert not {"generate", "generate_calibration", "train_heads", "score"} & rerun.keys()
+    assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
+
+
+def test_without_promises_nothing_is_calibrated(tmp_path):
+    promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
+    config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
+    counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
+    assert not {"calibrate", "generate_calibration", "promise"} & counted.keys() and counted["generate"] == 54
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
@@ -202,16 +226,11 @@ def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(fini
     assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
 
 
-def test_another_level_of_agreement_generates_no_calibration(finished):
-    rerun = dry_run(finished, calibration={"agreement": 0.5})
-    assert "generate_calibration" not in rerun and "train_heads" not in rerun
-    assert rerun["calibrate"] == rerun["generate"] == 2  # calm-copy, ffn-copy
-
-
 def test_other_scoring_rules_score_again_and_generate_nothing(finished):
     after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
     rerun = dry_run(finished, scoring={"rules": "lm-eval"})
-    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate"))}
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate"))}
+    assert rerun["calibrate"] == rerun["promise"] == 1  # what a metric drops hangs on its rules
     assert rerun.pop("score") == 4 and rerun.items() >= after.items()
 
 
@@ -255,7 +274,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned"}
+    kept = {"full", "pruned", "pruned-influence"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)
@@ -311,11 +330,12 @@ def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypat
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule but `all`."""
+    """The text of every rule that runs something."""
     found = {}
     for path in RULE_FILES:
         for block in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]:
             found[re.match(r"rule (\w+):", block)[1]] = block
+    del found["fetch"]  # it has inputs alone
     return found
 
 
@@ -337,7 +357,8 @@ def test_files_stay_short(path):
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle"):
+    for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle", "calibration", "promise",
+                 "transfer"):  # fmt: skip
         assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

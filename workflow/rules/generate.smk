@@ -40,40 +40,16 @@ rule generate_calibration:
         "../scripts/generate.py"
 
 
-rule calibrate:
-    input:
-        run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/calibration.parquet",
-        full=f"{R}/runs/{{backbone}}/{{dataset}}/full/calibration.parquet",
-        code=code("calibrate"),
-    output:
-        f"{R}/thresholds/{{backbone}}/{{dataset}}/{{policy}}.json",
-    log:
-        f"{R}/logs/calibrate/{{backbone}}/{{dataset}}/{{policy}}.log",
-    benchmark:
-        f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}/{{policy}}.tsv"
-    conda:
-        "../../envs/score.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        agreement=config["calibration"]["agreement"],
-        never=never_leaves,
-    script:
-        "../scripts/calibrate.py"
-
-
 rule generate:
     input:
         data=f"{R}/data/{{dataset}}.parquet",
         manifest=f"{R}/backbones/{{backbone}}.json",
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
-        thresholds=threshold,
         full=full_run,
         plan=plan,
         matched=matched_run,
+        block_scores=block_scores,
         code=code("generate"),
         head_code=head_code,
     output:

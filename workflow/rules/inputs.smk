@@ -52,10 +52,20 @@ def all_seeds(file):
     return paths
 
 
-def threshold(wildcards):
-    """The file of a policy's calibrated threshold; nothing for a policy that has none to calibrate."""
-    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/thresholds/{run}.json" if policy_kinds.is_calibrated(policy(wildcards)) else []
+CALIBRATIONS = layout.calibrations(config)
+CALIBRATED = {policy: config["policies"][policy] for _, _, policy in layout.calibrated_runs(config)}
+
+
+def calibrated_policies(wildcards):
+    """The policies that are calibrated on the job's backbone and dataset, {name: spec}."""
+    pair = (wildcards.backbone, wildcards.dataset)
+    return {policy: CALIBRATED[policy] for *of_run, policy in layout.calibrated_runs(config) if tuple(of_run) == pair}
+
+
+def calibration_runs(wildcards):
+    """Answers to the calibration questions: of the full model, and of every calibrated policy."""
+    folder = f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}"
+    return [f"{folder}/{policy}/calibration.parquet" for policy in ("full", *calibrated_policies(wildcards))]
 
 
 def full_run(wildcards):
@@ -81,11 +91,18 @@ def leaves_out_chosen(wildcards):
     return policy(wildcards).get("adapt") == "per-exit"
 
 
-def never_leaves(wildcards):
-    """The setting at which none of a policy's tokens leave."""
-    return policy_kinds.never(policy(wildcards), spec(wildcards, "backbone")["exits"])
-
-
 def counted(wildcards):
     """What a policy's tokens cost beside their blocks."""
     return policy_kinds.counted(policy(wildcards), spec(wildcards, "backbone")["exits"])
+
+
+def block_scores(wildcards):
+    """The scores by which a policy prunes; nothing for one that needs none."""
+    measure = layout.MEASURES.get(policy(wildcards).get("by"))
+    return f"{R}/pruning/{wildcards.backbone}/{measure}.csv" if measure else []
+
+
+def blocks_gone(wildcards):
+    """The most blocks that some policy leaves out one by one; only the measure of the loss looks at it."""
+    drops = [spec["drop"] for spec in config["policies"].values() if spec.get("by") == "one-by-one"]
+    return max(map(max, drops), default=0) if wildcards.measure == "loss" else None

@@ -2,9 +2,7 @@
 
 PLOTS = layout.plots(config, R)
 CATEGORIES = {
-    "policies": "1. Quality against compute",
-    "quality": "1. Quality against compute",
-    "equal_compute": "1. Quality against compute",
+    **dict.fromkeys(("policies", "quality", "equal_compute"), "1. Quality against compute"),
     "exits": "2. Where tokens exit",
     "settle": "2. Where tokens exit",
     "training": "3. Exit heads",
@@ -59,7 +57,7 @@ rule provenance:
         html=report(
             f"{R}/provenance.html",
             caption="../../report/provenance.rst",
-            category="5. Provenance",
+            category="6. Provenance",
             labels={"page": "provenance", "format": "html"},
         ),
     log:
@@ -89,6 +87,9 @@ rule report:
         rules.figures.output,
         rules.head_tables.output if MEASURED else [],
         rules.head_figures.output,
+        rules.promise.output if CALIBRATIONS else [],
+        rules.promise_figures.output,
+        rules.pruned_blocks.output if MEASURED_BLOCKS else [],
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -107,10 +108,12 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
-        heads="head_tables head_figures" if MEASURED else "",
+        others=["head_tables", "head_figures"] * bool(MEASURED)
+        + ["promise", "promise_figures"] * bool(CALIBRATIONS)
+        + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.heads} provenance"
+        " -- tables compare claims figures {params.others} provenance"
         ") > {log} 2>&1"

@@ -12,7 +12,14 @@ rule fetch:
 rule status:
     log:
         f"{R}/logs/status.log",
+    benchmark:
+        f"{R}/benchmarks/status.tsv"
+    conda:
+        "../../envs/score.yaml"
     threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
     params:
         jobs=layout.outputs(config, R),
     script:

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from early_exit.costs import generation_flops
+from early_exit.draft_costs import round_flops
 from early_exit.records import FLOPS, GENERATIONS, read_json, read_table, write_table
 from early_exit.runtime import job
 
@@ -10,15 +11,18 @@ with job(snakemake) as log:
     params = snakemake.params
     table = read_json(snakemake.input.costs)
     run = read_table(snakemake.input.run, GENERATIONS)
-    # A pruned run's threshold is the number of blocks dropped, from the prompt's pass too.
-    prompt_blocks = table["depth"] - run["threshold"].astype(int) if params.kind == "pruned" else None
+    # A pruned run's threshold is the number of blocks dropped; whether the prompt's pass had them is in the record.
+    decode_blocks = table["depth"] - run["threshold"].astype(int) if params.kind == "pruned" else None
     counted = generation_flops(
         table,
         prompt_tokens=run["prompt_tokens"],
         exit_blocks=run["exit_blocks"],
-        prompt_blocks=prompt_blocks,
+        prompt_blocks=run["exit_blocks"].str[0],
+        decode_blocks=decode_blocks,
         **params.counted,
     )
+    if params.kind == "self-speculative":
+        counted |= round_flops(table, counted, **run[["prompt_tokens", "drafted", "accepted"]])
     rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)
     for threshold, same in rows.groupby("threshold"):

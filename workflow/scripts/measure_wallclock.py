@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import forced, generation, records, runtime, speed, wallclock
+from early_exit import forced, generation, pruning, records, runtime, speed, wallclock
 
 with runtime.job(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -11,9 +11,10 @@ with runtime.job(snakemake) as log:
     )
     run = records.read_table(files.run, records.GENERATIONS)
     thresholds = sorted(set(run["threshold"]))
+    manifest = records.read_json(files.manifest)
     answerer = generation.Answerer(
         params.policy,
-        records.read_json(files.manifest),
+        manifest,
         thresholds,
         stop_strings=examples["stop_strings"].iloc[0],
         max_new_tokens=params.max_new_tokens,
@@ -21,6 +22,7 @@ with runtime.job(snakemake) as log:
         settings=params.runtime,
         job_mib=snakemake.resources.mem_mb,
         exits=params.exits,
+        dropped=pruning.read(params.policy, manifest["depth"], files.get("block_scores")),
         head_folder=Path(files.heads).parent if files.get("heads") else None,
         plan=records.read_json(files.plan) if files.get("plan") else None,
         rates=forced.exit_rates(run, params.exits) if params.policy["kind"] == "random" else None,

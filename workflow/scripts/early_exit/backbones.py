@@ -93,10 +93,16 @@ class Backbone:
     def run_prompt(
         self, token_ids: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None, past: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks over whole sequences of one length.
+        """All blocks over whole sequences of one length, from token ids (rows, T); the rest as in `run_sequences`."""
+        return self.run_sequences(self.embed(token_ids), keep, cache, past)
+
+    def run_sequences(
+        self, hidden: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None, past: int = 0
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """All blocks over whole sequences of hidden states.
 
         Args:
-            token_ids: (rows, T). Sequences padded on the right are right up to their padding (all is causal).
+            hidden: (rows, T, hidden). Sequences padded on the right are right up to their padding (all is causal).
             keep: blocks whose output is wanted too.
             cache: the library's own cache, filled for decoding; padding must be cut off what it holds.
             past: how many tokens before these it holds already (attention only).
@@ -104,9 +110,9 @@ class Backbone:
         Returns:
             The hidden states after the last block, and those after each block of `keep`, all (rows, T, hidden).
         """
-        hidden, kept = self.embed(token_ids), {}
+        kept = {}
         if self.family == "transformer":
-            positions = torch.arange(past, past + token_ids.shape[1], device=token_ids.device)[None]
+            positions = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
             rotation = self.model.base_model.rotary_emb(hidden, position_ids=positions)
             options = {"past_key_values": cache, "use_cache": cache is not None, "position_embeddings": rotation,
                        "attention_mask": _causal(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
@@ -121,13 +127,17 @@ class Backbone:
     def new_prompt_cache(self) -> DynamicCache:
         return DynamicCache(config=self.model.config)
 
-    def without_last_before_final(self, dropped: int) -> "Backbone":
-        """Static pruning as in the paper's baseline: the `dropped` blocks just before the last one are gone."""
-        if not 0 <= dropped < self.depth:
-            raise InputError(f"cannot drop {dropped} of {self.depth} blocks; drop at most {self.depth - 1}")
-        kept = [n for n in range(self.depth) if not self.depth - 1 - dropped <= n < self.depth - 1]
-        return replace(self, blocks=tuple(self.blocks[n] for n in kept),
-                       layer_indices=tuple(self.layer_indices[n] for n in kept))  # fmt: skip
+    def without(self, dropped: Collection[int]) -> "Backbone":
+        """Static pruning: the same weights without the blocks `dropped` (counted from 1), which are gone for good.
+
+        InputError if a number is no block's, or none would be left.
+        """
+        unknown = set(dropped) - set(range(1, self.depth + 1))
+        if unknown or len(set(dropped)) == self.depth:
+            raise InputError(f"cannot drop blocks {sorted(dropped)} of {self.depth}; leave one at least")
+        kept = [k for k in range(self.depth) if k + 1 not in dropped]
+        return replace(self, blocks=tuple(self.blocks[k] for k in kept),
+                       layer_indices=tuple(self.layer_indices[k] for k in kept))  # fmt: skip
 
 
 def _causal(positions: Tensor) -> Tensor:

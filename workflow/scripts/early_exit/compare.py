@@ -28,6 +28,7 @@ LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves
 COMPARISONS = ("static-pruning", "stateless-head", "state-fill", "adaptive-threshold", "no-training", "random-exits")
 STATELESS = ("calm", "ffn")
 FREE_FILLS = ("copy", "skip")
+LOSSLESS = ("full", "self-speculative")  # their answers are the full model's: no curve
 DIFFERENCES = {**dict.fromkeys(ALL_METRICS), "degenerate": None, "mean_tokens": "tokens"}  # and their columns, if other
 SETTING = ("preset", "backbone", "family", "dataset", "policy", "head", "state_fill")
 EQUAL_COLUMNS = (
@@ -44,15 +45,17 @@ STANDING_COLUMNS = (
 def pairs(cell: Cell) -> list[tuple[str, str, str]]:
     """(comparison, policy, reference) of every pair that is compared at equal compute.
 
-    `static-pruning`: each policy against pruning; `stateless-head`: a Mamba head against a linear or FFN head with the
-    same state fill; `state-fill`: propagate against what costs nothing, with the same head. `adaptive-threshold`:
-    thresholds that adapt against one that does not, of the same confidence; `no-training`: a head against a confidence
-    that needs no training, with the same state fill; `random-exits`: a policy against exits drawn at its own rates.
+    `static-pruning`: each policy against every pruning, and every other pruning against the first; `stateless-head`: a
+    Mamba head against a linear or FFN head with the same state fill; `state-fill`: propagate against what costs
+    nothing, with the same head; `adaptive-threshold`: thresholds that adapt against one that does not, of the same
+    confidence; `no-training`: a head against a confidence that needs no training, with the same state fill;
+    `random-exits`: a policy against exits drawn at its own rates.
     """
-    curves = [curve for curve in cell.curves.values() if curve.kind != "full"]
+    curves = [curve for curve in cell.curves.values() if curve.kind not in LOSSLESS]
     pruned = [curve for curve in curves if curve.kind == "pruned"]
     heads = [curve for curve in curves if curve.is_head]
     found = [("static-pruning", one, other) for one in curves if one.kind != "pruned" for other in pruned]
+    found += [("static-pruning", one, pruned[0]) for one in pruned[1:]]
     for one, other in product(heads, heads):
         if one.head_kind == "mamba" and other.head_kind in STATELESS and one.state_fill == other.state_fill:
             found.append(("stateless-head", one, other))
@@ -165,7 +168,7 @@ def standings(cell: Cell, preset: str) -> pd.DataFrame:
     rows, full = [], cell.curves["full"]
     for curve in cell.curves.values():
         for metric in (MAIN_METRIC[cell.kind], "agreement"):
-            if curve.kind == "full":
+            if curve.kind in LOSSLESS:
                 continue
             x, y = line(cell, curve.policy, metric)
             if curve.kind == "oracle":

@@ -199,7 +199,12 @@ def _check_names(config: Mapping[str, Any]) -> None:
 
 
 def _check_policy(key: Key, policy: dict[str, Any], config: Mapping[str, Any]) -> None:
-    """Numbers of blocks of one policy, in every backbone."""
+    """Numbers of blocks, and of tokens drafted, of one policy, in every backbone."""
+    if policy["kind"] == "self-speculative":
+        _check_ascending((*key, "draft_tokens"), policy["draft_tokens"])
+        for name, backbone in config["backbones"].items():
+            if (policy["exit"] or 1) >= backbone["depth"]:
+                _fail((*key, "exit"), policy["exit"], f"leaves '{name}' no block to verify with")
     if policy["kind"] == "pruned":
         _check_ascending((*key, "drop"), policy["drop"])
         for name, backbone in config["backbones"].items():

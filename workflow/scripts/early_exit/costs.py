@@ -65,6 +65,7 @@ def generation_flops(
     prompt_tokens: Sequence[int],
     exit_blocks: Sequence[Sequence[int]],
     prompt_blocks: Sequence[int] | None = None,
+    decode_blocks: Sequence[int] | None = None,
     exits: Sequence[int] = (),
     head: str | None = None,
     state_fill: str | None = None,
@@ -74,9 +75,11 @@ def generation_flops(
     """FLOPs of n generations: arrays of shape (n,), named as the columns of `records.FLOPS`.
 
     `exit_blocks[i][j]` is the block after which row i's token j was decided. The prompt's pass gives token 0 and runs
-    `prompt_blocks[i]` blocks (None: all; fewer for a pruned model). Each later pass is a decode pass: it runs its
-    blocks at context prompt + j, checks `head` (or, without training, `check`) at every exit up to them, pays
-    `state_fill` for each block it skipped, and the LM head. What is None (for full, pruned) is free.
+    `prompt_blocks[i]` blocks (None: all). Each later pass is a decode pass: it runs its blocks at context prompt + j,
+    checks `head` (or, without training, `check`) at every exit up to them, pays `state_fill` for each block it
+    skipped, and the LM head. What is None (for full, pruned) is free. Decode passes that do not leave run
+    `decode_blocks[i]` (None: as many as the prompt's). Blocks of a backbone have one shape, so which of them a pruned
+    model lacks is all one.
 
     With state fill `deferred`, `flops` and `flops_blocks` count what was run in the end: a pass runs on, without
     checks, to the deepest of the later passes of its row. `blocks` is of the exits decided on, for every fill.
@@ -95,6 +98,7 @@ def generation_flops(
     prompt_tokens = np.asarray(prompt_tokens, np.int64)
     rows = len(prompt_tokens)
     prompt_blocks = np.full(rows, depth) if prompt_blocks is None else np.asarray(prompt_blocks, np.int64)
+    decode_blocks = prompt_blocks if decode_blocks is None else np.asarray(decode_blocks, np.int64)
 
     tokens = np.fromiter(map(len, exit_blocks), np.int64, rows)
     blocks = np.fromiter(itertools.chain.from_iterable(exit_blocks), np.int64, tokens.sum())
@@ -102,7 +106,7 @@ def generation_flops(
     position = np.arange(len(blocks)) - np.repeat(tokens.cumsum() - tokens, tokens)
     later = position > 0  # token 0 comes out of the prompt's pass
     blocks, row, position = blocks[later], row[later], position[later]
-    _check_exits(blocks, prompt_blocks[row], exits)
+    _check_exits(blocks, decode_blocks[row], exits)
 
     per_block = flops(block, prompt_tokens[row] + position)
     ran = _deepest_later(blocks, row) if state_fill == "deferred" else blocks
@@ -138,8 +142,8 @@ def _pick(table: Mapping[str, Any], part: str, name: str | None) -> Cost:
     return table[part][name]
 
 
-def _check_exits(blocks: np.ndarray, prompt_blocks: np.ndarray, exits: np.ndarray) -> None:
-    wrong = blocks[~np.isin(blocks, exits) & (blocks != prompt_blocks)]
+def _check_exits(blocks: np.ndarray, every: np.ndarray, exits: np.ndarray) -> None:
+    wrong = blocks[~np.isin(blocks, exits) & (blocks != every)]
     if len(wrong):
         raise InputError(f"exit_blocks: {wrong[0]} is neither an exit {exits.tolist()} nor all blocks; generate again")
 

@@ -2,11 +2,11 @@
 
 A row is one prompt at one threshold. All thresholds of a prompt share its prefill. Rows that leave a step early are
 computed no further in it; rows that end give up their slot to the next prompt. The prompt always runs at full depth,
-so the first generated token, which it yields, does too.
+so the first generated token, which it yields, does too; where blocks are left out, it may run through all of them.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,13 +35,18 @@ class Request:
 
 @dataclass
 class Generation:
-    """An answer as it grows. `exit_blocks[i]` is the number of blocks run for the pass that gave token i."""
+    """An answer as it grows. `exit_blocks[i]` is the number of blocks run for the pass that gave token i.
+
+    `drafted` and `accepted` are of each round of self-speculation (see `speculate`): tokens drafted, and those kept.
+    """
 
     example_id: str
     threshold: float
     prompt_tokens: int
     token_ids: list[int] = field(default_factory=list)
     exit_blocks: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
     stop_reason: str | None = None
 
     def add(self, token_id: int, exit_block: int, rule: StopRule) -> None:
@@ -81,16 +86,22 @@ class Batch:
 @torch.inference_mode()
 def generate(
     backbone: Backbone, policy: Policy, fill: Fill, requests: Sequence[Request], rule: StopRule, *, slots: int,
-    repetition_penalty: float = 1.0,
+    repetition_penalty: float = 1.0, prompt_backbone: Backbone | None = None,
+    step: Callable[[Batch], None] | None = None,
 ) -> Iterator[Generation]:  # fmt: skip
-    """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order."""
+    """Answer all requests greedily, at most `slots` rows at a time; finished answers come in no set order.
+
+    `prompt_backbone` runs the prompts, if not `backbone`: the same model with at least its blocks. `step` takes the
+    running rows further, if not `decode_one_token`.
+    """
     if not requests:
         return
+    step = step or decode_one_token
     requests = [part for request in requests for part in _parts(request, slots)]
     slots = min(slots, sum(len(request.thresholds) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
     batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity),
-                  Beginning(backbone, attends_only(backbone, policy)))  # fmt: skip
+                  Beginning(prompt_backbone or backbone, attends_only(backbone, policy)))  # fmt: skip
     for part in (policy, fill):
         part.open(slots)
     batch.greedy.open(slots, backbone.vocabulary, backbone.device)
@@ -104,7 +115,7 @@ def generate(
         if admitted:
             prefill(batch, admitted)
         else:
-            decode_one_token(batch)
+            step(batch)
         yield from batch.release_finished()
 
 
@@ -114,7 +125,7 @@ def prefill(batch: Batch, requests: Sequence[Request]) -> None:
     Padding stands behind a prompt, and nothing that is kept has seen it: where a state goes over the whole sequence
     (Mamba blocks, heads that read the prompt), only prompts of one length share a pass.
     """
-    backbone, policy, beginning = batch.backbone, batch.policy, batch.beginning
+    policy, beginning, backbone = batch.policy, batch.beginning, batch.beginning.backbone
     padding = PADDING if beginning.shares else 1.0
     for indices in beginning.groups([request.token_ids for request in requests], padding):
         group = [requests[k] for k in indices]

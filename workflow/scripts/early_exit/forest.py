@@ -19,11 +19,13 @@ def equal_compute(compared: pd.DataFrame, results: pd.DataFrame, dataset: str) -
     """Every policy minus static pruning on a dataset: a panel for the main metric, and one for agreement.
 
     Rows are policies, grouped by backbone, with the 95 % interval of the mean difference over the common range of FLOPs
-    saved, which stands behind the policy's name. `compared` is equal_compute.csv; `results`, results.csv, gives the
-    looks, so that they are those of the other figures. InputError if nothing was compared.
+    saved, which stands behind the policy's name. The pruning is the first that was compared with; others are rows.
+    `compared` is equal_compute.csv; `results`, results.csv, gives the looks, so that they are those of the other
+    figures. InputError if nothing was compared.
     """
     rows = compared[(compared["comparison"] == "static-pruning") & compared["at"].isna()]
     rows = present_rows(rows[rows["dataset"] == dataset], f"equal_compute.csv, static pruning on dataset {dataset}")
+    rows = rows[rows["reference"] == rows["reference"].iloc[0]]
     looks = assign_looks(present_rows(results, "results.csv"))
     lines = _lines(rows)
     figure = Figure(figsize=(WIDTH, MARGINS + ROW * len(lines)))
@@ -51,13 +53,12 @@ def equal_compute(compared: pd.DataFrame, results: pd.DataFrame, dataset: str) -
 
 def _lines(rows: pd.DataFrame) -> list[tuple[tuple[str, str, str] | None, str]]:
     """(key of a policy, label) from the top down; a backbone's name has no key."""
-    lines, several = [], rows["reference"].nunique() > 1
+    lines = []
     for backbone, own in rows.groupby("backbone", sort=False):
         lines.append((None, backbone))
         for _, row in own.drop_duplicates(["policy", "reference"]).iterrows():
-            name = f"{row['policy']} - {row['reference']}" if several else row["policy"]
             shared = f"{100 * row['saved_from']:.0f} to {100 * row['saved_to']:.0f} %"
-            label = f"{name} ({'no common range' if pd.isna(row['saved_from']) else shared})"
+            label = f"{row['policy']} ({'no common range' if pd.isna(row['saved_from']) else shared})"
             lines.append(((backbone, row["policy"], row["reference"]), label))
     return lines
 

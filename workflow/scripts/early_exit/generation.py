@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, exit_policies, fills, memory, policies, runtime, stopping
+from early_exit import backbones, decode, exit_policies, fills, memory, policies, runtime, speculate, stopping
 from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
@@ -22,12 +22,14 @@ from early_exit.stopping import StopRule
 
 @dataclass(frozen=True)
 class Plan:
-    """What answers a part of a run's thresholds."""
+    """What answers a part of a run's thresholds; `prompt_backbone` runs the prompts, if not `backbone`."""
 
     backbone: Backbone
     policy: Policy
     fill: Fill
     thresholds: Collection[float]
+    prompt_backbone: Backbone | None = None
+    draft: tuple[int, int] | None = None  # of self-speculation: the exit block, and how many tokens
 
 
 class Answerer:
@@ -35,12 +37,13 @@ class Answerer:
 
     Args:
         policy: the policy's entry in the config; of any kind but `oracle`.
-        thresholds: the grid; for `pruned`, how many blocks are dropped.
+        thresholds: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
         stop_strings: where answers end, beside the end of sequence.
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
         exits, head_folder, plan, rates: see `exit_policies.Given`.
+        dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
 
     `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
     """
@@ -50,12 +53,13 @@ class Answerer:
         stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
         job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
         plan: Mapping[str, Any] | None = None, rates: Mapping[float, Sequence[float]] | None = None,
+        dropped: Mapping[float, Collection[int]] | None = None,
     ):  # fmt: skip
         self.backbone, self.tokenizer = backbones.open_backbone(manifest, settings)
         ends = backbones.stop_token_ids(self.backbone, self.tokenizer)
         self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
         given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
-        self.plans = _plans(policy, self.backbone, thresholds, given)
+        self.plans = _plans(policy, self.backbone, thresholds, given, dropped)
         self.cut: dict[str, int] = {}
         self._rules = rules
         context = self.backbone.context
@@ -101,6 +105,8 @@ def run(
             "prompt_cut": answerer.cut.get(prompt.sha256, 0),
             "token_ids": answer.token_ids,
             "exit_blocks": answer.exit_blocks,
+            "drafted": answer.drafted,
+            "accepted": answer.accepted,
             "text": text,
             "stop_reason": answer.stop_reason,
             "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
@@ -137,12 +143,19 @@ def tokenise(
     return requests
 
 
-def _plans(policy: Mapping[str, Any], backbone: Backbone, thresholds: Sequence[float], given: Given) -> list[Plan]:
+def _plans(
+    policy: Mapping[str, Any], backbone: Backbone, thresholds: Sequence[float], given: Given,
+    dropped: Mapping[float, Collection[int]] | None,
+) -> list[Plan]:  # fmt: skip
     if policy["kind"] == "pruned":
+        prompt = backbone if policy["prompt"] == "full" else None
         return [
-            Plan(backbone.without_last_before_final(int(dropped)), policies.FullDepth(), Fill(), [dropped])
-            for dropped in thresholds
+            Plan(backbone.without(dropped[count]), policies.FullDepth(), Fill(), [count], prompt)
+            for count in thresholds
         ]
+    if policy["kind"] == "self-speculative":
+        exit_block, never = policy["exit"] or given.exits[0], policies.FullDepth()
+        return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in thresholds]
     fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
     return [Plan(backbone, exit_policies.build(policy, backbone, given), fill(), thresholds)]
 
@@ -156,15 +169,19 @@ def _answer(
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
              "kept": len(plan.policy.exits) * plan.policy.reads_prompt,
+             "drafted": plan.draft[1] if plan.draft else 0,
              "asks_lm_head": plan.policy.asks_lm_head}  # fmt: skip
-    slots = memory.rows_that_fit(budget, batch_size, plan.backbone, **shape)
-    predicted = memory.peak(plan.backbone, slots, **shape) / memory.MIB
+    largest = plan.prompt_backbone or plan.backbone
+    slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
+    predicted = memory.peak(largest, slots, **shape) / memory.MIB
     runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
+    step = speculate.step(*plan.draft) if plan.draft else None
     while missing:
         done = set()
         try:
             for answer in decode.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
-                                          repetition_penalty=repetition_penalty):  # fmt: skip
+                                          repetition_penalty=repetition_penalty,
+                                          prompt_backbone=plan.prompt_backbone, step=step):  # fmt: skip
                 done.add((answer.example_id, answer.threshold))
                 yield answer
         except RuntimeError as error:

@@ -36,10 +36,14 @@ class Greedy:
 
     def choose(self, logits: Tensor, slots: Tensor) -> list[int]:
         """One token for each of `slots` from its logits (rows, vocabulary)."""
-        if self.seen is not None:
-            lowered = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
-            logits = torch.where(self.seen[slots], lowered, logits)
-        chosen = logits.argmax(-1)
+        chosen = self.best(logits, slots)
         if self.seen is not None:
             self.seen[slots, chosen] = True
         return chosen.tolist()
+
+    def best(self, logits: Tensor, slots: Tensor) -> Tensor:
+        """What would be chosen, (rows,); nothing is remembered."""
+        if self.seen is not None:
+            lowered = torch.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
+            logits = torch.where(self.seen[slots], lowered, logits)
+        return logits.argmax(-1)

@@ -24,6 +24,7 @@ OUTPUTS = {
     "measure_heads": "quality/{}/confidences.parquet",
     "settle": "settle/{}.csv",
     "adapt": "adaptive/{}.json",
+    "score_blocks": "pruning/{}.csv",
     "generate_calibration": "runs/{}/calibration.parquet",
     "calibrate": "thresholds/{}.json",
     "generate": "runs/{}/test.parquet",
@@ -31,6 +32,7 @@ OUTPUTS = {
     "count_flops": "runs/{}/flops.parquet",
     "score": "runs/{}/scores.parquet",
 }
+MEASURES = {"block-influence": "likeness", "angular": "likeness", "one-by-one": "loss"}  # by which blocks are scored
 
 
 def runs(config: Config) -> list[tuple[str, str, str]]:
@@ -49,8 +51,15 @@ def head_runs(config: Config) -> list[tuple[str, str, str]]:
 
 
 def calibrated_runs(config: Config) -> list[tuple[str, str, str]]:
-    """The runs whose policy has thresholds to calibrate."""
+    """The runs whose thresholds are calibrated: of every policy with a grid to choose from, if any promise is made."""
+    if not config["calibration"]["promises"]:
+        return []
     return [run for run in runs(config) if policy_kinds.is_calibrated(config["policies"][run[2]])]
+
+
+def calibrations(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, dataset) on which some policy is calibrated."""
+    return list(dict.fromkeys((backbone, dataset) for backbone, dataset, _ in calibrated_runs(config)))
 
 
 def trainings(config: Config) -> list[tuple[str, str]]:
@@ -65,9 +74,18 @@ def measured_heads(config: Config) -> list[tuple[str, str]]:
     return trainings(config) if recipes is None else list(product(config["backbones"], recipes))
 
 
+def measured_blocks(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, measure) by which some policy prunes: `likeness` of hidden states gives two scores, `loss` one.
+
+    Where blocks are scored at all, likeness is measured: it takes one pass, and the figure shows it.
+    """
+    used = {MEASURES.get(policy.get("by")) for policy in config["policies"].values()} - {None}
+    return list(product(config["backbones"], ["likeness", *sorted(used - {"likeness"})])) if used else []
+
+
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
     """For each run what rule `tables` has to know: its names, and its files."""
-    entries = []
+    entries, calibrated = [], set(calibrated_runs(config))
     for backbone, dataset, policy in runs(config):
         spec, run = config["policies"][policy], f"{backbone}/{dataset}/{policy}"
         entries.append(
@@ -82,7 +100,9 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "run": f"{results}/runs/{run}/test.parquet",
                 "scores": f"{results}/runs/{run}/scores.parquet",
                 "flops": f"{results}/runs/{run}/flops.parquet",
-                "thresholds": f"{results}/thresholds/{run}.json" if policy_kinds.is_calibrated(spec) else None,
+                "thresholds": f"{results}/thresholds/{backbone}/{dataset}.json"
+                if (backbone, dataset, policy) in calibrated
+                else None,
                 "adapt": None if spec.get("adapt") == "none" else spec.get("adapt"),
                 "match": spec.get("match"),
                 "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
@@ -101,9 +121,9 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
     ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
-    if ran - {"full", "oracle"}:
+    if ran - {"full", "oracle", "self-speculative"}:
         figures += [("policies", dataset) for dataset in config["datasets"]]
-    if "pruned" in ran and ran - {"full", "pruned"}:
+    if "pruned" in ran and ran - {"full", "pruned", "self-speculative"}:
         figures += [("equal_compute", dataset) for dataset in config["datasets"]]
     plain = dict.fromkeys(run[0] for run in head_runs(config) if policy_kinds.is_plain(config["policies"][run[2]]))
     figures += [*(("exits", backbone) for backbone in plain), *(("training", backbone) for backbone in trained)]
@@ -130,12 +150,26 @@ def head_plots(config: Config, results: str) -> list[dict[str, str]]:
     ]
 
 
+def promise_plots(config: Config, results: str) -> list[dict[str, str]]:
+    """Every figure of what was promised and kept, as `plots` gives the others; `promise` is the promise it is of."""
+    backbones = dict.fromkeys(backbone for backbone, _ in calibrations(config))
+    figures = list(product(("calibration", "promise"), backbones, config["calibration"]["promises"]))
+    if figures and len(config["datasets"]) > 1:
+        figures.append(("transfer", "", ""))
+    return [
+        {"kind": kind, "key": key, "promise": promise}
+        | {end: f"{results}/figures/{'_'.join(filter(None, (kind, key, promise)))}.{end}" for end in ("svg", "png")}
+        for kind, key, promise in figures
+    ]
+
+
 def jobs(config: Config) -> dict[str, list[str]]:
     """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
-    calibrated = ["/".join(run) for run in calibrated_runs(config)]
-    planned = ["/".join(run) for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
-    full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
+    calibrations_of = ["/".join(pair) for pair in calibrations(config)]
+    planned = [run for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
+    pairs = dict.fromkeys([*calibrations_of, *("/".join(run[:2]) for run in planned)])
+    generated = [f"{pair}/full" for pair in pairs] + ["/".join(run) for run in calibrated_runs(config)]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
     return {
@@ -146,9 +180,10 @@ def jobs(config: Config) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": list(config["backbones"]),
-        "adapt": planned,
-        "generate_calibration": full + calibrated,
-        "calibrate": calibrated,
+        "adapt": ["/".join(run) for run in planned],
+        "score_blocks": ["/".join(one) for one in measured_blocks(config)],
+        "generate_calibration": generated,
+        "calibrate": calibrations_of,
         "generate": every,
         "layer_costs": list(config["backbones"]),
         "count_flops": every,

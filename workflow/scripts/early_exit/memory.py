@@ -18,7 +18,8 @@ MIB = 2**20
 
 
 def peak(
-    backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, asks_lm_head: bool = False
+    backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, drafted: int = 0,
+    asks_lm_head: bool = False,
 ) -> int:  # fmt: skip
     """Bytes that a batch takes at most.
 
@@ -27,12 +28,13 @@ def peak(
         prompt: tokens of the longest prompt.
         new_tokens: tokens generated at most.
         kept: blocks whose hidden states of the prompt are kept for heads that read it.
+        drafted: tokens of a row that are verified with its last one; each has logits, and keeps a Mamba's states.
         asks_lm_head: whether a policy computes logits at exits: those of rows that left wait for the step's end.
     """
     size, hidden = backbone.model.dtype.itemsize, backbone.hidden_size
     wide = max(size, 4)  # logits and scans are float32
     together = min(rows, max(1, PROMPT_TOKENS // prompt))
-    logits = rows * backbone.vocabulary * (size + (5 if asks_lm_head else 2) * wide)
+    logits = rows * (1 + drafted) * backbone.vocabulary * (size + (5 if asks_lm_head else 2) * wide)
     stream = together * prompt * hidden * size * (4 + kept)  # residual stream, normed input, output, embedding
     if backbone.family == "transformer":
         attention = backbone.blocks[0].self_attn
@@ -43,14 +45,17 @@ def peak(
         mixer = backbone.blocks[0].mixer
         channels = mixer.conv1d.in_channels
         states = mixer.intermediate_size * mixer.ssm_state_size * wide + channels * mixer.conv_kernel_size * size
-        caches = len(backbone.blocks) * states * (rows + together)
+        caches = len(backbone.blocks) * states * (rows * (2 + drafted if drafted else 1) + together)
         block = together * _scan(mixer, prompt, wide) + together * prompt * size * 2 * mixer.in_proj.out_features
     return caches + stream + block + logits
 
 
-def rows_that_fit(budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, **options) -> int:
-    """The most rows up to `limit` whose predicted `peak` stays within `budget` bytes; at least one, fit or not."""
-    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, prompt, new_tokens, **options) <= budget)
+def rows_that_fit(
+    budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, kept: int = 0, **further: int
+) -> int:
+    """The most rows up to `limit` whose predicted peak stays within `budget` bytes; at least one, fit or not."""
+    shape = {"prompt": prompt, "new_tokens": new_tokens, "kept": kept, **further}
+    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, **shape) <= budget)
     return next(fitting, 1)
 
 

@@ -2,7 +2,7 @@
 
 A policy's settings are numbers: thresholds on a confidence, computation to meet, exits in a row, exits, blocks dropped.
 They stand in column `threshold` of every table, and this is the one place that says what they mean: which key lists
-them, which of two is safer (leaves later, and so is closer to the full model), and at which one no token leaves.
+them, and which of two is safer (leaves later, and so is closer to the full model).
 
 How a threshold comes about is said by key `adapt` of those kinds whose confidence is a number on a scale:
 
@@ -21,11 +21,10 @@ GRADED = ("head", "softmax", "margin", "saturation")  # confidences on a scale, 
 UNTRAINED = ("softmax", "margin", "saturation", "patience")  # confidences that need no training
 LOGIT_CHECKS = ("softmax", "margin", "patience")  # a check is the final norm and the LM head
 ASKING = (*GRADED, "patience")  # what is asked at an exit decides, so a setting can be calibrated
-PLAIN = ("full", "oracle", "pruned", "head")  # what the paper's own figures show, heads with one threshold only
+PLAIN = ("full", "oracle", "pruned", "self-speculative", "head")  # what the paper's own figures show
 KINDS = (*PLAIN, *UNTRAINED, "fixed", "random")
 ADAPTS = ("none", "decay", "per-exit", "budget")
 PLANNED = ("per-exit", "budget")  # go by confidences that are measured on the calibration split
-ABOVE_ALL = 2.0  # above every confidence, and above every decayed threshold that lets a token leave
 
 
 def settings(policy: Policy, exits: Sequence[int]) -> list[float]:
@@ -33,25 +32,21 @@ def settings(policy: Policy, exits: Sequence[int]) -> list[float]:
     kind = policy["kind"]
     if kind in GRADED:
         return list(policy[{"per-exit": "levels", "budget": "budgets"}.get(policy["adapt"], "thresholds")])
-    given = {"pruned": policy.get("drop"), "patience": policy.get("patience"), "fixed": exits, "random": []}
+    given = {"pruned": policy.get("drop"), "patience": policy.get("patience"), "fixed": exits, "random": [],
+             "self-speculative": policy.get("draft_tokens")}  # fmt: skip
     return list(given.get(kind, [1.0]))
 
 
 def safest_first(policy: Policy, values: Iterable[float]) -> list[float]:
     """Settings in the order in which they come ever less close to the full model: the largest first.
 
+    The order is known before any answer is looked at, and what calibration promises rests on that.
+
     For pruning the fewest dropped blocks come first. For all others a larger setting never lets a token leave earlier
     in the same place: a higher threshold, more exits that must agree, a deeper exit, more tokens that must stay the
     full model's, more computation to spend.
     """
     return sorted(values, reverse=policy["kind"] != "pruned")
-
-
-def never(policy: Policy, exits: Sequence[int]) -> float:
-    """The setting of a calibrated policy at which no token leaves: the full model, checks paid."""
-    if policy["kind"] == "patience":
-        return len(exits) + 1.0
-    return 1.0 if policy["adapt"] == "none" else ABOVE_ALL
 
 
 def is_calibrated(policy: Policy) -> bool:

@@ -36,7 +36,7 @@ class Beginning:
         cache, self.cache, self.prompt = self.cache, None, ()
         if common == 0:
             return self.backbone.new_prompt_cache()
-        cache.crop(common - cache.get_seq_length())  # by how many tokens
+        cache.crop(common - cache.get_seq_length(self.backbone.layer_indices[0]))  # by how many tokens
         cache.batch_repeat_interleave(rows)
         return cache
 

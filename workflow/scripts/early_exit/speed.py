@@ -24,18 +24,23 @@ import torch
 from early_exit import runtime
 
 COLUMNS = (
-    "backbone", "dataset", "system", "case", "exit_block", "state_fill", "head", "head_state", "threshold",
+    "backbone", "dataset", "system", "case", "exit_block", "draft_tokens", "state_fill", "head", "head_state",
+    "threshold",
     "batch_size", "prompts", "prompt_tokens", "tokens", "seconds", "seconds_low", "seconds_high",
     "tokens_per_second", "decode_seconds", "decode_tokens_per_second", "baseline", "ratio", "decode_ratio",
-    "implied", "efficiency", "peak_memory_mib", "repeats", "threads", "dtype", "device", "load_start", "load_end",
+    "implied", "efficiency", "acceptance_rate", "peak_memory_mib", "repeats", "threads", "dtype", "device",
+    "load_start", "load_end",
 )  # fmt: skip
 
 
 class Answer(NamedTuple):
-    """What a call gave for one row: `exit_blocks` are the blocks run for each useful token, as in records."""
+    """What a call gave for one row: `exit_blocks` are the blocks run for each useful token, as in records; `drafted`
+    and `accepted` are of each round of self-speculation."""
 
     prompt_tokens: int
     exit_blocks: Sequence[int]
+    drafted: Sequence[int] = ()
+    accepted: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +49,12 @@ class Case:
 
     Args:
         system: huggingface or ours.
-        name: what the call does: prefill, full, natural, exit, random, heads, sweep-joint, sweep-separate.
+        name: what the call does: prefill, full, natural, exit, random, speculative, heads, sweep-joint, sweep-separate.
         call: does it once, whole.
         flops: FLOPs of answers; of decode passes where there is a `prefill`, else of the whole call.
         prefill: the case whose time is that of the prompts alone; None if decoding is not looked at by itself.
         baseline: the case that it is compared with.
-        labels: further columns: exit_block, state_fill, head, head_state, threshold.
+        labels: further columns: exit_block, draft_tokens, state_fill, head, head_state, threshold.
     """
 
     system: str
@@ -133,6 +138,9 @@ def _row(case: Case, measured: Mapping[Case, Measured], rates: Mapping[Case, Map
         "seconds_high": max(record.seconds), **rates[case], "peak_memory_mib": record.peak_memory_mib,
         "repeats": len(record.seconds),
     }  # fmt: skip
+    drafted = sum(sum(answer.drafted) for answer in record.answers)
+    accepted = sum(sum(answer.accepted) for answer in record.answers)
+    row |= {"acceptance_rate": accepted / drafted} if drafted else {}
     base = case.baseline
     if base is None:
         return row

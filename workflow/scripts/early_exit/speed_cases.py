@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import backbones, confidences, decode, fills, forced, policies, products
+from early_exit import backbones, confidences, decode, fills, forced, policies, products, speculate
 from early_exit.costs import generation_flops
 from early_exit.decode import Request
+from early_exit.draft_costs import round_flops
 from early_exit.records import InputError
 from early_exit.speed import Answer, Case
 from early_exit.stopping import StopRule
@@ -47,15 +48,17 @@ class Bench:
         prompts: tokenised, in the order in which they are taken.
         rule: where answers end that may end by themselves.
         costs: the backbone's cost table, see `costs`.
+        drafts: exit block and number of drafts of each self-speculation.
         settings: section `speed` of the config; `seed`; and as `slots` the rows at once of the pipeline's own jobs.
     """
 
     def __init__(
         self, backbone: backbones.Backbone, prompts: Sequence[Sequence[int]], rule: StopRule, *, exits: Sequence[int],
         heads: Sequence[HeadPolicy], costs: Mapping[str, Any], settings: Mapping[str, Any],
+        drafts: Sequence[tuple[int, int]] = (),
     ):  # fmt: skip
         self.backbone, self.prompts, self.exits = backbone, prompts, list(exits)
-        self.heads, self.costs, self.settings = heads, costs, settings
+        self.heads, self.costs, self.settings, self.drafts = heads, costs, settings, drafts
         self.fills = [name for name in fills.FILLS[backbone.family] if name in costs["state_fill"]]
         self.natural_rule = rule
         self.full_rule = replace(rule, eos_ids=(), stop_strings=(), max_new_tokens=settings["new_tokens"])
@@ -69,7 +72,7 @@ class Bench:
         return groups | ({"sweep": self.sweep(self.heads[0])} if self.heads else {})
 
     def fixed_length(self, rows: int) -> list[Case]:
-        """Library and ours at full depth, every exit with every state fill, random exits, heads; `rows` at once."""
+        """Library and ours at full depth, every exit with every state fill, random exits, speculation, heads."""
         prompts = self._take(rows if rows > 1 else self.settings["prompts"])
         if rows > 1:
             length = min(self.settings["prompt_tokens"], *map(len, prompts))
@@ -90,6 +93,9 @@ class Bench:
             if rows > 1:
                 policy = partial(forced.RandomExit, self.exits, None, self.settings["seed"])
                 cases.append(ours("random", policy=policy, prefill=our_prefill, labels={"state_fill": fill}))
+        for block, count in self.drafts:
+            labels = {"exit_block": block, "draft_tokens": count}
+            cases.append(ours("speculative", prefill=our_prefill, labels=labels))
         for policy in self.heads:
             labels = self._labels(policy)
             prefill = ours("prefill", rule=self.first_rule, policy=policy, labels=labels, baseline=our_prefill)
@@ -134,14 +140,16 @@ class Bench:
         labels = labels or {}
         jobs = jobs or [[labels.get("threshold", 1.0)]]
         fill = fills.FILLS[self.backbone.family][labels["state_fill"]] if "state_fill" in labels else fills.Fill
+        step = speculate.step(labels["exit_block"], labels["draft_tokens"]) if "draft_tokens" in labels else None
 
         def call() -> list[Answer]:
             answers = []
             for thresholds in jobs:
                 requests = [Request(f"{k:06d}", prompt, tuple(thresholds)) for k, prompt in enumerate(prompts)]
-                done = decode.generate(self.backbone, policy(), fill(), requests, rule, slots=rows)
+                done = decode.generate(self.backbone, policy(), fill(), requests, rule, slots=rows, step=step)
                 answers += sorted(done, key=lambda row: (row.example_id, row.threshold))
-            return [Answer(row.prompt_tokens, tuple(row.exit_blocks)) for row in answers]
+            return [Answer(row.prompt_tokens, *map(tuple, (row.exit_blocks, row.drafted, row.accepted)))
+                    for row in answers]  # fmt: skip
 
         passes = sum(-(-len(job) // rows) for job in jobs) / sum(map(len, jobs))  # of a prompt, for each of its answers
         return Case("ours", name, rows, call, self._flops(labels, prefill, passes), prefill, baseline, labels)
@@ -152,10 +160,13 @@ class Bench:
         names |= {name: value for name, value in labels.items() if name in names}
 
         def flops(answers: Sequence[Answer]) -> float:
-            prompt_tokens, exit_blocks = zip(*answers, strict=True)
+            prompt_tokens, exit_blocks, *rounds = zip(*answers, strict=True)
             counted = generation_flops(
                 self.costs, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, exits=self.exits, **names
             )
+            if "draft_tokens" in labels:
+                drafts = dict(zip(("drafted", "accepted"), rounds, strict=True))
+                counted |= round_flops(self.costs, counted, prompt_tokens=prompt_tokens, **drafts)
             return float(counted["flops"].sum() + (0 if prefill else passes * counted["prompt_flops"].sum()))
 
         return flops

@@ -23,7 +23,7 @@ def speed(table: pd.DataFrame) -> Figure:
     block; colour and marker say what made tokens leave, the marker's face the state fill.
     """
     rows = present_rows(table.dropna(subset=["decode_ratio"]), "speed.csv, rows with a speed-up of decoding")
-    rows = rows[rows["case"] != "full"]
+    rows = rows[~rows["case"].isin(["full", "speculative"])]  # no exits, no FLOPs saved
     rows = present_rows(rows.assign(what=rows["case"].where(rows["head"] == "", "head " + rows["head"])), "speed.csv")
     looks = dict(zip(dict.fromkeys(rows["what"]), LOOKS, strict=False))
     sizes, places = sorted(rows["batch_size"].unique()), list(rows.groupby(["backbone", "dataset"], sort=False))

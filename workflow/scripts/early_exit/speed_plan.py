@@ -9,17 +9,21 @@ from early_exit.config import runs_on
 from early_exit.records import InputError
 
 Config = Mapping[str, Any]
+SPECULATIVE = "self-speculative"
 KINDS = (("mamba", "mamba-slim", "hybrid"), ("calm", "ffn", "ffn-slim"))  # of heads: with a state, without
 
 
 def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
     """For each backbone, a list of the datasets to measure on: names, settings, and the files that they come from.
 
-    An entry has `dataset, max_new_tokens, data` and `heads`, a list of `head, state_fill, head_state, folder,
-    threshold, calibrated`: the last is the file of the calibrated threshold where `threshold` is None.
-    InputError for a name that is not in the config, or a policy without heads.
+    An entry has `dataset, max_new_tokens, data`; `drafts`, the exit block and the number of drafted tokens of each
+    setting of self-speculation; and `heads`, a list of `policy, head, state_fill, head_state, folder, threshold,
+    calibrated, promise`: the last two are the file of the calibrated thresholds where `threshold` is None, and the
+    first promise of the config. InputError for a name that is not in the config, or a policy without heads.
     """
-    speed = config["speed"]
+    speed, promises = config["speed"], config["calibration"]["promises"]
+    if speed["threshold"] is None and not promises:
+        raise InputError("config key 'speed.threshold': null takes a calibrated one, but calibration.promises has none")
     datasets = _named(config, "datasets")
     chosen = {backbone: _policies(config, backbone) for backbone in _named(config, "backbones")}
     return {
@@ -28,14 +32,17 @@ def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
                 "dataset": dataset,
                 "max_new_tokens": config["datasets"][dataset]["max_new_tokens"],
                 "data": f"{results}/data/{dataset}.parquet",
+                "drafts": _drafts(config, backbone),
                 "heads": [
                     {name: config["policies"][policy][name] for name in ("head", "state_fill", "head_state")}
                     | {
+                        "policy": policy,
                         "folder": f"{results}/heads/{backbone}/{config['policies'][policy]['recipe']}",
                         "threshold": speed["threshold"],
                         "calibrated": None
                         if speed["threshold"] is not None
-                        else f"{results}/thresholds/{backbone}/{dataset}/{policy}.json",
+                        else f"{results}/thresholds/{backbone}/{dataset}.json",
+                        "promise": next(iter(promises), None),
                     }
                     for policy in names
                 ],
@@ -46,6 +53,14 @@ def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def _drafts(config: Config, backbone: str) -> list[tuple[int, int]]:
+    """(exit block, tokens) of every self-speculation, of those named if any are."""
+    named = config["speed"]["policies"] or list(config["policies"])
+    policies = [config["policies"][name] for name in named if config["policies"][name]["kind"] == SPECULATIVE]
+    first = config["backbones"][backbone]["exits"][0]
+    return [(policy["exit"] or first, count) for policy in policies for count in policy["draft_tokens"]]
+
+
 def _policies(config: Config, backbone: str) -> list[str]:
     """The policies to time: those named, else the first of each of KINDS."""
     policies, heads = config["policies"], config["heads"]
@@ -54,11 +69,13 @@ def _policies(config: Config, backbone: str) -> list[str]:
     if config["speed"]["policies"] is not None:
         wanted = _named(config, "policies")
         for i, name in enumerate(wanted):
-            if name not in with_heads:
+            if name not in with_heads and policies[name]["kind"] != SPECULATIVE:
                 why = "has no heads, or thresholds that adapt; name policies of kind head with adapt: none"
                 raise InputError(f"config key 'speed.policies[{i}]': '{name}' {why}")
-        return [name for name in wanted if runs_on(policies[name], config["backbones"][backbone])]
+        with_heads = [name for name in wanted if name in with_heads]
     usable = [name for name in with_heads if runs_on(policies[name], config["backbones"][backbone])]
+    if config["speed"]["policies"] is not None:
+        return usable
     first = (next((name for name in usable if heads[policies[name]["head"]]["kind"] in kinds), None) for kinds in KINDS)
     return [name for name in first if name]
 

@@ -37,6 +37,20 @@ class Rows:
         self.slots, self.positions = torch.cat([self.slots, slots]), torch.cat([self.positions, positions])
         self.prefix = None
 
+    def record(self) -> None:
+        """From here on keep what `rewind` needs, until it is called."""
+
+    def advance(self, keep: Tensor) -> None:
+        """The queries `keep` (a mask), the last tokens of their rows, have one more token each, which follows now."""
+        if not bool(keep.all()):
+            self.narrow(keep)
+        self.positions = self.positions + 1
+        self.lengths[self.slots] += 1
+
+    def rewind(self, lengths: Tensor) -> None:
+        """Slots 0..n-1 have seen `lengths` (n,) tokens: none after that, of those since `record`, ever happened."""
+        self.lengths[: len(lengths)] = lengths
+
     def move(self, source: int, target: int) -> None:
         """Slot `target` becomes a copy of slot `source`."""
         self.lengths[target] = self.lengths[source]
@@ -83,6 +97,11 @@ class AttentionState(Rows):
         super().join(slots, positions)
         self._reach()
 
+    def advance(self, keep: Tensor) -> None:
+        super().advance(keep)
+        self.extent = max(self.extent, int(self.positions.max()) + 1)
+        self._reach()
+
     def move(self, source: int, target: int) -> None:
         super().move(source, target)
         length = int(self.lengths[source])
@@ -125,6 +144,7 @@ class RecurrentState(Rows):
         self.conv: dict[int, Tensor] = {}
         self.recurrent: dict[int, Tensor] = {}
         self._lent: dict[int, tuple[Tensor, Tensor]] = {}
+        self._past: dict[int, list[tuple[Tensor, ...]]] | None = None  # by mixer: slots, positions, states after them
 
     def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, lengths: Tensor | int) -> None:
         """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,))."""
@@ -147,6 +167,19 @@ class RecurrentState(Rows):
     def join(self, slots: Tensor, positions: Tensor) -> None:
         super().join(slots, positions)
         self._order()
+
+    def record(self) -> None:
+        """Every token's states are kept: mixers get copies, which stay as they leave them."""
+        self._past, self.prefix = {}, None
+
+    def rewind(self, lengths: Tensor) -> None:
+        super().rewind(lengths)
+        for index, steps in self._past.items():
+            for slots, positions, conv, recurrent in steps:
+                last = positions == lengths[slots] - 1
+                self.conv[index][slots[last]] = conv[last]
+                self.recurrent[index][slots[last]] = recurrent[last]
+        self._past = None
 
     def move(self, source: int, target: int) -> None:
         super().move(source, target)
@@ -176,6 +209,9 @@ class RecurrentState(Rows):
             slots = self.slots if self._wave is None else self.slots[self._wave]
             self.conv[layer_idx][slots] = conv
             self.recurrent[layer_idx][slots] = recurrent
+        if self._past is not None:
+            positions = self.positions if self._wave is None else self.positions[self._wave]
+            self._past.setdefault(layer_idx, []).append((slots, positions, conv, recurrent))
 
     _wave: Tensor | None = None
 

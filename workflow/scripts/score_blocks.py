@@ -1,0 +1,19 @@
+"""Rule score_blocks: what each block of a backbone is worth on training text, for static pruning."""
+
+import pandas as pd
+
+from early_exit import backbones, block_scores, distill, records, runtime
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    manifest = records.read_json(snakemake.input.manifest)
+    corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
+    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    text = corpus[corpus["split"] == "train"].head(params.documents)
+    documents = distill.tokenise(text, tokenizer, params.max_tokens)
+    rows = block_scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
+    table = pd.DataFrame(rows)
+    table.insert(0, "backbone", manifest["name"])
+    with records.whole_file(snakemake.output[0]) as path:
+        table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    log.info("%d scores on %d tokens", len(table), sum(len(document.token_ids) for document in documents))
