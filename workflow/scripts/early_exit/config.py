@@ -44,13 +44,11 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
         _measure(("backbones", name), spec)
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
-    for key, value, why in head_config.problems(config, root):
-        _fail(key, value, why)
     if config["distillation"]["seed"] is None:
         config["distillation"]["seed"] = config["seed"]
     _check_ascending(("thresholds",), config["thresholds"])
     policy_config.complete(config)
-    for key, value, why in policy_config.problems(config, user):
+    for key, value, why in (*head_config.problems(config, root), *policy_config.problems(config, user)):
         _fail(key, value, why)
     for name, policy in config["policies"].items():
         _check_policy(("policies", name), policy, config)
