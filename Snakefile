@@ -21,17 +21,22 @@ include: "workflow/rules/exits.smk"
 include: "workflow/rules/heads.smk"
 include: "workflow/rules/head_report.smk"
 include: "workflow/rules/pruning.smk"
+include: "workflow/rules/speed_inputs.smk"
 include: "workflow/rules/generate.smk"
+include: "workflow/rules/wallclock.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/promise.smk"
 include: "workflow/rules/report.smk"
-include: "workflow/rules/speed_inputs.smk"
 include: "workflow/rules/speed.smk"
+include: "workflow/rules/targets.smk"
 
 
 localrules:
     all,
     report,
+    fetch,
+    status,
 
 
 rule all:

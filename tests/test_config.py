@@ -89,7 +89,7 @@ def test_presets_load(preset, schema):
     Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
     config = load(preset=preset)
     assert config["name"] == preset
-    assert len(layout.runs(config)) == 60
+    assert len(layout.runs(config)) == 66
     for backbone in config["backbones"].values():
         assert len(backbone["exits"]) == 4
     assert json.loads(json.dumps(config)) == config
@@ -153,6 +153,7 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
     assert policies == {
         "full",
         "oracle",
+        "pruned-full-prompt",
         "pruned-influence",
         *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
     }

@@ -23,6 +23,7 @@ def results_row(backbone, dataset, policy, head, fill, threshold, saved, quality
     row = dict.fromkeys(RESULTS_COLUMNS, np.nan)
     row |= {"preset": "tiny", "backbone": backbone, "dataset": dataset, "policy": policy, "head": head}
     row |= {"state_fill": fill, "threshold": threshold, "calibrated": bool(head) and threshold == 0.9}
+    row |= {"fallback": False, "promises": "same-answer" if row["calibrated"] else np.nan}
     for metric in METRICS[dataset]:
         row |= {metric: quality, f"{metric}_low": quality - 6, f"{metric}_high": min(100, quality + 6)}
     return row | {"flops_saved": saved, "flops_saved_low": saved - 0.02, "flops_saved_high": saved + 0.02}

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, SHARED
 from engine import Length, requests_for, run
 
-from early_exit import backbones, datasets, manifests
+from early_exit import backbones, datasets, manifests, products
 
 FOLDER = Path(os.environ.get("EARLY_EXIT_SMOLLM2", ROOT / "models/smollm2"))
 QUESTIONS = {"triviaqa": ("triviaqa-validation.jsonl", 2), "coqa": ("coqa-test-part.json", 0),
@@ -58,9 +58,10 @@ def test_never_exit_equals_the_librarys_generate(smollm2, capsys):
     gaps = []
     for k, prompt in enumerate(some):
         row, ids = ours[f"{k:02d}", 1.0], torch.tensor([prompt])
-        expected = backbone.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1]
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        with products.as_loaded(backbone.model):
+            expected = backbone.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1]
+            )[0, len(prompt) :].tolist()
         i = next((i for i, pair in enumerate(zip(row.token_ids, expected, strict=True)) if pair[0] != pair[1]), None)
         if i is not None:
             with torch.inference_mode():

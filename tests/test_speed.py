@@ -280,7 +280,10 @@ def test_the_plan_takes_one_head_with_a_state_and_one_without(tiny):
         assert all(head["threshold"] == 0.9 and head["calibrated"] is None for head in entries[0]["heads"])
     chosen = tiny | {"speed": tiny["speed"] | {"policies": ["ffn-skip", "ffn-propagate"], "threshold": None}}
     (head,) = plan(chosen, "results/x")["tiny-transformer"][0]["heads"]
-    assert head["calibrated"] == "results/x/thresholds/tiny-transformer/triviaqa/ffn-propagate.json"
+    assert head["calibrated"] == "results/x/thresholds/tiny-transformer/triviaqa.json"
+    assert (head["policy"], head["promise"]) == ("ffn-propagate", "same-answer")
+    with pytest.raises(InputError, match=r"speed\.threshold.*calibration\.promises has none"):
+        plan(chosen | {"calibration": chosen["calibration"] | {"promises": {}}}, "results/x")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The result tables against sums done by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,12 +36,22 @@ def make_run(thresholds=(0.5, 0.9), kind="coqa", **fields):
     flops["flops_blocks"], flops["flops_blocks_full"] = 10.0 * flops["blocks"], 160.0 * flops["passes"]
     flops["prompt_flops"] = flops["prompt_flops_full"] = 1000.0
     run = {"backbone": "tiny-mamba", "family": "mamba", "dataset": kind, "kind": kind, "policy": "calm-skip"}
-    run |= {"head": "calm", "state_fill": "skip", "calibrated": 0.9}
+    run |= {"head": "calm", "state_fill": "skip"}
     return tables.Run(**run | {"generations": generations, "scores": scores, "flops": flops} | fields)
 
 
-def make_results(*runs):
-    return pd.concat([tables.results(run, preset="tiny", **BOOTSTRAP) for run in runs], ignore_index=True)
+CHOSEN = {("tiny-mamba", "coqa", "calm-skip"): {"same-answer": 0.9}}
+
+
+def make_results(*runs, chosen=None):
+    rows = pd.concat([tables.results(run, preset="tiny", **BOOTSTRAP) for run in runs], ignore_index=True)
+    return tables.with_calibration(rows, CHOSEN if chosen is None else chosen)
+
+
+def make_full():
+    run = make_run(thresholds=(1.0,), policy="full", head="", state_fill="")
+    run.flops["flops"], run.flops["flops_blocks"] = run.flops["flops_full"], run.flops["flops_blocks_full"]
+    return run
 
 
 def test_results_has_the_contract_columns_and_a_row_per_threshold():
@@ -79,20 +91,18 @@ def test_intervals_resample_the_groups_and_hold_the_value():
 
 
 def test_saved_interval_is_one_minus_the_ratio_with_its_ends_swapped():
-    run = make_run(thresholds=(0.5,), calibrated=None)
+    run = make_run(thresholds=(0.5,))
     run.flops["flops"] = [200.0, 20.0, 0.0, 60.0]
     low, high = uncertainty.ratio_interval(
         run.flops["flops"], run.flops["flops_full"], run.scores["group_id"], **BOOTSTRAP
     )
-    row = make_results(run).iloc[0]
+    row = make_results(run, chosen={}).iloc[0]
     assert low < high
     assert (row["flops_saved_low"], row["flops_saved_high"]) == (1 - high, 1 - low)
 
 
 def test_the_full_model_saves_exactly_nothing():
-    run = make_run(thresholds=(1.0,), policy="full", head="", state_fill="", calibrated=None)
-    run.flops["flops"], run.flops["flops_blocks"] = run.flops["flops_full"], run.flops["flops_blocks_full"]
-    row = make_results(run).iloc[0]
+    row = make_results(make_full()).iloc[0]
     assert row[["flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_with_prompt"]].tolist() == [0] * 4
     assert not row["calibrated"]
 
@@ -102,7 +112,7 @@ def test_metrics_of_other_kinds_and_unmeasured_seconds_are_nan():
     assert results[["em", "em_low", "f1_high"]].isna().all(axis=None)
     assert results[[*METRICS["truthfulqa"]]].notna().all(axis=None)
     assert results["seconds_per_token"].isna().all()
-    timed = tables.results(make_run(), preset="tiny", **BOOTSTRAP, seconds={0.9: 0.02})
+    timed = tables.results(replace(make_run(), seconds={0.9: 0.02}), preset="tiny", **BOOTSTRAP)
     assert timed["seconds_per_token"].tolist()[1] == 0.02 and np.isnan(timed["seconds_per_token"][0])
 
 
@@ -128,8 +138,24 @@ def test_tables_that_do_not_belong_together_are_refused():
     run = make_run()
     with pytest.raises(InputError, match=r"tiny-mamba/coqa/calm-skip: .*different rows"):
         make_results(make_run(flops=run.flops.iloc[1:]))
-    with pytest.raises(InputError, match=r"calibrated threshold 0\.7"):
-        make_results(make_run(calibrated=0.7))
+    with pytest.raises(InputError, match=r"tiny-mamba/coqa/calm-skip: was not run at 0\.7, which keeps same-answer"):
+        make_results(run, chosen={("tiny-mamba", "coqa", "calm-skip"): {"same-answer": 0.7}})
+
+
+def test_several_promises_name_their_rows_and_one_that_none_keeps_is_the_full_model_s():
+    promises = {"strict": None, "loose": 0.5, "looser": 0.5, "hopeless": None}
+    results = make_results(make_run(), make_full(), chosen={("tiny-mamba", "coqa", "calm-skip"): promises})
+    assert results["policy"].tolist() == ["calm-skip"] * 3 + ["full"]
+    assert results["promises"].tolist() == ["loose looser", "", "strict hopeless", ""]
+    assert results["calibrated"].tolist() == [True, False, True, False]
+    assert results["fallback"].tolist() == [False, False, True, False]
+    fallback, full = results.iloc[2], results.iloc[3]
+    assert np.isnan(fallback["threshold"]) and (fallback["head"], fallback["state_fill"]) == ("calm", "skip")
+    assert fallback["flops_saved"] == 0 and fallback["flops_per_token"] == full["flops_per_token"]
+    measured = list(RESULTS_COLUMNS[RESULTS_COLUMNS.index("examples") :])
+    pd.testing.assert_series_equal(fallback[measured], full[measured], check_names=False)
+    text = tables.to_latex(results)
+    assert r"calm-skip & full depth & strict hopeless & 50.0" in text
 
 
 def test_exits_leave_out_the_token_of_the_prompt_pass():
@@ -170,7 +196,7 @@ def test_main_metric_of_named_and_of_own_datasets():
 
 
 def test_latex_has_calibrated_rows_and_all_of_policies_without_calibration():
-    bare = {"head": "", "state_fill": "", "calibrated": None}
+    bare = {"head": "", "state_fill": ""}
     text = tables.to_latex(
         make_results(
             make_run(thresholds=(1.0,), policy="full", **bare),
@@ -178,9 +204,9 @@ def test_latex_has_calibrated_rows_and_all_of_policies_without_calibration():
             make_run(),
         )
     )
-    rows = [line for line in text.splitlines() if line.count("&") == 5][1:]
-    assert [row.split(" & ")[1:3] for row in rows] == [
-        ["full", "1"], ["pruned\\_late", "2"], ["pruned\\_late", "4"], ["calm-skip", "0.9"],
+    rows = [line for line in text.splitlines() if line.count("&") == 6][1:]
+    assert [row.split(" & ")[1:4] for row in rows] == [
+        ["full", "1", ""], ["pruned\\_late", "2", ""], ["pruned\\_late", "4", ""], ["calm-skip", "0.9", "same-answer"],
     ]  # fmt: skip
     assert rows[-1].endswith(r"50.0 [25.0, 75.0] & 100.0 [100.0, 100.0] & 10.0 [10.0, 10.0] \\")
     assert r"\textit{coqa: F1}" in text

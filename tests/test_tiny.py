@@ -14,6 +14,7 @@ from early_exit import (
     manifests,
     metrics,
     policies,
+    products,
     prompts,
     settle,
     stopping,
@@ -80,9 +81,10 @@ def test_never_exit_equals_plain_greedy_decoding(model):
         for row in decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=8)
     }
     for k, prompt in enumerate(prompts_):
-        expected = backbone.model.generate(
-            torch.tensor([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=[-1]
-        )
+        with products.as_loaded(backbone.model):
+            expected = backbone.model.generate(
+                torch.tensor([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=[-1]
+            )
         assert ours[str(k)] == expected[0, len(prompt) :].tolist()
 
 

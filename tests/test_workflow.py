@@ -3,7 +3,7 @@
 The scripts are replaced by one that writes files of the right kind, so that the whole DAG runs in seconds.
 """
 
-import ast
+import base64
 import json
 import re
 import shutil
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from early_exit import imports
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -25,7 +27,7 @@ REVISIONS = dict.fromkeys(
     COMMIT,
 )  # fmt: skip
 
-# Two backbones, three datasets; on each pair of them full, oracle, two prunings, and three heads with two state
+# Two backbones, three datasets; on each pair of them full, oracle, three prunings, and three heads with two state
 # fills. One recipe, trained from three seeds.
 EXPECTED = {
     "fetch_dataset": 3,
@@ -39,13 +41,15 @@ EXPECTED = {
     "head_figures": 1,
     "settle": 2,
     "generate_calibration": 42,  # full and six head policies on six pairs
-    "calibrate": 36,
+    "calibrate": 6,
+    "promise": 1,
+    "promise_figures": 1,
     "score_blocks": 2,
     "pruned_blocks": 1,
-    "generate": 60,
+    "generate": 66,
     "layer_costs": 2,
-    "count_flops": 60,
-    "score": 60,
+    "count_flops": 66,
+    "score": 66,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -60,8 +64,8 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "pruned-influence", "calm-skip", "calm-propagate", "ffn-skip",
-                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate"]),
+    "policies": dict.fromkeys(["pruned", "pruned-full-prompt", "pruned-influence", "calm-skip", "calm-propagate",
+                               "ffn-skip", "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate"]),
 }  # fmt: skip
 NOT_BY_PIP = ("python", "mamba-ssm", "causal-conv1d")  # the kernels need a GPU's compiler; nothing here needs them
 STUB = """
@@ -109,14 +113,15 @@ def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the pipeline whose scripts do nothing but write their outputs."""
+    """A copy of the pipeline whose scripts, but for `status`, do nothing but write their outputs."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("workflow", "report", "envs", "profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for rule in code_table():
-        (root / f"workflow/scripts/{rule}.py").write_text(STUB)
+    for script in {*(root / "workflow/scripts").glob("*.py")} - {root / "workflow/scripts/status.py"}:
+        used = ", ".join(imports.modules(script))
+        script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
 
 
@@ -145,6 +150,29 @@ def test_a_second_run_does_nothing(finished):
     assert dry_run(finished) == {}
 
 
+def test_status_says_what_is_done_running_and_missing(finished):
+    """One job's output is taken away, another's is marked as Snakemake marks what it is writing."""
+    gone = finished / "results/stub/runs/tiny-transformer/triviaqa/full/scores.parquet"
+    written = "results/stub/runs/tiny-transformer/triviaqa/calm-copy/scores.parquet"
+    mark = finished / ".snakemake/incomplete" / base64.urlsafe_b64encode(written.encode()).decode()
+    gone.rename(gone.with_suffix(".away"))
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        text = snakemake("status", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
+    finally:
+        gone.with_suffix(".away").rename(gone)
+        mark.unlink()
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()[0] in EXPECTED}
+    assert rows["score"] == ["2", "1", "1"] and rows["report"] == ["1", "0", "0"]
+    assert all(counts[1:] == ["0", "0"] for rule, counts in rows.items() if rule != "score")
+
+
+def test_fetch_gets_models_and_data_and_nothing_else(tmp_path):
+    text = snakemake("--dry-run", "fetch", folder=tmp_path, config={"preset": "paper", "revisions": REVISIONS})
+    assert jobs(text) == {"fetch_backbone": 2, "fetch_dataset": 3, "fetch_corpus": 1, "fetch": 1}
+
+
 def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finished):
     modules = finished / "workflow/scripts/early_exit"
     before = (modules / "figures.py").read_text()
@@ -152,27 +180,47 @@ def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finis
         module.touch()
     assert dry_run(finished) == {}
     (modules / "figures.py").write_text(before + "\n# edited\n")
-    assert dry_run(finished) == {"figures": 1, "head_figures": 1, "report": 1, "all": 1}
+    drawing = ("figures", "head_figures", "promise_figures", "report", "all")
+    assert dry_run(finished) == dict.fromkeys(drawing, 1)
     (modules / "figures.py").write_text(before)
 
 
 def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
-    after = dict.fromkeys(["tables", "compare", "claims", "figures", "provenance", "report", "all"], 1)
+    after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
+    after = dict.fromkeys(after, 1)
     own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
 
 
-def test_another_level_of_agreement_generates_no_calibration(finished):
-    rerun = dry_run(finished, calibration={"agreement": 0.5})
-    assert "generate_calibration" not in rerun and "train_heads" not in rerun
-    assert rerun["calibrate"] == rerun["generate"] == 2  # calm-copy, ffn-copy
+def test_another_promise_generates_nothing_and_scores_nothing(finished):
+    """Calibrated thresholds are of the grid, which is generated whole."""
+    more = ["calibrate", "promise", "promise_figures", "tables", "figures", "provenance", "report", "all"]
+    for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
+        rerun = dry_run(finished, calibration={"promises": promises})
+        assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
+        assert not {"generate", "generate_calibration", "train_heads", "score"} & rerun.keys()
+    assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
+
+
+def test_without_promises_nothing_is_calibrated(tmp_path):
+    promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
+    config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
+    counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
+    assert not {"calibrate", "generate_calibration", "promise"} & counted.keys() and counted["generate"] == 54
+
+
+def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
+    rerun = dry_run(finished, wallclock={"examples": 2})
+    assert rerun["measure_wallclock"] == 3  # full, calm-copy, ffn-copy
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
 
 
 def test_other_scoring_rules_score_again_and_generate_nothing(finished):
     after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
     rerun = dry_run(finished, scoring={"rules": "lm-eval"})
-    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate"))}
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate"))}
+    assert rerun["calibrate"] == rerun["promise"] == 1  # what a metric drops hangs on its rules
     assert rerun.pop("score") == 4 and rerun.items() >= after.items()
 
 
@@ -216,7 +264,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned", "pruned-influence"}
+    kept = {"full", "pruned", "pruned-full-prompt", "pruned-influence"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)
@@ -260,47 +308,24 @@ def test_an_edited_source_is_fetched_again(finished):
     source.write_text(before)
 
 
-def code_table() -> dict[str, str]:
-    """The literal `CODE` of common.smk: rule to the modules that its script uses."""
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    return ast.literal_eval(re.search(r"^CODE = (\{.*?^\})", text, re.DOTALL | re.MULTILINE)[1])
-
-
-def imported(path: Path) -> set[str]:
-    """Modules of early_exit that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "early_exit":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("early_exit."):
-            found.add(node.module.split(".")[1])
-        elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("early_exit.")}
-    return found
-
-
-def used(script: Path) -> set[str]:
-    """Modules that a script imports, and those that they import in turn."""
-    seen, waiting = set(), imported(script)
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        waiting |= imported(SCRIPTS / f"early_exit/{name}.py") - seen
-    return seen
-
-
-@pytest.mark.parametrize("rule", code_table())
-def test_each_rule_declares_the_modules_that_its_script_uses(rule):
-    modules = used(SCRIPTS / f"{rule}.py") - {"records", "runtime"}
-    assert code_table()[rule] == " ".join(sorted(modules))
+def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "PACKAGE", tmp_path / "early_exit")
+    imports.PACKAGE.mkdir()
+    for name, text in {"a": "from early_exit.b import x", "b": "import early_exit.c", "c": "import os", "d": "",
+                       "e": "if TYPE_CHECKING:\n    from early_exit import d"}.items():  # fmt: skip
+        (imports.PACKAGE / f"{name}.py").write_text(text)
+    script = tmp_path / "script.py"
+    script.write_text("def late():\n    from early_exit import a, e\n")
+    assert imports.modules(script) == ["a", "b", "c", "e"]
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule but `all`."""
+    """The text of every rule that runs something."""
     found = {}
     for path in RULE_FILES:
         for block in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]:
             found[re.match(r"rule (\w+):", block)[1]] = block
+    del found["fetch"]  # it has inputs alone
     return found
 
 
@@ -322,7 +347,7 @@ def test_files_stay_short(path):
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("quality", "equal_compute", "exits", "training", "settle"):
+    for plot in ("quality", "equal_compute", "exits", "training", "settle", "calibration", "promise", "transfer"):
         assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

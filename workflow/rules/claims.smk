@@ -13,13 +13,13 @@ rule compare:
         equal_compute=report(
             f"{R}/tables/equal_compute.csv",
             caption="../../report/compare.rst",
-            category="4. All results",
+            category="5. All results",
             labels={"table": "equal compute", "format": "csv"},
         ),
         differences=report(
             f"{R}/tables/differences.csv",
             caption="../../report/compare.rst",
-            category="4. All results",
+            category="5. All results",
             labels={"table": "differences", "format": "csv"},
         ),
     log:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import layout
+from early_exit import imports, layout
 from early_exit.config import load
 from early_exit.records import InputError
 
@@ -25,40 +25,6 @@ R = f"results/{config['name']}"
 GPUS = 0 if config["device"] == "cpu" else config["resources"]["gpu"]
 MODEL_ENV = f"../../envs/{'gpu' if GPUS else 'model'}.yaml"
 
-# The modules of early_exit that each script uses, by itself or through others, beside records and runtime, which all
-# use. Snakemake looks at the script alone; with these as inputs an edit of one re-runs the rules that use it and no
-# others. A test holds this list to the imports.
-CODE = {
-    "fetch_dataset": "datasets prompts questions sources",
-    "fetch_corpus": "datasets prompts questions sources",
-    "fetch_backbone": "manifests",
-    "check_disjoint": "datasets disjoint prompts questions sources",
-    "train_heads": "attention backbones block_costs checkpoints distill head_kinds head_sources heads manifests "
-    "mixers state structure training",
-    "measure_heads": "attention backbones block_costs distill head_kinds head_outputs head_sources heads manifests "
-    "mixers state structure",
-    "head_tables": "head_quality head_tables",
-    "head_figures": "figures head_figures tables uncertainty",
-    "settle": "attention backbones distill manifests settle state structure",
-    "calibrate": "calibrate",
-    "score_blocks": "attention backbones block_scores distill manifests state structure",
-    "pruned_blocks": "figures pruning pruning_figures tables uncertainty",
-    "generate": "attention backbones block_costs ceiling conversations decode fills generation greedy head_kinds "
-    "head_sources heads manifests memory mixers policies prefixes prompts pruning speculate state stopping "
-    "structure",
-    "layer_costs": "block_costs costs head_kinds head_sources heads manifests mixers",
-    "count_flops": "block_costs costs draft_costs manifests",
-    "score": "metrics scoring",
-    "tables": "tables uncertainty",
-    "compare": "cells compare uncertainty",
-    "claims": "block_costs cells claims claims_page compare costs manifests tables uncertainty",
-    "figures": "figures forest tables uncertainty",
-    "provenance": "provenance tables uncertainty",
-    "pretrain_tiny": "lexicon pretrain prompts world world_files",
-    "measure_speed": "attention backbones block_costs costs decode draft_costs fills forced greedy head_kinds "
-    "head_sources heads manifests mixers policies prefixes speculate speed speed_cases state stopping structure",
-    "speed": "figures speed_figures tables uncertainty",
-}
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
 
 
@@ -71,10 +37,10 @@ wildcard_constraints:
     measure="likeness|loss",
 
 
-def code(rule):
-    """The files of the modules that a rule's script uses. (Through `workflow.source_path` a touch would re-run it.)"""
-    names = ["records", "runtime", *CODE[rule].split()]
-    return [os.path.relpath(Path(workflow.basedir, "workflow/scripts/early_exit", f"{name}.py")) for name in names]
+def code(script):
+    """The files of the modules that a script uses. (Through `workflow.source_path` a touch would re-run it.)"""
+    scripts = Path(workflow.basedir, "workflow/scripts")
+    return [os.path.relpath(scripts / f"early_exit/{name}.py") for name in imports.modules(scripts / f"{script}.py")]
 
 
 def spec(wildcards, name):

@@ -83,7 +83,8 @@ rule tables:
         runs=[run["run"] for run in SETTINGS],
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
-        thresholds=[run["thresholds"] for run in SETTINGS if run["thresholds"]],
+        thresholds=sorted({run["thresholds"] for run in SETTINGS if run["thresholds"]}),
+        seconds=[run["seconds"] for run in SETTINGS if run["seconds"]],
         training=[f"{R}/heads/{backbone}/{recipe}/training.csv" for backbone, recipe in layout.trainings(config)],
         settle=expand(f"{R}/settle/{{backbone}}.csv", backbone=config["backbones"]),
         disjoint=f"{R}/data/disjoint.json",
@@ -92,7 +93,7 @@ rule tables:
         results=report(
             f"{R}/tables/results.csv",
             caption="../../report/results.rst",
-            category="4. All results",
+            category="5. All results",
             labels={"table": "results", "format": "csv"},
         ),
         exits=f"{R}/tables/exits.csv",

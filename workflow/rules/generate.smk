@@ -1,6 +1,8 @@
 """Answers: a policy on one backbone and one dataset. All thresholds of a run are rows of one job."""
 
-DECODING = {**config["generation"], "degeneration": config["degeneration"]}
+# How many answers are kept at a time is no param: it changes no result.
+GENERATION = {key: value for key, value in config["generation"].items() if key != "checkpoint_rows"}
+DECODING = {**GENERATION, "degeneration": config["degeneration"]}
 
 
 rule generate_calibration:
@@ -36,36 +38,12 @@ rule generate_calibration:
         "../scripts/generate.py"
 
 
-rule calibrate:
-    input:
-        run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/calibration.parquet",
-        full=f"{R}/runs/{{backbone}}/{{dataset}}/full/calibration.parquet",
-        code=code("calibrate"),
-    output:
-        f"{R}/thresholds/{{backbone}}/{{dataset}}/{{policy}}.json",
-    log:
-        f"{R}/logs/calibrate/{{backbone}}/{{dataset}}/{{policy}}.log",
-    benchmark:
-        f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}/{{policy}}.tsv"
-    conda:
-        "../../envs/score.yaml"
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        agreement=config["calibration"]["agreement"],
-    script:
-        "../scripts/calibrate.py"
-
-
 rule generate:
     input:
         data=f"{R}/data/{{dataset}}.parquet",
         manifest=f"{R}/backbones/{{backbone}}.json",
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
-        thresholds=threshold,
         full=full_run,
         block_scores=block_scores,
         code=code("generate"),

@@ -52,10 +52,20 @@ def all_seeds(file):
     return paths
 
 
-def threshold(wildcards):
-    """The file of a policy's calibrated threshold; nothing for a policy without a head."""
-    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/thresholds/{run}.json" if policy(wildcards)["kind"] == "head" else []
+CALIBRATIONS = layout.calibrations(config)
+CALIBRATED = {policy: config["policies"][policy] for _, _, policy in layout.calibrated_runs(config)}
+
+
+def calibrated_policies(wildcards):
+    """The policies that are calibrated on the job's backbone and dataset, {name: spec}."""
+    pair = (wildcards.backbone, wildcards.dataset)
+    return {policy: CALIBRATED[policy] for *of_run, policy in layout.calibrated_runs(config) if tuple(of_run) == pair}
+
+
+def calibration_runs(wildcards):
+    """Answers to the calibration questions: of the full model, and of every calibrated policy."""
+    folder = f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}"
+    return [f"{folder}/{policy}/calibration.parquet" for policy in ("full", *calibrated_policies(wildcards))]
 
 
 def full_run(wildcards):

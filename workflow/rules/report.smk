@@ -56,7 +56,7 @@ rule provenance:
         html=report(
             f"{R}/provenance.html",
             caption="../../report/provenance.rst",
-            category="5. Provenance",
+            category="6. Provenance",
             labels={"page": "provenance", "format": "html"},
         ),
     log:
@@ -87,6 +87,8 @@ rule report:
         rules.head_tables.output if MEASURED else [],
         rules.head_figures.output,
         rules.pruned_blocks.output if MEASURED_BLOCKS else [],
+        rules.promise.output if CALIBRATIONS else [],
+        rules.promise_figures.output,
         rules.provenance.output,
     output:
         html=f"{R}/report.html",
@@ -105,10 +107,12 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
-        others=["head_tables", "head_figures"] * bool(MEASURED) + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
+        heads="head_tables head_figures" if MEASURED else "",
+        promises="promise promise_figures" if CALIBRATIONS else "",
+        pruning="pruned_blocks" if MEASURED_BLOCKS else "",
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
         " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.others} provenance"
+        " -- tables compare claims figures {params.heads} {params.promises} {params.pruning} provenance"
         ") > {log} 2>&1"

@@ -42,19 +42,19 @@ rule speed:
         table=report(
             f"{R}/tables/speed.csv",
             caption="../../report/speed.rst",
-            category="6. Speed",
+            category="7. Speed",
             labels={"figure": "measurements", "format": "csv"},
         ),
         svg=report(
             f"{R}/figures/speed.svg",
             caption="../../report/speed.rst",
-            category="6. Speed",
+            category="7. Speed",
             labels={"figure": "measured against implied", "format": "svg"},
         ),
         png=report(
             f"{R}/figures/speed.png",
             caption="../../report/speed.rst",
-            category="6. Speed",
+            category="7. Speed",
             labels={"figure": "measured against implied", "format": "png"},
         ),
     log:

@@ -1,10 +1,31 @@
-"""Rule calibrate: the threshold that a policy will use on the test split."""
+"""Rule calibrate: for every policy on one dataset of one backbone, the thresholds that keep what is promised."""
 
-from early_exit import calibrate, records, runtime
+from pathlib import Path
+
+import pandas as pd
+
+from early_exit import calibrate, policy_kinds, records, risks, runtime, scoring
 
 with runtime.job(snakemake) as log:
-    run = records.read_table(snakemake.input.run, records.GENERATIONS)
-    full = records.read_table(snakemake.input.full, records.GENERATIONS)
-    chosen = calibrate.calibrate(run, full, snakemake.params.agreement)
-    log.info("threshold %(threshold)s, passed: %(passed)s", chosen)
-    records.write_json(chosen, snakemake.output[0])
+    params, files = snakemake.params, snakemake.input
+    examples = records.read_table(files.data, records.EXAMPLES)
+    runs = {Path(path).parent.name: records.read_table(path, records.GENERATIONS) for path in files.runs}
+    scored = {
+        policy: scoring.score_run(run, runs["full"], examples, kind=params.kind, rules=params.rules)
+        for policy, run in runs.items()
+    }
+    losses = {
+        policy: risks.losses(scored[policy], scored["full"], params.kind).join(risks.work(run["exit_blocks"]))
+        for policy, run in runs.items()
+    }
+    chosen = {}
+    for policy, spec in params.policies.items():
+        order = policy_kinds.safest_first(spec, losses[policy]["threshold"].unique())
+        sample = risks.sample(losses[policy], order, params.kind)
+        chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in params.promises.items()}
+        log.info("%s: %s", policy, {name: found["threshold"] for name, found in chosen[policy].items()})
+    names = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
+    found = {**names, "answers": len(runs["full"]), "policies": chosen}
+    records.write_json(found, snakemake.output.thresholds, schema=files.schema)
+    rows = pd.concat([frame.assign(policy=policy) for policy, frame in losses.items()], ignore_index=True)
+    records.write_table(rows, snakemake.output.losses, records.LOSSES)

@@ -19,7 +19,11 @@ with runtime.job(snakemake) as log:
         for spec in entry["heads"]:
             threshold, names = spec["threshold"], ("head", "state_fill", "head_state")
             if threshold is None:
-                threshold = records.read_json(spec["calibrated"])["threshold"]
+                run = manifest["name"], entry["dataset"], spec["policy"]
+                threshold = records.read_thresholds([spec["calibrated"]])[run][spec["promise"]]
+            if threshold is None:
+                log.warning("%s: no threshold keeps %s, so it runs as the full model", spec["policy"], spec["promise"])
+                continue
             trained = heads.load(spec["folder"], spec["head"], manifest).to(backbone.device, backbone.model.dtype)
             timed.append(speed_cases.HeadPolicy(*(spec[name] for name in names), threshold, trained))
         rule = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], entry["max_new_tokens"])

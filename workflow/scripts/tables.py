@@ -11,12 +11,13 @@ NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill"
 
 def read_run(setting: dict) -> tables.Run:
     """The run of one entry of `params.settings`, with its hand-over files read."""
+    seconds = pd.read_csv(setting["seconds"]).set_index("threshold") if setting["seconds"] else None
     return tables.Run(
         **{name: setting[name] or "" for name in NAMES},
         generations=records.read_table(setting["run"], records.GENERATIONS),
         scores=records.read_table(setting["scores"], records.scores_schema(setting["kind"])),
         flops=records.read_table(setting["flops"], records.FLOPS),
-        calibrated=records.read_json(setting["thresholds"])["threshold"] if setting["thresholds"] else None,
+        seconds=None if seconds is None else seconds["seconds_per_token"].to_dict(),
     )
 
 
@@ -28,7 +29,9 @@ with runtime.job(snakemake) as log:
         run = read_run(setting)
         results.append(tables.results(run, preset=params.preset, **bootstrap))
         exits.append(tables.exits(run))
-    results = tables.with_oracle_share(pd.concat(results, ignore_index=True), params.oracles)
+    chosen = records.read_thresholds(snakemake.input.thresholds)
+    results = tables.with_calibration(pd.concat(results, ignore_index=True), chosen)
+    results = tables.with_oracle_share(results, params.oracles)
     training = {Path(path).parts[-3:-1]: pd.read_csv(path) for path in snakemake.input.training}
     settle = pd.concat(map(pd.read_csv, snakemake.input.settle))
     frames = {"results": results, "exits": pd.concat(exits), "training": tables.training(training), "settle": settle}

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, manifests, runtime, structure
+from early_exit import attention, manifests, products, runtime, structure
 from early_exit.records import InputError
 from early_exit.state import AttentionState, RecurrentState
 
@@ -153,7 +153,7 @@ def adapt(model: nn.Module) -> Backbone:
         if model.config._attn_implementation not in ("sdpa", attention.NAME):
             raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
         model.set_attn_implementation(attention.NAME)
-    model.eval().requires_grad_(False)
+    products.ours(model).eval().requires_grad_(False)
     blocks = tuple(model.base_model.layers)
     backbone = Backbone(model, family, blocks, tuple(range(len(blocks))))
     if model.config.model_type not in manifests.TESTED:

@@ -1,45 +1,144 @@
-"""Chooses thresholds on the calibration split, on arrays.
+"""Thresholds with a guarantee, chosen on the calibration split: arrays in, no paths and no torch.
 
-The rule is the plainest honest one: the smallest threshold (the most exits) whose agreement with the full model on
-the calibration split is at least a level. No guarantee is claimed for the test split.
+A promise names a risk, a level epsilon and a method:
+
+- `learn-then-test` (Angelopoulos et al. 2021): with probability 1 - delta at least over the calibration units, the
+  chosen threshold's risk is at most epsilon. "The risk exceeds epsilon" is tested for one threshold after another, from
+  the safest on, each at level delta, until a test fails (fixed-sequence testing, which keeps the chance of any false
+  promise at delta as the order is fixed before looking). The p-values are Hoeffding-Bentkus, by MAPIE. All that pass
+  hold their promise at once, so the one that ran the fewest blocks may be taken.
+- `conformal-risk-control` (Angelopoulos et al. 2022): the chosen threshold's risk is at most epsilon in expectation
+  over the calibration units. It asks losses that never fall on the way from the safest threshold; a unit's loss is
+  therefore taken as the highest so far.
+
+If not even the safest threshold passes, none is chosen, and the promise is kept by the full model without heads. Every
+promise holds for itself; that several hold at once has a lower probability.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
+import numpy as np
+from mapie.risk_control import control_fwer
+from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-NEVER = 1.0  # a confidence never exceeds 1, so no token leaves: "run at full depth"
+from early_exit.risks import Sample
+
+METHODS = ("learn-then-test", "conformal-risk-control")
+LEVELS = np.arange(1, 1000) / 1000.0  # at which an upper confidence bound is looked for
+DIGITS = 9  # sums of losses are equal up to rounding, and a ceiling must not see that
+NONE = -1  # in place of a setting's index: no setting keeps the promise
 
 
-def agreement_curve(run: pd.DataFrame, full: pd.DataFrame) -> list[dict[str, float]]:
-    """Per threshold, the share of examples whose text equals the full model's.
+def p_values(sums: np.ndarray, units: int, epsilon: float | np.ndarray, *, binary: bool) -> np.ndarray:
+    """Hoeffding-Bentkus p-values of "the risk exceeds epsilon", given sums of losses over so many units.
+
+    `sums` of any shape; one epsilon gives that shape, an array (levels,) one axis more. For binary losses, which `sums`
+    counts, the exact binomial tail, else Hoeffding's or Bentkus' bound, whichever is lower.
+    """
+    totals, places = np.unique(np.round(sums, DIGITS), return_inverse=True)
+    means = totals / units
+    # MAPIE takes the ceiling of units * mean, which as floats may lie just above the count that the mean came from and
+    # be off by one: 0.07 * 100 is 7.000000000000001. The next mean below gives the count itself.
+    while (above := np.ceil(units * means) > np.ceil(totals)).any():
+        means[above] = np.nextafter(means[above], 0.0)
+    levels = np.atleast_1d(np.asarray(epsilon, dtype=float))
+    found = compute_hoeffding_bentkus_p_value(means, int(units), levels, binary=binary)
+    shape = np.shape(sums) + (() if np.ndim(epsilon) == 0 else levels.shape)
+    return found[places.ravel()].reshape(shape)
+
+
+def learn_then_test(
+    sums: np.ndarray, units: int, promise: Mapping[str, Any], *, binary: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(p-values, passed), both (draws, settings), given sums of losses in that shape, the safest setting first."""
+    found = p_values(sums, units, promise["epsilon"], binary=binary)
+    # How far a sequence gets depends on which tests fail alone; few of many draws differ in that.
+    _, first, places = np.unique(found <= promise["delta"], axis=0, return_index=True, return_inverse=True)
+    patterns = np.zeros((len(first), found.shape[1]), dtype=bool)
+    for pattern, draw in zip(patterns, first, strict=True):
+        pattern[control_fwer(found[draw], promise["delta"], "fixed_sequence")] = True
+    return found, patterns[places.ravel()]
+
+
+def conformal_risk_control(sums: np.ndarray, units: int, promise: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(bounds on the expectation, passed), as `learn_then_test`; of losses that never fall along the settings."""
+    bound = (sums + 1.0) / (units + 1)  # 1: the highest loss that the next unit may have
+    return bound, bound <= promise["epsilon"] + 10.0**-DIGITS
+
+
+def certify(
+    losses: np.ndarray, drawn: np.ndarray, promise: Mapping[str, Any], *, binary: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(statistic, passed), both (draws, settings): p-value or bound on the expectation, and which settings pass.
 
     Args:
-        run: `example_id, threshold, text` of a policy's calibration run.
-        full: the same of the full model, one row per example.
+        losses: (units, settings) in [0, 1], the safest setting first.
+        drawn: (draws, units) how often each unit is in each calibration set; all sets are equally large.
+        promise: method, epsilon, delta.
+        binary: whether a loss can be 0 or 1 only.
     """
-    reference = full.set_index("example_id")["text"]
-    equal = run["text"].eq(run["example_id"].map(reference))
-    grouped = equal.groupby(run["threshold"])
-    return [
-        {"threshold": float(threshold), "agreement": float(group.mean()), "examples": len(group)}
-        for threshold, group in grouped
+    drawn = np.asarray(drawn, dtype=float)
+    units = int(drawn[0].sum())
+    if promise["method"] == "conformal-risk-control":
+        return conformal_risk_control(drawn @ np.maximum.accumulate(losses, axis=1), units, promise)
+    if promise["method"] != "learn-then-test":
+        raise ValueError(f"unknown method {promise['method']!r}; valid: {', '.join(METHODS)}")
+    return learn_then_test(drawn @ losses, units, promise, binary=binary)
+
+
+def choose(passed: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """(draws,) index of the cheapest setting that passed, at equal cost the safer one; NONE where none did.
+
+    Both (draws, settings), the safest setting first. Without any decode pass a cost is NaN, and nothing is cheaper.
+    """
+    cheapest = np.where(passed, np.nan_to_num(cost, nan=np.finfo(float).max), np.inf).argmin(axis=1)
+    return np.where(passed.any(axis=1), cheapest, NONE)
+
+
+def blocks_per_pass(sample: Sample, drawn: np.ndarray) -> np.ndarray:
+    """(draws, settings) blocks that a decode pass ran on average; NaN without any."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (drawn @ sample.blocks) / (drawn @ sample.passes)
+
+
+def upper_bounds(sums: np.ndarray, units: int, delta: float, *, binary: bool) -> np.ndarray:
+    """For each of `sums` (settings,) the lowest of LEVELS that its risk exceeds with a p-value of at most delta, or 1.
+
+    An upper confidence bound at 1 - delta for one setting alone, rounded up to a thousandth.
+    """
+    is_below = p_values(sums, units, LEVELS, binary=binary) <= delta
+    return np.where(is_below.any(axis=1), LEVELS[is_below.argmax(axis=1)], 1.0)
+
+
+def calibrate(sample: Sample, promise: Mapping[str, Any]) -> dict[str, Any]:
+    """The threshold that keeps a promise and how it was found, as `thresholds.schema.yaml` says.
+
+    `sample` is the calibration split, its settings from the safest on. `threshold` is None if none keeps the promise.
+    """
+    risk, by_test = promise["risk"], promise["method"] == "learn-then-test"
+    values, binary, units = sample.losses[risk], sample.binary[risk], len(sample.groups)
+    everything = np.ones((1, units))
+    statistic, passed = certify(values, everything, promise, binary=binary)
+    blocks = blocks_per_pass(sample, everything)
+    (place,) = choose(passed, blocks)
+    bounds = upper_bounds(values.sum(axis=0), units, promise["delta"], binary=binary) if by_test else statistic[0]
+    curve = [
+        {
+            "threshold": float(threshold),
+            "risk": float(values[:, i].mean()),
+            "p_value": float(statistic[0, i]) if by_test else None,
+            "bound": float(bounds[i]),
+            "passed": bool(passed[0, i]),
+            "blocks_per_pass": None if np.isnan(blocks[0, i]) else float(blocks[0, i]),
+        }
+        for i, threshold in enumerate(sample.thresholds)
     ]
-
-
-def smallest_threshold(curve: Sequence[dict[str, float]], level: float) -> float | None:
-    """The smallest threshold whose agreement is at least `level`; None if there is none."""
-    return min((point["threshold"] for point in curve if point["agreement"] >= level), default=None)
-
-
-def calibrate(run: pd.DataFrame, full: pd.DataFrame, level: float) -> dict[str, Any]:
-    """The calibrated threshold of a run and how it was found; NEVER with `passed: false` if none is good enough."""
-    curve = agreement_curve(run, full)
-    chosen = smallest_threshold(curve, level)
     return {
-        "threshold": NEVER if chosen is None else chosen,
-        "passed": chosen is not None,
-        "agreement_level": level,
+        **{name: promise[name] for name in ("risk", "method", "epsilon")},
+        "delta": promise["delta"] if by_test else None,
+        "n": units,
+        "binary": binary,
+        "threshold": None if place == NONE else curve[place]["threshold"],
         "curve": curve,
     }

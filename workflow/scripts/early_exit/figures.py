@@ -40,17 +40,16 @@ BAR_EDGE = {"edgecolor": "black", "linewidth": 0.4}
 def quality(results: pd.DataFrame, dataset: str) -> Figure:
     """Main metric of a dataset (0..100) against FLOPs saved on decode passes (%), one panel per backbone.
 
-    Every policy is a curve in the order of its thresholds, the calibrated one ringed; static pruning and any other
-    policy without a head are dash-dotted, the full model is a line with its 95 % band.
+    Every policy is a curve in the order of its thresholds, calibrated ones ringed (a fallback is at the star); policies
+    without a head are dash-dotted, static pruning too, the full model is a line with its 95 % band.
     """
     results = present_rows(results, "results.csv")
     looks = assign_looks(results)
     metric = main_metric(results, dataset)
-    rows = results[(results["dataset"] == dataset) & results["acceptance_rate"].isna()]  # speculation saves no FLOPs
-    rows = rows.dropna(subset=[metric, "flops_saved"])
+    shown = (results["dataset"] == dataset) & results["acceptance_rate"].isna()  # speculation saves no FLOPs
+    rows = results[shown].dropna(subset=[metric, "flops_saved"])
     rows = present_rows(rows, f"results.csv, {metric} of dataset {dataset}")
-    backbones = rows["backbone"].unique()
-    figure = Figure(figsize=(WIDTH, 3.4))
+    backbones, figure = rows["backbone"].unique(), Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(backbones), sharey=True, squeeze=False)[0]
     for axes, backbone in zip(panels, backbones, strict=True):
         for policy, curve in rows[rows["backbone"] == backbone].groupby("policy", sort=False):
@@ -63,16 +62,17 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
 
 
 def _curve(axes: Axes, curve: pd.DataFrame, metric: str, looks: Mapping[str, tuple[str, str]]) -> None:
-    """One policy over its thresholds: light error bars, the line, and a ring at the calibrated threshold."""
-    first = curve.iloc[0]
+    """One policy over its thresholds: light error bars, the line, and a ring at the calibrated ones."""
+    first, ringed = curve.iloc[0], curve[curve["calibrated"].astype(bool)]
+    ring = {"markersize": 8, "fillstyle": "none", "color": "black", "markeredgewidth": 0.8, "zorder": 6}
+    axes.plot(100 * ringed["flops_saved"], ringed[metric], "o", **ring)
+    curve = curve[~curve["fallback"].astype(bool)]
     colour, marker = looks[first["head"] or first["policy"]]
     x, y = 100 * curve["flops_saved"], curve[metric]
     arms = _arms(curve, metric, 1), _arms(curve, "flops_saved", 100)
     axes.errorbar(x, y, *arms, fmt="none", ecolor=colour, alpha=0.25, elinewidth=0.7, zorder=1)
     style = fill_style(first["state_fill"], colour)
     axes.plot(x, y, color=colour, marker=marker, label=first["policy"], zorder=3, **style)
-    ringed = curve["calibrated"].to_numpy(dtype=bool)
-    axes.plot(x[ringed], y[ringed], "o", markersize=8, fillstyle="none", color="black", markeredgewidth=0.8, zorder=4)
 
 
 def _full_model(axes: Axes, curve: pd.DataFrame, metric: str, looks: Mapping[str, tuple[str, str]]) -> None:

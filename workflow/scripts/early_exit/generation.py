@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
 from early_exit.fills import Fill
+from early_exit.journal import Journal
 from early_exit.policies import Policy
 from early_exit.records import InputError
 from early_exit.stopping import StopRule
@@ -29,63 +31,88 @@ class Plan:
     draft: tuple[int, int] | None = None  # of self-speculation: the exit block, and how many tokens
 
 
-def run(
-    policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
-    max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any], job_mib: float,
-    exits: Sequence[int] = (), head_folder: Path | None = None,
-    dropped: Mapping[float, Collection[int]] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Generate; a frame of records.GENERATIONS sorted by example and threshold.
+class Answerer:
+    """A backbone with a policy and the rules of answering, ready for prompts.
 
     Args:
         policy: the policy's entry in the config; of any kind but `oracle`.
-        examples: rows of records.EXAMPLES.
         thresholds: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
+        stop_strings: where answers end, beside the end of sequence.
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
         exits: the backbone's.
         head_folder: the recipe's folder, for `head`.
         dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
+
+    `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
     """
-    backbone, tokenizer = backbones.open_backbone(manifest, settings)
-    stop_strings = list(examples["stop_strings"].iloc[0])
-    rule = StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, max_new_tokens)
-    room = None if backbone.context is None else backbone.context - max_new_tokens
-    plans = _plans(policy, manifest, backbone, thresholds, exits, head_folder, dropped)
-    budget = memory.budget(settings["memory"], job_mib, backbone.device)
-    asked, cut = Rounds(examples, thresholds), {}
 
-    def answers() -> Iterator[Generation]:
-        for prompts in asked:
-            requests = tokenise(prompts, tokenizer, room, rules["prompt_overflow"], cut)
-            for plan in plans:
-                limits = {"batch_size": settings["batch_size"], "budget": budget}
-                yield from _answer(plan, requests, rule, rules["repetition_penalty"], **limits)
+    def __init__(
+        self, policy: Mapping[str, Any], manifest: Mapping[str, Any], thresholds: Sequence[float], *,
+        stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
+        job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
+        dropped: Mapping[float, Collection[int]] | None = None,
+    ):  # fmt: skip
+        self.backbone, self.tokenizer = backbones.open_backbone(manifest, settings)
+        ends = backbones.stop_token_ids(self.backbone, self.tokenizer)
+        self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
+        self.plans = _plans(policy, manifest, self.backbone, thresholds, exits, head_folder, dropped)
+        self.cut: dict[str, int] = {}
+        self._rules = rules
+        context = self.backbone.context
+        self._room = None if context is None else context - max_new_tokens
+        budget = memory.budget(settings["memory"], job_mib, self.backbone.device)
+        self._limits = {"batch_size": settings["batch_size"], "budget": budget}
 
-    rows = []
-    for answer in runtime.progress(answers(), len(examples) * len(thresholds), "answers"):
-        text = rule.text(answer.token_ids)
+    def __call__(self, prompts: Sequence[Prompt]) -> Iterator[Generation]:
+        """The answers to each prompt at each of its thresholds, in the order in which they end."""
+        requests = tokenise(prompts, self.tokenizer, self._room, self._rules["prompt_overflow"], self.cut)
+        for plan in self.plans:
+            yield from _answer(plan, requests, self.rule, self._rules["repetition_penalty"], **self._limits)
+
+
+def run(
+    policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
+    rules: Mapping[str, Any], settings: Mapping[str, Any], journal: Journal, **options: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """Generate; a frame of records.GENERATIONS sorted by example and threshold.
+
+    Args:
+        examples: rows of records.EXAMPLES.
+        journal: keeps the answers; those that it holds already are not asked for again.
+        policy, manifest, thresholds, rules, settings, options: as `Answerer` takes them.
+    """
+    stop_strings = examples["stop_strings"].iloc[0]
+    answerer = Answerer(
+        policy, manifest, thresholds, stop_strings=stop_strings, rules=rules, settings=settings, **options
+    )
+    asked, rows = Rounds(examples, thresholds), list(journal.rows)
+    for row in rows:
+        asked.note(row["example_id"], row["threshold"], row["text"])
+    answers = chain.from_iterable(answerer(prompts) for prompts in asked)
+    for answer in runtime.progress(answers, len(examples) * len(thresholds) - len(rows), "answers"):
+        text = answerer.rule.text(answer.token_ids)
         asked.note(answer.example_id, answer.threshold, text)
         prompt = asked.prompt(answer.example_id, answer.threshold)
-        rows.append(
-            {
-                "example_id": answer.example_id,
-                "threshold": answer.threshold,
-                "prompt_sha256": prompt.sha256,
-                "prompt_tokens": answer.prompt_tokens,
-                "prompt_cut": cut.get(prompt.sha256, 0),
-                "token_ids": answer.token_ids,
-                "exit_blocks": answer.exit_blocks,
-                "drafted": answer.drafted,
-                "accepted": answer.accepted,
-                "text": text,
-                "stop_reason": answer.stop_reason,
-                "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
-                "repetition_penalty": rules["repetition_penalty"],
-                "seed": settings["seed"],
-            }
-        )
+        row = {
+            "example_id": answer.example_id,
+            "threshold": answer.threshold,
+            "prompt_sha256": prompt.sha256,
+            "prompt_tokens": answer.prompt_tokens,
+            "prompt_cut": answerer.cut.get(prompt.sha256, 0),
+            "token_ids": answer.token_ids,
+            "exit_blocks": answer.exit_blocks,
+            "drafted": answer.drafted,
+            "accepted": answer.accepted,
+            "text": text,
+            "stop_reason": answer.stop_reason,
+            "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
+            "repetition_penalty": rules["repetition_penalty"],
+            "seed": settings["seed"],
+        }
+        rows.append(row)
+        journal.add(row)
     return pd.DataFrame(rows).sort_values(["example_id", "threshold"], ignore_index=True)
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from early_exit import head_sources, manifests
+from early_exit import head_sources, manifests, products
 from early_exit.block_costs import Cost
 from early_exit.head_kinds import KINDS, Head
 from early_exit.records import InputError, read_json, whole_file, write_json
@@ -98,7 +98,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
         heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
-    return heads.eval().requires_grad_(False)
+    return products.ours(heads).eval().requires_grad_(False)
 
 
 def save(

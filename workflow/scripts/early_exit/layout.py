@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit import head_sources
+from early_exit import head_sources, policy_kinds
 from early_exit.config import runs_on
 from early_exit.manifests import PATTERNS
 from early_exit.records import COMPARED_HEADS
@@ -16,6 +16,22 @@ from early_exit.sources import READERS
 
 Config = Mapping[str, Any]
 MEASURES = {"block-influence": "likeness", "angular": "likeness", "one-by-one": "loss"}  # by which blocks are scored
+OUTPUTS = {
+    "fetch_dataset": "data/{}.parquet",
+    "fetch_corpus": "data/corpus.parquet",
+    "fetch_backbone": "backbones/{}.json",
+    "train_heads": "heads/{}/heads.safetensors",
+    "train_heads_seed": "quality/{}/heads.safetensors",
+    "measure_heads": "quality/{}/confidences.parquet",
+    "settle": "settle/{}.csv",
+    "score_blocks": "pruning/{}.csv",
+    "generate_calibration": "runs/{}/calibration.parquet",
+    "calibrate": "thresholds/{}.json",
+    "generate": "runs/{}/test.parquet",
+    "layer_costs": "costs/{}.json",
+    "count_flops": "runs/{}/flops.parquet",
+    "score": "runs/{}/scores.parquet",
+}
 
 
 def runs(config: Config) -> list[tuple[str, str, str]]:
@@ -28,8 +44,20 @@ def runs(config: Config) -> list[tuple[str, str, str]]:
 
 
 def head_runs(config: Config) -> list[tuple[str, str, str]]:
-    """The runs whose policy asks a trained head; only they have thresholds to calibrate."""
+    """The runs whose policy asks a trained head."""
     return [run for run in runs(config) if config["policies"][run[2]]["kind"] == "head"]
+
+
+def calibrated_runs(config: Config) -> list[tuple[str, str, str]]:
+    """The runs whose thresholds are calibrated: of every policy with a grid to choose from, if any promise is made."""
+    if not config["calibration"]["promises"]:
+        return []
+    return [run for run in runs(config) if policy_kinds.is_calibrated(config["policies"][run[2]])]
+
+
+def calibrations(config: Config) -> list[tuple[str, str]]:
+    """All (backbone, dataset) on which some policy is calibrated."""
+    return list(dict.fromkeys((backbone, dataset) for backbone, dataset, _ in calibrated_runs(config)))
 
 
 def trainings(config: Config) -> list[tuple[str, str]]:
@@ -55,7 +83,7 @@ def measured_blocks(config: Config) -> list[tuple[str, str]]:
 
 def settings(config: Config, results: str) -> list[dict[str, Any]]:
     """For each run what rule `tables` has to know: its names, and its files."""
-    entries = []
+    entries, calibrated = [], set(calibrated_runs(config))
     for backbone, dataset, policy in runs(config):
         spec, run = config["policies"][policy], f"{backbone}/{dataset}/{policy}"
         entries.append(
@@ -70,10 +98,18 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "run": f"{results}/runs/{run}/test.parquet",
                 "scores": f"{results}/runs/{run}/scores.parquet",
                 "flops": f"{results}/runs/{run}/flops.parquet",
-                "thresholds": f"{results}/thresholds/{run}.json" if spec["kind"] == "head" else None,
+                "thresholds": f"{results}/thresholds/{backbone}/{dataset}.json"
+                if (backbone, dataset, policy) in calibrated
+                else None,
+                "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
             }
         )
     return entries
+
+
+def is_timed(config: Config, policy: Config) -> bool:
+    """Whether a policy's seconds per token are measured: not the oracle's, which knows answers that cost time."""
+    return config["wallclock"]["examples"] is not None and policy["kind"] != "oracle"
 
 
 def plots(config: Config, results: str) -> list[dict[str, str]]:
@@ -107,30 +143,54 @@ def head_plots(config: Config, results: str) -> list[dict[str, str]]:
     ]
 
 
-def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
-    """The files in which Snakemake notes what each job before the report took, by rule."""
+def promise_plots(config: Config, results: str) -> list[dict[str, str]]:
+    """Every figure of what was promised and kept, as `plots` gives the others; `promise` is the promise it is of."""
+    backbones = dict.fromkeys(backbone for backbone, _ in calibrations(config))
+    figures = list(product(("calibration", "promise"), backbones, config["calibration"]["promises"]))
+    if figures and len(config["datasets"]) > 1:
+        figures.append(("transfer", "", ""))
+    return [
+        {"kind": kind, "key": key, "promise": promise}
+        | {end: f"{results}/figures/{'_'.join(filter(None, (kind, key, promise)))}.{end}" for end in ("svg", "png")}
+        for kind, key, promise in figures
+    ]
+
+
+def jobs(config: Config) -> dict[str, list[str]]:
+    """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
-    calibrated = ["/".join(run) for run in head_runs(config)]
-    full = ["/".join(run) for run in runs(config) if config["policies"][run[2]]["kind"] == "full"]
+    calibrations_of = ["/".join(pair) for pair in calibrations(config)]
+    generated = [f"{pair}/full" for pair in calibrations_of] + ["/".join(run) for run in calibrated_runs(config)]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
-    jobs = {
-        "fetch_dataset": config["datasets"],
-        "fetch_backbone": config["backbones"],
+    return {
+        "fetch_dataset": list(config["datasets"]),
+        "fetch_corpus": [""],
+        "fetch_backbone": list(config["backbones"]),
         "train_heads": ["/".join(training) for training in dict.fromkeys([*trainings(config), *measured])],
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
-        "settle": config["backbones"],
+        "settle": list(config["backbones"]),
         "score_blocks": ["/".join(measured) for measured in measured_blocks(config)],
-        "generate_calibration": full + calibrated,
-        "calibrate": calibrated,
+        "generate_calibration": generated,
+        "calibrate": calibrations_of,
         "generate": every,
-        "layer_costs": config["backbones"],
+        "layer_costs": list(config["backbones"]),
         "count_flops": every,
         "score": every,
     }
-    files = {rule: [f"{results}/benchmarks/{rule}/{job}.tsv" for job in names] for rule, names in jobs.items()}
-    return {"fetch_corpus": [f"{results}/benchmarks/fetch_corpus.tsv"], **files}
+
+
+def benchmarks(config: Config, results: str) -> dict[str, list[str]]:
+    """The files in which Snakemake notes what each job before the report took, by rule."""
+    folder = f"{results}/benchmarks"
+    return {rule: [f"{folder}/{rule}{job and '/' + job}.tsv" for job in names] for rule, names in jobs(config).items()}
+
+
+def outputs(config: Config, results: str) -> dict[str, list[str]]:
+    """A file of each job by which one sees that it is done, by rule, the report's own last."""
+    made = {rule: [f"{results}/{OUTPUTS[rule].format(job)}" for job in names] for rule, names in jobs(config).items()}
+    return made | {"tables": [f"{results}/tables/results.csv"], "report": [f"{results}/report.html"]}
 
 
 def model_files(spec: Config) -> list[str]:

@@ -132,12 +132,13 @@ def _results(results: pd.DataFrame) -> str:
 
 def _dataset(rows: pd.DataFrame) -> str:
     metrics = next(metrics for metrics in METRICS.values() if rows[list(metrics)].notna().any(axis=None))
-    header = ["backbone", "policy", "threshold", "calibrated", *map(metric_name, metrics), "agreement (%)",
+    header = ["backbone", "policy", "threshold", "promises kept", *map(metric_name, metrics), "agreement (%)",
               "degenerate (%)", "tokens per answer", "blocks per pass", "FLOPs per token", "FLOPs saved (%)",
               "on blocks alone (%)", "with prompt (%)", "seconds per token"]  # fmt: skip
     cells = [
         [
-            row["backbone"], row["policy"], f"{row['threshold']:g}", "yes" if row["calibrated"] else "",
+            row["backbone"], row["policy"], "full depth" if row["fallback"] else f"{row['threshold']:g}",
+            row["promises"] if row["calibrated"] else "",
             *(with_interval(row, metric) for metric in metrics), with_interval(row, "agreement", 100),
             100 * row["degenerate"], row["mean_tokens"], row["mean_blocks"], row["flops_per_token"],
             with_interval(row, "flops_saved", 100), 100 * row["flops_saved_blocks"],

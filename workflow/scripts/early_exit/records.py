@@ -72,6 +72,19 @@ FLOPS = pa.schema(
         "prompt_flops_full": pa.float64(),
     }
 )
+LOSSES = pa.schema(
+    {
+        "policy": pa.string(),
+        "example_id": pa.string(),
+        "group_id": pa.string(),
+        "threshold": pa.float64(),
+        "disagreement": pa.float64(),  # losses, 0..1: see `risks`
+        "metric-drop": pa.float64(),
+        "degenerate": pa.float64(),
+        "passes": pa.int64(),  # as in FLOPS
+        "blocks": pa.int64(),
+    }
+)
 
 # The questions that heads are there to answer, by kind: does a memory of earlier tokens help (a hybrid is an ffn-slim
 # with one, and nothing else), does a cheap head do?
@@ -89,8 +102,8 @@ ALL_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS.values() for met
 COMPARISON = ("agreement", "token_agreement", "rougeL_full", "degenerate", "mean_tokens")  # beside every metric
 
 RESULTS_COLUMNS = (
-    "preset", "backbone", "family", "dataset", "policy", "head", "state_fill", "threshold", "calibrated", "examples",
-    "tokens", "rules", "score_version",
+    "preset", "backbone", "family", "dataset", "policy", "head", "state_fill", "threshold", "calibrated", "promises",
+    "fallback", "examples", "tokens", "rules", "score_version",
     *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")), "mean_blocks",
     "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
     "flops_saved_with_prompt", "oracle_share", "acceptance_rate", "tokens_per_round", "seconds_per_token",
@@ -161,8 +174,16 @@ def _open(path: str | Path) -> pa.Table:
         raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from error
 
 
-def write_json(value: Any, path: str | Path) -> None:
-    """Sorted, indented JSON with a final line end, so that equal values are equal bytes."""
+def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -> None:
+    """Sorted, indented JSON with a final line end, so that equal values are equal bytes.
+
+    With a JSON schema in YAML, a value that does not keep to it raises jsonschema's ValidationError.
+    """
+    if schema:
+        import yaml
+        from jsonschema import Draft202012Validator
+
+        Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8"))).validate(value)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -172,3 +193,12 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from error
+
+
+def read_thresholds(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, float | None]]:
+    """By (backbone, dataset, policy) what rule calibrate chose for each promise; None where no threshold keeps it."""
+    return {
+        (found["backbone"], found["dataset"], policy): {name: kept["threshold"] for name, kept in promises.items()}
+        for found in map(read_json, paths)
+        for policy, promises in found["policies"].items()
+    }

@@ -15,7 +15,7 @@ from early_exit.records import InputError
 log = logging.getLogger("early_exit")
 ROOT = Path(__file__).resolve().parents[3]  # the repository: relative sources in a config start here
 PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", "datasets", "pandas", "numpy",
-            "pyarrow", "matplotlib", "sacrebleu", "rouge-score", "schedulefree", "tokenizers",
+            "pyarrow", "matplotlib", "sacrebleu", "rouge-score", "mapie", "schedulefree", "tokenizers",
             "safetensors")  # fmt: skip
 
 

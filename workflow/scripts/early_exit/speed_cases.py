@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import backbones, decode, fills, forced, policies, speculate
+from early_exit import backbones, decode, fills, forced, policies, products, speculate
 from early_exit.costs import generation_flops
 from early_exit.decode import Request
 from early_exit.draft_costs import round_flops
@@ -192,10 +192,13 @@ def library_answers(
             token_ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in batch]
             mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
             ends = _Ends(rule, width, len(batch))
-            model.generate(
-                torch.tensor(token_ids, device=model.device), attention_mask=torch.tensor(mask, device=model.device),
-                max_new_tokens=rule.max_new_tokens, stopping_criteria=StoppingCriteriaList([ends]),
-            )  # fmt: skip
+            with products.as_loaded(model):
+                model.generate(
+                    torch.tensor(token_ids, device=model.device),
+                    attention_mask=torch.tensor(mask, device=model.device),
+                    max_new_tokens=rule.max_new_tokens,
+                    stopping_criteria=StoppingCriteriaList([ends]),
+                )
             answers += [Answer(len(prompt), (depth,) * n) for prompt, n in zip(batch, ends.lengths, strict=True)]
     finally:
         model.generation_config = own

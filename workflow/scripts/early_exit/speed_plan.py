@@ -16,11 +16,13 @@ def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
     """For each backbone, a list of the datasets to measure on: names, settings, and the files that they come from.
 
     An entry has `dataset, max_new_tokens, data`; `drafts`, the exit block and the number of drafted tokens of each
-    setting of self-speculation; and `heads`, a list of `head, state_fill, head_state, folder,
-    threshold, calibrated`: the last is the file of the calibrated threshold where `threshold` is None.
-    InputError for a name that is not in the config, or a policy without heads.
+    setting of self-speculation; and `heads`, a list of `policy, head, state_fill, head_state, folder,
+    threshold, calibrated, promise`: the last two are the file of the calibrated thresholds where `threshold` is None,
+    and the first promise of the config. InputError for a name that is not in the config, or a policy without heads.
     """
-    speed = config["speed"]
+    speed, promises = config["speed"], config["calibration"]["promises"]
+    if speed["threshold"] is None and not promises:
+        raise InputError("config key 'speed.threshold': null takes a calibrated one, but calibration.promises has none")
     datasets = _named(config, "datasets")
     chosen = {backbone: _policies(config, backbone) for backbone in _named(config, "backbones")}
     return {
@@ -33,11 +35,13 @@ def plan(config: Config, results: str) -> dict[str, list[dict[str, Any]]]:
                 "heads": [
                     {name: config["policies"][policy][name] for name in ("head", "state_fill", "head_state")}
                     | {
+                        "policy": policy,
                         "folder": f"{results}/heads/{backbone}/{config['policies'][policy]['recipe']}",
                         "threshold": speed["threshold"],
                         "calibrated": None
                         if speed["threshold"] is not None
-                        else f"{results}/thresholds/{backbone}/{dataset}/{policy}.json",
+                        else f"{results}/thresholds/{backbone}/{dataset}.json",
+                        "promise": next(iter(promises), None),
                     }
                     for policy in names
                 ],

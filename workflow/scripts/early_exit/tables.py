@@ -24,8 +24,8 @@ METRIC_NAMES = {"em": "EM", "f1": "F1", "bleu": "BLEU", "rouge1": "ROUGE-1", "ro
 class Run:
     """One policy on one dataset of one backbone, with the tables that generate, score and count_flops wrote of it.
 
-    `kind` is the dataset's kind (a key of `records.METRICS`), `calibrated` the threshold that calibration chose,
-    None for a policy that has none.
+    `kind` is the dataset's kind (a key of `records.METRICS`), `seconds` are per generated token at each threshold, None
+    if they were not measured.
     """
 
     backbone: str
@@ -38,42 +38,62 @@ class Run:
     generations: pd.DataFrame
     scores: pd.DataFrame
     flops: pd.DataFrame
-    calibrated: float | None = None
+    seconds: Mapping[float, float] | None = None
 
     @property
     def name(self) -> str:
         return f"{self.backbone}/{self.dataset}/{self.policy}"
 
 
-def results(
-    run: Run, *, preset: str, seed: int, resamples: int, seconds: Mapping[float, float] | None = None
-) -> pd.DataFrame:
+def results(run: Run, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
     """The rows of one run, one per threshold, with exactly the columns of `records.RESULTS_COLUMNS`.
 
     Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another dataset kind, and a
-    ratio without any decode pass, is NaN. `seconds` gives the seconds per generated token of each threshold, where
-    they were measured. InputError if the run's tables do not belong together.
+    ratio without any decode pass, is NaN. InputError if the run's tables do not belong together.
     """
     key = ["example_id", "threshold"]
     rows = run.scores.merge(run.flops, how="outer", on=key, validate="one_to_one", indicator=True)
     if (rows["_merge"] != "both").any():
         raise InputError(f"{run.name}: scores.parquet and flops.parquet have different rows; delete both and run again")
-    if run.calibrated is not None and run.calibrated not in set(rows["threshold"]):
-        raise InputError(
-            f"{run.name}: no row has the calibrated threshold {run.calibrated}; delete test.parquet and run again"
-        )
     settings = [
         {
             "preset": preset, "backbone": run.backbone, "family": run.family, "dataset": run.dataset,
             "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "threshold": threshold,
-            "calibrated": threshold == run.calibrated,
+            "calibrated": False, "promises": "", "fallback": False,
             **_quality(group, METRICS[run.kind], seed, resamples), **_compute(group, seed, resamples),
             **_rounds(run.generations[run.generations["threshold"] == threshold]),
-            "seconds_per_token": (seconds or {}).get(threshold, float("nan")),
+            "seconds_per_token": (run.seconds or {}).get(threshold, float("nan")),
         }
         for threshold, group in rows.sort_values("example_id").groupby("threshold")
     ]  # fmt: skip
     return pd.DataFrame(settings).reindex(columns=list(RESULTS_COLUMNS))
+
+
+def with_calibration(
+    results: pd.DataFrame, chosen: Mapping[tuple[str, str, str], Mapping[str, float | None]]
+) -> pd.DataFrame:
+    """The table with what calibration chose: `calibrated`, and as `promises` the names of those that a row keeps.
+
+    `chosen` has, by (backbone, dataset, policy), each promise's threshold; None where no threshold keeps it and the
+    full model answers. Such a policy gets a further row, a `fallback`, without a threshold: the full model's own, as no
+    head is asked then. InputError if a threshold was not run.
+    """
+    parts = []
+    for key, rows in results.groupby(["backbone", "dataset", "policy"], sort=False):
+        kept = chosen.get(key, {})
+        if None in kept.values():
+            same = (results["backbone"] == key[0]) & (results["dataset"] == key[1])
+            own = {name: rows[name].iloc[0] for name in ("policy", "head", "state_fill")}
+            full = results[same & (results["policy"] == "full")]
+            rows = pd.concat([rows, full.assign(**own, threshold=float("nan"), fallback=True)])
+        settings = [None if pd.isna(threshold) else threshold for threshold in rows["threshold"]]
+        for promise, level in kept.items():
+            if level not in settings:
+                why = f"was not run at {level}, which keeps {promise}; delete test.parquet and run again"
+                raise InputError(f"{'/'.join(key)}: {why}")
+        names = [" ".join(name for name, level in kept.items() if level == setting) for setting in settings]
+        parts.append(rows.assign(promises=names, calibrated=[bool(name) for name in names]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def with_oracle_share(results: pd.DataFrame, oracles: Collection[str]) -> pd.DataFrame:
@@ -177,19 +197,22 @@ def to_latex(results: pd.DataFrame) -> str:
     chosen = results[results["calibrated"] | ~run.transform("any")]
     lines = [
         "% Needs booktabs. Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
-        "% Threshold: the calibrated one; the number of blocks dropped (pruned), of tokens drafted (self-speculative).",
-        r"\begin{tabular}{llrrrr}",
+        "% Threshold: the calibrated one, and the promises that it keeps; for pruned, the number of blocks dropped,",
+        "% for self-speculative, of tokens drafted.",
+        "% Full depth: no threshold keeps the promise, and the full model answers.",
+        r"\begin{tabular}{llrlrrr}",
         r"\toprule",
-        r"Backbone & Policy & Threshold & Quality & Agreement (\%) & FLOPs saved (\%) \\",
+        r"Backbone & Policy & Threshold & Promise & Quality & Agreement (\%) & FLOPs saved (\%) \\",
     ]
     for dataset, rows in chosen.groupby("dataset", sort=False):
         metric = main_metric(results, dataset)
         lines += [
             r"\midrule",
-            rf"\multicolumn{{6}}{{l}}{{\textit{{{_latex(f'{dataset}: {metric_name(metric)}')}}}}} \\",
+            rf"\multicolumn{{7}}{{l}}{{\textit{{{_latex(f'{dataset}: {metric_name(metric)}')}}}}} \\",
         ]
         for _, row in rows.iterrows():
-            cells = [_latex(row["backbone"]), _latex(row["policy"]), f"{row['threshold']:g}"]
+            threshold = "full depth" if row["fallback"] else f"{row['threshold']:g}"
+            cells = [_latex(row["backbone"]), _latex(row["policy"]), threshold, _latex(row["promises"])]
             cells += [with_interval(row, metric), with_interval(row, "agreement", 100)]
             cells += [with_interval(row, "flops_saved", 100)]
             lines.append(" & ".join(cells) + r" \\")

@@ -1,0 +1,168 @@
+"""A run through a real Slurm: one node on this machine, with a graphics card that is not there."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "squeue", "sinfo")
+MISSING = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+WHY = f"no {', '.join(MISSING)} here" if MISSING else "Slurm's daemons want to be started by root"
+REQUIRED = os.environ.get("EARLY_EXIT_SLURM") == "required"
+pytestmark = pytest.mark.skipif((bool(MISSING) or os.geteuid() != 0) and not REQUIRED, reason=WHY)
+
+CONFIG = {
+    "preset": "tiny",
+    "name": "cluster",
+    "device": "auto",  # asks for a GPU, and does without one where torch sees none
+    "backbones": {"tiny-transformer": None},
+    "datasets": {"coqa": None, "truthfulqa": None, "triviaqa": {"examples": {"calibration": 5, "test": 6}}},
+    "corpus": {"documents": 20, "held_out": 5},
+    "distillation": {"epochs": 1},
+    "recipes": {"paper": ["calm"]},
+    "head_quality": {"seeds": 1},
+    "thresholds": [0.9],
+    "bootstrap": {"resamples": 20},
+    "policies": dict.fromkeys(["oracle", "pruned", "pruned-full-prompt", "pruned-influence", "calm-propagate",
+                               "ffn-skip", "ffn-propagate", "mamba-skip", "mamba-propagate", "calm-copy", "ffn-copy",
+                               "mamba-copy"]),
+    "resources": {"mem_mb": 2000},
+}  # fmt: skip
+SLURM = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=1,bf_interval=1
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+ReturnToService=2
+MinJobAge=3600
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:1
+PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Environment of a shell on the cluster; `SLURM_CONF` says where it is."""
+    folder = tmp_path_factory.mktemp("slurm")
+    folder.chmod(0o755)
+    for name in ("state", "spool", "bin", "keys"):
+        (folder / name).mkdir()
+    (folder / "keys").chmod(0o700)
+    key = folder / "keys/munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20 - 512
+    # Asking for less than there is makes no difference; more makes the node invalid.
+    options = {"host": socket.gethostname().split(".")[0], "folder": folder, "ports": free_ports(2),
+               "cores": os.cpu_count(), "memory": memory}  # fmt: skip
+    (folder / "slurm.conf").write_text(SLURM.format(**options))
+    (folder / "gres.conf").write_text(f"NodeName={options['host']} Name=gpu File=/dev/null\n")
+    # Snakemake's job step clears Slurm's variables before it calls srun.
+    wrapper = folder / "bin/srun"
+    wrapper.write_text(f'#!/bin/sh\nexport SLURM_CONF={folder}/slurm.conf\nexec {shutil.which("srun")} "$@"\n')
+    wrapper.chmod(0o755)
+    programs = f"{folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
+    environment = os.environ | {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": programs}
+    daemons = []
+    try:
+        for command in (
+            ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.sock",
+             f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/keys/seed"],
+            ["slurmctld", "-D", "-f", f"{folder}/slurm.conf"],
+            ["slurmd", "-D", "-f", f"{folder}/slurm.conf", "-N", options["host"]],
+        ):  # fmt: skip
+            daemons.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+            )
+            wait_for(daemons[-1], {"munged": folder / "munge.sock"}.get(command[0]))
+        states = ["sinfo", "--noheader", "--format=%t"]
+        for _ in range(150):
+            found = subprocess.run(states, env=environment, capture_output=True, text=True, check=False).stdout.strip()
+            if found == "idle":
+                break
+            wait_for(daemons[-1], None)
+        logs = "\n".join(path.read_text()[-2000:] for path in folder.glob("*.log"))
+        assert found == "idle", logs
+        yield environment
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(20)
+
+
+def wait_for(daemon: subprocess.Popen, file: Path | None) -> None:
+    """Until the daemon has made its file, or a fifth of a second; it must not end."""
+    for _ in range(50):
+        try:
+            code = daemon.wait(0.2)
+        except subprocess.TimeoutExpired:
+            if file is None or file.exists():
+                return
+        else:
+            raise RuntimeError(f"{daemon.args[0]} ended with {code}")
+
+
+def snakemake(folder: Path, environment: dict[str, str], *options: str) -> Path:
+    """Run the experiment in `folder`; its results."""
+    folder.mkdir()
+    (folder / "user.yaml").write_text(yaml.safe_dump(CONFIG))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder,
+               "--replace-workflow-config", "--configfile", folder / "user.yaml", *options]  # fmt: skip
+    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder / "results/cluster"
+
+
+def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cluster, tmp_path):
+    local = snakemake(tmp_path / "local", dict(os.environ), "--cores", "2")
+    through = snakemake(
+        tmp_path / "slurm", cluster, "--profile", str(ROOT / "profiles/slurm"), "--slurm-no-account", "--latency-wait",
+        "5", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1",
+    )  # fmt: skip
+    for pattern in ("tables/results.csv", "runs/*/*/*/test.parquet", "heads/*/*/heads.safetensors"):
+        files = sorted(local.glob(pattern))
+        assert files
+        for file in files:
+            assert (through / file.relative_to(local)).read_bytes() == file.read_bytes(), file
+    listed = subprocess.run(["scontrol", "--oneliner", "show", "jobs"], env=cluster, text=True, capture_output=True,
+                            check=True).stdout.splitlines()  # fmt: skip
+    rules = [re.search(r"Comment=rule_(.+?)(_wildcards\S*)?( |$)", line)[1] for line in listed]
+    with_gpu = {rule for rule, line in zip(rules, listed, strict=True) if re.search(r"TresPer\w+=gres.gpu", line)}
+    assert all("JobState=COMPLETED" in line for line in listed)
+    assert {"train_heads", "settle", "generate", "generate_calibration", "measure_heads"} <= with_gpu
+    assert {"score", "count_flops", "tables", "fetch_dataset"} <= set(rules) - with_gpu

@@ -1,0 +1,103 @@
+"""Thresholds that keep a promise, and whether they kept it."""
+
+PROMISED = [
+    run
+    for run in SETTINGS
+    if (run["backbone"], run["dataset"]) in CALIBRATIONS and (run["policy"] == "full" or run["thresholds"])
+]
+PROMISE_PLOTS = layout.promise_plots(config, R)
+
+
+rule calibrate:
+    input:
+        runs=calibration_runs,
+        data=f"{R}/data/{{dataset}}.parquet",
+        schema=f"{ROOT}/workflow/schemas/thresholds.schema.yaml",
+        code=code("calibrate"),
+    output:
+        thresholds=f"{R}/thresholds/{{backbone}}/{{dataset}}.json",
+        losses=f"{R}/losses/{{backbone}}/{{dataset}}.parquet",
+    log:
+        f"{R}/logs/calibrate/{{backbone}}/{{dataset}}.log",
+    benchmark:
+        f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}.tsv"
+    conda:
+        "../../envs/calibrate.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        policies=calibrated_policies,
+        promises=config["calibration"]["promises"],
+        kind=of("dataset", "kind"),
+        rules=config["scoring"]["rules"],
+    script:
+        "../scripts/calibrate.py"
+
+
+rule promise:
+    input:
+        losses=[f"{R}/losses/{backbone}/{dataset}.parquet" for backbone, dataset in CALIBRATIONS],
+        scores=[run["scores"] for run in PROMISED],
+        flops=[run["flops"] for run in PROMISED],
+        code=code("promise"),
+    output:
+        report(
+            f"{R}/tables/promise.csv",
+            caption="../../report/promise_table.rst",
+            category="4. Promises",
+            labels={"figure": "all promises", "format": "csv"},
+        ),
+    log:
+        f"{R}/logs/promise.log",
+    benchmark:
+        f"{R}/benchmarks/promise.tsv"
+    conda:
+        "../../envs/calibrate.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        settings=PROMISED,
+        policies=CALIBRATED,
+        promises=config["calibration"]["promises"],
+        splits=config["calibration"]["splits"],
+        seed=config["seed"],
+    script:
+        "../scripts/promise.py"
+
+
+rule promise_figures:
+    input:
+        promise=rules.promise.output,
+        results=rules.tables.output.results,
+        thresholds=[f"{R}/thresholds/{backbone}/{dataset}.json" for backbone, dataset in CALIBRATIONS],
+        code=code("promise_figures"),
+    output:
+        [
+            report(
+                plot[ending],
+                caption=f"../../report/{plot['kind']}.rst",
+                category="4. Promises",
+                subcategory=plot["promise"] or "all promises",
+                labels={"figure": " ".join(filter(None, (plot["kind"], plot["key"]))), "format": ending},
+            )
+            for plot in PROMISE_PLOTS
+            for ending in ("svg", "png")
+        ],
+    log:
+        f"{R}/logs/promise_figures.log",
+    benchmark:
+        f"{R}/benchmarks/promise_figures.tsv"
+    conda:
+        "../../envs/plot.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        plots=PROMISE_PLOTS,
+    script:
+        "../scripts/promise_figures.py"

@@ -1,0 +1,35 @@
+"""Seconds per token beside FLOPs per token, if `wallclock.examples` is set; timings are not the same twice."""
+
+
+rule measure_wallclock:
+    input:
+        data=f"{R}/data/{{dataset}}.parquet",
+        manifest=f"{R}/backbones/{{backbone}}.json",
+        heads=trained("heads.safetensors"),
+        heads_manifest=trained("manifest.json"),
+        run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
+        block_scores=block_scores,
+        code=code("measure_wallclock"),
+        head_code=head_code,
+    output:
+        f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/seconds.csv",
+    log:
+        f"{R}/logs/measure_wallclock/{{backbone}}/{{dataset}}/{{policy}}.log",
+    benchmark:
+        f"{R}/benchmarks/measure_wallclock/{{backbone}}/{{dataset}}/{{policy}}.tsv"
+    conda:
+        MODEL_ENV
+    threads: whole_machine
+    resources:
+        gpu=GPUS,
+        mem_mb=config["resources"]["mem_mb"],
+        runtime=config["resources"]["runtime"],
+    params:
+        policy=policy,
+        settings=config["wallclock"],
+        exits=of("backbone", "exits"),
+        max_new_tokens=of("dataset", "max_new_tokens"),
+        rules=DECODING,
+        runtime=decode_settings,
+    script:
+        "../scripts/measure_wallclock.py"

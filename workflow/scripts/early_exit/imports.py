@@ -1,0 +1,44 @@
+"""Which modules of this package a script uses, by itself or through others, read from its import statements.
+
+Snakemake looks at a rule's script alone; with these files as inputs an edit of one re-runs the rules that use it, and
+no others.
+"""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+
+
+def modules(script: Path) -> list[str]:
+    """Names of the modules that a script imports, and of those that they import in turn, sorted."""
+    seen, waiting = set(), set(_imported(script))
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= _imported(PACKAGE / f"{name}.py") - seen
+    return sorted(seen)
+
+
+@cache
+def _imported(path: Path) -> frozenset[str]:
+    """Modules of the package that a file imports, anywhere in it, but for type checking alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = {id(inner) for node in ast.walk(tree) if _is_for_typing(node) for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE.name}."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {name.split(".")[1] for name in (alias.name for alias in node.names)
+                      if name.startswith(f"{PACKAGE.name}.")}  # fmt: skip
+    return frozenset(found)
+
+
+def _is_for_typing(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"

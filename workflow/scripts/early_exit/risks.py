@@ -1,0 +1,83 @@
+"""Risks: what an early exit may cost, as a loss in [0, 1] for each answer, and their means over independent units.
+
+- `disagreement`: 1 where the text is not the full model's to the letter.
+- `metric-drop`: how far the dataset's main metric lies below the full model's on the same question; 0 where above.
+- `degenerate`: 1 where the answer ran into a repetition loop. Here the full model itself may have a risk above 0.
+
+The turns of one CoQA conversation are not independent, and no bound on independent losses holds for them one by one.
+The unit is therefore what the bootstrap resamples, too: the conversation, elsewhere the example. A unit's loss is the
+mean of its answers', a risk the mean over units.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from early_exit.records import MAIN_METRIC, InputError
+
+RISKS = ("disagreement", "metric-drop", "degenerate")
+GRADED = ("coqa",)  # kinds of datasets whose main metric takes values between its two ends
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a policy's settings did to some units; all arrays are (units, settings), settings in the order given.
+
+    `groups` (units,) are the units' names, `losses` by risk in [0, 1], `passes` and `blocks` the decode passes and the
+    blocks that they ran. `binary` says of each risk whether a unit's loss can be 0 or 1 only.
+    """
+
+    thresholds: tuple[float, ...]
+    groups: np.ndarray
+    losses: Mapping[str, np.ndarray]
+    passes: np.ndarray
+    blocks: np.ndarray
+    binary: Mapping[str, bool]
+
+
+def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """`example_id, group_id, threshold` and a column for each of RISKS, a row per row of `scores`.
+
+    `scores` and `full` are frames of `records.scores_schema(kind)`, `full` of the full model on the same examples.
+    InputError for an example that is not among the full model's.
+    """
+    metric = MAIN_METRIC[kind]  # 0..100 in score files
+    reference = scores["example_id"].map(full.set_index("example_id")[metric])
+    if reference.isna().any():
+        example = scores["example_id"][reference.isna()].iloc[0]
+        raise InputError(f"example {example} is not in the full model's run; delete both runs and run again")
+    values = [
+        1.0 - scores["agreement"].astype(float),
+        (reference - scores[metric]).clip(lower=0.0) / 100.0,
+        scores["degenerate"].astype(float),
+    ]
+    keys = ["example_id", "group_id", "threshold"]
+    return scores[keys].assign(**dict(zip(RISKS, values, strict=True)))
+
+
+def work(exit_blocks: pd.Series) -> pd.DataFrame:
+    """`passes` and `blocks` of each answer's decode passes, as in `records.FLOPS`; the first token is the prompt's."""
+    later = exit_blocks.str[1:]
+    return pd.DataFrame({"passes": later.str.len(), "blocks": later.map(sum)}).astype("int64")
+
+
+def sample(rows: pd.DataFrame, thresholds: Sequence[float], kind: str) -> Sample:
+    """The units of some rows of `records.LOSSES` at these settings; `kind` is the dataset's.
+
+    InputError if a unit lacks an answer that it has at another setting.
+    """
+    rows = rows[rows["threshold"].isin(thresholds)]
+    columns = [*RISKS, "passes", "blocks", "answers"]
+    tables = rows.assign(answers=1.0).pivot_table(
+        index="group_id", columns="threshold", values=columns, aggfunc="sum", sort=True
+    )
+    sums = {name: tables[name].reindex(columns=list(thresholds)).to_numpy(dtype=float) for name in columns}
+    answers = sums["answers"]
+    if not (answers == answers[:, :1]).all():  # NaN, a setting that is not there, equals nothing
+        raise InputError("a run has not the same questions at each of its thresholds; delete it and run again")
+    is_single = bool((answers == 1.0).all())
+    binary = {risk: is_single and not (risk == "metric-drop" and kind in GRADED) for risk in RISKS}
+    means = {risk: np.clip(sums[risk] / answers, 0.0, 1.0) for risk in RISKS}
+    return Sample(tuple(thresholds), tables.index.to_numpy(), means, sums["passes"], sums["blocks"], binary)

@@ -1,0 +1,15 @@
+"""Rule promise: how often calibrated thresholds keep what is promised of them, over splits of all questions."""
+
+from early_exit import promise, records, runtime
+
+with runtime.job(snakemake) as log:
+    params = snakemake.params
+    pairs = dict.fromkeys((run["backbone"], run["dataset"]) for run in params.settings)
+    losses = {
+        pair: records.read_table(path, records.LOSSES) for pair, path in zip(pairs, snakemake.input.losses, strict=True)
+    }
+    pools = list(promise.pools(params.settings, losses, params.policies))
+    found = promise.observe(pools, params.promises, splits=params.splits, seed=params.seed)
+    with records.whole_file(snakemake.output[0]) as path:
+        found.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    log.info("%d policies, %d rows", len(pools), len(found))

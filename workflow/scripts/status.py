@@ -1,0 +1,8 @@
+"""Rule status: prints what of a run is done, running or missing."""
+
+from early_exit import progress, runtime
+
+with runtime.job(snakemake):
+    table = progress.table(snakemake.params.jobs, ".snakemake")
+    table.loc[len(table)] = ["in all", *table[["done", "running", "missing"]].sum()]
+    print(table.to_string(index=False))
