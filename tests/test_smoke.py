@@ -31,10 +31,10 @@ CONFIG = {
     | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1]}}
     | {"self-speculative": {"kind": "self-speculative", "draft_tokens": [2]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
-    | {"mamba-propagate": None},
+    | {"mamba-propagate": None, "calm-decay": None, "chance": {"kind": "random", "match": "mamba-copy"}},
 }
 RUNS = {
-    "tiny-transformer": ["full", "pruned", "mamba-copy"],
+    "tiny-transformer": ["full", "pruned", "mamba-copy", "chance"],
     "tiny-mamba": ["full", "pruned", "mamba-skip"],
 }
 
@@ -86,7 +86,8 @@ def test_every_handover_file_validates(results):
     corpus = records.read_table(results / "data/corpus.parquet", records.CORPUS)
     assert corpus["split"].value_counts().to_dict() == {"train": 40, "held_out": 10}
     patterns = {"backbone": "backbones/*.json", "costs": "costs/*.json", "disjoint": "data/disjoint.json",
-                "heads": "heads/*/*/manifest.json", "thresholds": "thresholds/*/*.json"}  # fmt: skip
+                "heads": "heads/*/*/manifest.json", "thresholds": "thresholds/*/*.json",
+                "adaptive": "adaptive/*/*/*.json"}  # fmt: skip
     for schema, pattern in patterns.items():
         rules = yaml.safe_load((ROOT / f"workflow/schemas/{schema}.schema.yaml").read_text())
         files = sorted(results.glob(pattern))

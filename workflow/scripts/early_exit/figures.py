@@ -247,5 +247,5 @@ def present_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The frame with absent names as empty text, as it was before it went through CSV; InputError if it is empty."""
     if frame.empty:
         raise InputError(f"{name}: no rows to draw; check that the config runs what the figure shows")
-    names = frame.columns.intersection(["head", "state_fill"])
+    names = frame.columns.intersection(["head", "state_fill", "adapt"])
     return frame.assign(**{name: frame[name].astype(object).fillna("") for name in names})
