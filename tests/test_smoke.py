@@ -27,7 +27,7 @@ CONFIG = {
     "pruning": {"documents": 2},
     "thresholds": [0.5, 0.9],
     "bootstrap": {"resamples": 50},
-    "policies": {"pruned": {"drop": [2, 4]}, "pruned-influence": None}
+    "policies": {"pruned": {"drop": [2, 4]}, "pruned-full-prompt": None}
     | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1]}}
     | {"self-speculative": {"kind": "self-speculative", "draft_tokens": [2]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))

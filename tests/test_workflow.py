@@ -65,7 +65,7 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "pruned-influence", "calm-skip", "calm-propagate", "ffn-skip",
+    "policies": dict.fromkeys(["pruned", "pruned-full-prompt", "calm-skip", "calm-propagate", "ffn-skip",
                                "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
                                "calm-per-exit", "calm-budget"]),
 }  # fmt: skip
@@ -274,7 +274,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned", "pruned-influence"}
+    kept = {"full", "pruned", "pruned-full-prompt"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)

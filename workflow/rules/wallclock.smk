@@ -29,7 +29,6 @@ rule measure_wallclock:
         policy=policy,
         exits=of("backbone", "exits"),
         settings=config["wallclock"],
-        exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,
