@@ -45,8 +45,6 @@ EXPECTED = {
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
-    "score_blocks": 2,
-    "pruned_blocks": 1,
     "generate": 66,
     "layer_costs": 2,
     "count_flops": 66,
