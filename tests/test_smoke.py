@@ -133,7 +133,8 @@ def test_the_table_adds_up(results):
     assert (drafted["flops_saved"] < 0).all() and (drafted["agreement"] == 1).all()
     assert table["acceptance_rate"].notna().sum() == len(drafted)
     heads = table[table["policy"].str.startswith("mamba")]
-    assert (heads["flops_saved"] < heads["flops_saved_blocks"]).all()  # heads and fill are not free
+    own = heads[~heads["fallback"]]
+    assert (own["flops_saved"] < own["flops_saved_blocks"]).all()  # heads and fill are not free
     assert heads.groupby(["backbone", "dataset"])["calibrated"].sum().between(1, 3).all()
     fallback = table[table["fallback"]]  # six questions prove too little, so there are some
     assert len(fallback) and fallback["threshold"].isna().all() and fallback["promises"].notna().all()
@@ -143,5 +144,6 @@ def test_the_table_adds_up(results):
 def test_promises_are_held_against_resampled_splits(results):
     table = pd.read_csv(results / "tables/promise.csv")
     assert tuple(table.columns) == promise.COLUMNS
-    assert len(table) == 2 * 2 * 2 * 3  # backbones, datasets calibrated and tested on, promises
+    # Backbones and promises; of the head on datasets calibrated and tested on, of adaptive thresholds on one.
+    assert len(table) == 2 * 3 * (2 * 2 + 1)
     assert (table["splits"] == 1000).all() and (table["exceeds_pool"] <= 1).all()

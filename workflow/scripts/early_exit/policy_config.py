@@ -34,8 +34,9 @@ def complete(config: Config) -> None:
 def problems(config: Config, user: Mapping[str, Any]) -> Iterator[Problem]:
     """Key, value and what is wrong with it, of policies and groups; `user` says what was taken away on purpose."""
     policies, gone = config["policies"], _taken_away(user, "policies")
+    looked_at = select(config).keys() | (user.get("policies") or {}).keys()  # of the preset's, those that run
     for name, policy in policies.items():
-        for key, value, why in _of_policy(policy, config, user):
+        for key, value, why in _of_policy(policy, config, user) if name in looked_at else ():
             yield ("policies", name, *key), value, why
     for group, names in config["groups"].items():
         for i, name in enumerate(names):
