@@ -4,7 +4,7 @@ import pytest
 import torch
 from engine import Forced, Length, prompts, requests_for, run
 
-from early_exit import backbones, ceiling, fills
+from early_exit import backbones, ceiling, fills, replay
 from early_exit.records import InputError
 
 
@@ -28,7 +28,7 @@ def test_exits_are_the_first_whose_token_is_the_full_models(random_model, reques
             at = len(prompt) + j - 1
             right = [n for n in exits if int(backbone.logits(of_the_library[n][0, at]).argmax()) == tokens[j]]
             expected.append(min(right, default=backbone.depth))
-        assert ceiling.oracle_exits(backbone, exits, prompt, tokens) == expected
+        assert ceiling.oracle_exits(backbone, exits, replay.Answer(prompt, tokens)) == expected
 
 
 def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
@@ -38,7 +38,7 @@ def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
     left = 0
     for k, prompt in enumerate(some):
         tokens = answers[f"{k:02d}", 1.0]
-        blocks = ceiling.oracle_exits(backbone, exits, prompt, tokens)
+        blocks = ceiling.oracle_exits(backbone, exits, replay.Answer(prompt, tokens))
         left += sum(block < backbone.depth for block in blocks)
         requests = requests_for([prompt], [0.0])
         policy = Forced([blocks[1:]], exits)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from early_exit import config as module
-from early_exit import layout
+from early_exit import layout, policy_kinds
 from early_exit.records import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ HUB_IDS = [
 ]  # fmt: skip
 REVISIONS = dict.fromkeys(HUB_IDS, COMMIT)
 HEAD = {"kind": "head", "recipe": "paper", "head": "calm", "state_fill": "copy"}
+RIVAL = {"kind": "softmax", "state_fill": "propagate"}
 
 
 def load(**user):
@@ -89,7 +91,7 @@ def test_presets_load(preset, schema):
     Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
     config = load(preset=preset)
     assert config["name"] == preset
-    assert len(layout.runs(config)) == 60
+    assert len(layout.runs(config)) == 60 + 6  # on every pair, and adaptive thresholds on one dataset
     for backbone in config["backbones"].values():
         assert len(backbone["exits"]) == 4
     assert json.loads(json.dumps(config)) == config
@@ -153,9 +155,61 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
     assert policies == {
         "full",
         "oracle",
-        "pruned-influence",
+        *(f"calm-{adapt}" for adapt in ("decay", "per-exit", "budget")),
+        "pruned-full-prompt",
         *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
     }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_groups_run_only_where_they_are_asked_for(preset):
+    presets = module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml")
+    grouped = {group: set(names) for group, names in presets["groups"].items()}
+    every, apart = set(presets["policies"]), set().union(*grouped.values())
+    assert set(load(preset=preset)["policies"]) == every - apart
+    assert set(load(preset=preset, group="rivals")["policies"]) == every - apart | grouped["rivals"]
+    everything = load(preset=preset, group="all")
+    assert set(everything["policies"]) == every
+    assert {run[1:] for run in layout.runs(everything)} >= set(product(everything["datasets"], every))
+
+
+def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
+    policies = {"mine": RIVAL, "calm-copy": None, "chance": {"kind": "random", "match": "margin"}}
+    config = load(policies=policies, groups={"more": ["chance"], "gone": ["calm-copy"]})
+    assert "mine" in config["policies"] and "margin" not in config["policies"]
+    config = load(policies=policies, groups={"more": ["chance"]}, group="more")
+    assert {"mine", "margin", "chance", "full"} <= set(config["policies"])
+    assert config["policies"]["chance"]["state_fill"] == "propagate"
+    assert "softmax" not in config["policies"]
+    assert "random" not in load(policies={"calm-propagate": None}, group="all")["policies"]
+
+
+def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
+    policies = load(group="all", thresholds=[0.3])["policies"]
+    assert policies["softmax"] == {"kind": "softmax", "state_fill": "propagate", "thresholds": [0.3], "adapt": "none",
+                                   "datasets": None}  # fmt: skip
+    assert policies["saturation"]["thresholds"][-1] == 0.999
+    assert policies["calm-decay"]["temperature"] == 4 and policies["calm-decay"]["thresholds"] == [0.3]
+    assert "thresholds" not in policies["calm-budget"] and policies["calm-budget"]["horizon"] == 4
+    assert policies["calm-per-exit"]["levels"][-1] == 1.0
+    assert policies["patience"]["patience"] == [2, 3, 4] and "adapt" not in policies["patience"]
+    assert policies["fixed"] == {"kind": "fixed", "state_fill": "propagate", "datasets": None}
+    exits = [8, 10, 12, 14]
+    assert {name: policy_kinds.settings(policies[name], exits) for name in ("fixed", "patience", "full", "random")} == {
+        "fixed": exits, "patience": [2, 3, 4], "full": [1.0], "random": [],
+    }  # fmt: skip
+    assert policy_kinds.settings(policies["calm-budget"], exits) == policies["calm-budget"]["budgets"]
+
+
+def test_the_safest_setting_comes_first():
+    policies = load(group="all")["policies"]
+    for policy in policies.values():
+        values = policy_kinds.settings(policy, [8, 10, 12, 14])
+        first = policy_kinds.safest_first(policy, values)
+        assert first == (values if policy["kind"] == "pruned" else values[::-1])
+    asked = {name for name, policy in policies.items() if policy_kinds.is_calibrated(policy)}
+    assert asked >= {"calm-copy", "calm-decay", "calm-per-exit", "softmax", "patience"}
+    assert not asked & {"full", "oracle", "pruned", "fixed", "random", "calm-budget", "mamba-budget"}
 
 
 def test_text_from_the_command_line_is_read_as_yaml():
@@ -246,6 +300,32 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"policies": {"pruned": {"head_state": "skip"}}}, ["policies.pruned.head_state", "'skip'", "'pruned'"]),
         ({"policies": {"p": {**HEAD, "thresholds": [2]}}}, ["policies.p.thresholds[0]", "2"]),
         ({"policies": {"p": {**HEAD, "drop": [2]}}}, ["policies.p.drop", "[2]", "head"]),
+        ({"policies": {"p": {**HEAD, "adapt": "decays"}}}, ["policies.p.adapt", "'decays'", "'decay'"]),
+        ({"policies": {"p": {**HEAD, "temperature": 3}}}, ["policies.p.temperature", "3", "adapt 'none'"]),
+        ({"policies": {"p": {**HEAD, "adapt": "decay", "temperature": -1}}}, ["policies.p.temperature", "-1"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "thresholds": [0.5]}}}, ["policies.p.thresholds", "'budget'"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "budgets": [0.0]}}}, ["policies.p.budgets[0]", "0.0"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "budgets": [0.9, 0.7]}}}, ["policies.p.budgets", "ascending"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "horizon": 0}}}, ["policies.p.horizon", "0"]),
+        ({"policies": {"p": {**HEAD, "adapt": "per-exit", "levels": [2]}}}, ["policies.p.levels[0]", "2"]),
+        ({"policies": {"p": {"kind": "softmax"}}}, ["policies.p.state_fill", "missing"]),
+        ({"policies": {"p": {**RIVAL, "head": "calm"}}}, ["policies.p.head", "'calm'", "kind 'softmax'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "entropy"}}}, ["policies.p.kind", "'entropy'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "patience", "adapt": "decay"}}}, ["policies.p.adapt", "kind 'patience'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "patience", "patience": [0]}}}, ["policies.p.patience[0]", "0"]),
+        ({"policies": {"p": {**RIVAL, "kind": "fixed", "thresholds": [1]}}}, ["policies.p.thresholds", "kind 'fixed'"]),
+        ({"policies": {"p": {**RIVAL, "datasets": ["squad"]}}}, ["policies.p.datasets[0]", "'squad'", "triviaqa"]),
+        ({"policies": {"p": {"kind": "random"}}}, ["policies.p.match", "missing"]),
+        ({"policies": {"p": {"kind": "random", "match": "pruned"}}}, ["policies.p.match", "'pruned'", "tokens leave"]),
+        ({"policies": {"full": {"datasets": ["coqa"]}}}, ["policies.full.datasets", "kind 'full'"]),
+        ({"group": "rival"}, ["group", "'rival'", "did you mean 'rivals'"]),
+        ({"groups": {"all": ["softmax"]}}, ["groups.all"]),
+        ({"groups": {"mine": ["sofmax"]}}, ["groups.mine[0]", "'sofmax'", "'softmax'"]),
+        ({"groups": {"mine": ["full"]}}, ["groups.mine[0]", "'full'", "always runs"]),
+        (
+            {"generation": {"repetition_penalty": 1.2}, "policies": {"oracle": None}},
+            ["policies.calm-per-exit.adapt", "repetition_penalty"],
+        ),
         ({"policies": {"pruned": {"drop": [4, 16]}}}, ["policies.pruned.drop", "16", "tiny-transformer"]),
         ({"policies": {"pruned": {"by": "first"}}}, ["policies.pruned.by", "'first'", "block-influence"]),
         ({"policies": {"p": {"kind": "self-speculative", "exit": 16}}}, ["policies.p.exit", "16", "tiny-transformer"]),
@@ -293,7 +373,7 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import costs, distill, fills, heads, mixers, pruning
+    from early_exit import confidences, costs, distill, fills, heads, mixers, pruning
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
     assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
@@ -306,5 +386,8 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     policy = schema["policies"]["additionalProperties"]["properties"]
     assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
     assert tuple(policy["head_state"]["enum"]) == costs.HEAD_STATES
+    assert set(policy["kind"]["enum"]) == set(policy_kinds.KINDS)
+    assert tuple(policy["adapt"]["enum"]) == policy_kinds.ADAPTS
+    assert set(confidences.UNTRAINED) == set(policy_kinds.UNTRAINED)
     assert tuple(policy["by"]["enum"]) == pruning.BY and set(layout.MEASURES) == set(pruning.BY) - {"last"}
     assert tuple(policy["prompt"]["enum"]) == pruning.PROMPTS

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import backbones, costs, decode, fills, heads, policies
+from early_exit import backbones, confidences, costs, decode, fills, forced, heads, policy_kinds
 from early_exit.costs import flops, generation_flops
 from early_exit.manifests import SUPPORTED, TESTED
 from early_exit.records import FLOPS, GENERATIONS, InputError, read_json, read_table, write_json, write_table
@@ -395,7 +395,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
     backbone = backbones.adapt(tiny_model(config, "sdpa"))
     torch.manual_seed(1)
-    policy = policies.HeadConfidence(heads.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
+    policy = confidences.HeadConfidence(heads.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
     prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(8)}
     requests = [decode.Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
@@ -415,6 +415,46 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
             prompt_tokens=[answer.prompt_tokens for answer in answers],
             exit_blocks=[answer.exit_blocks for answer in answers],
         )  # fmt: skip
+
+
+CHECKED = {  # settings at which some tokens leave, of the two models
+    "softmax": (0.0248, 0.05), "margin": (0.0009, 0.006), "saturation": (0.95, 0.83), "patience": (2.0, 2.0),
+    "fixed": (3.0, 3.0), "random": (0.5, 0.5),
+}  # fmt: skip
+
+
+@plain_pytorch
+@pytest.mark.parametrize("kind", CHECKED)
+@pytest.mark.parametrize("config", [ATTENTION_CONFIGS[0], TINY_MIXER], ids=lambda c: c["model_type"])
+def test_table_counts_what_checks_without_training_compute(config, kind):
+    """Every product of a run: the LM head at each exit met, and not again for the answer; or dot products."""
+    config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
+    backbone = backbones.adapt(tiny_model(config, "sdpa"))
+    policy = {
+        "fixed": lambda: forced.FixedExit(exits),
+        "random": lambda: forced.RandomExit(exits, None, seed=1),
+        "saturation": lambda: confidences.Saturation(exits),
+    }.get(kind, lambda: confidences.UNTRAINED[kind](exits, backbone.logits))()
+    setting = CHECKED[kind][config["model_type"] == "mamba2"]
+    requests = [decode.Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
+    table = cost_table(config | {"conv_kernel": 0}, {})
+    asked = kind if kind in table["checks"] else None
+    for name, fill in fills.FILLS[backbone.family].items():
+        seen, answers = counted(  # no mm of its own: dot products are batched ones
+            lambda: list(decode.generate(backbone, policy, fill(), requests, NeverStop(6), slots=4))  # noqa: B023
+        )
+        blocks = [block for answer in answers for block in answer.exit_blocks[1:]]
+        assert len(set(blocks)) > 1 or kind == "fixed", "every token left at the same depth: this shows little"
+        run = {"prompt_tokens": [answer.prompt_tokens for answer in answers], "exits": exits, "state_fill": name,
+               "exit_blocks": [answer.exit_blocks for answer in answers]}  # fmt: skip
+        products = linear_part(table, **run, check=asked)
+        dots = 2 * config["hidden_size"] * sum(max(sum(n <= b for n in exits) - 1, 0) for b in blocks)
+        if kind == "saturation":
+            assert products == linear_part(table, **run) + dots
+            products -= dots
+            if backbone.family == "transformer":  # a Mamba-2 step's read-out is a batched product, too
+                assert seen["batched"] == dots > 0
+        assert seen["matrices"] == products
 
 
 class NeverStop:
@@ -463,6 +503,20 @@ policy_choices = st.sampled_from(sorted(TABLES)).flatmap(
     )
 )
 prompt_lengths = st.integers(1, 40)
+
+
+@given(st.sampled_from(sorted(TABLES)), st.sampled_from(sorted(TABLES["mistral"]["checks"])), prompt_lengths, runs)
+@settings(max_examples=60, deadline=None)
+def test_a_check_without_training_costs_what_it_computes(name, check, prompt, run):
+    """The definition: k LM heads for a token that leaves at its k-th exit, one more for one that does not leave."""
+    table = TABLES[name]
+    options = {"prompt_tokens": [prompt], "exit_blocks": [run], "exits": EXITS, "state_fill": "propagate"}
+    free, checked = (generation_flops(table, **options, check=kind)["flops"][0] for kind in (None, check))
+    lm_head, dot, paid = flops(table["lm_head"]), 2 * table["hidden"], 0
+    for blocks in run[1:]:
+        met = sum(n <= blocks for n in EXITS)
+        paid += dot * (met - 1) if check == "saturation" else lm_head * (met - (blocks != DEPTH))
+    assert checked - free == paid
 
 
 def count(policy, prompts, rows):
@@ -590,6 +644,7 @@ def test_what_cannot_be_counted_is_refused(config, head, message):
     ("changed", "message"),
     [
         ({"head": "softmax"}, "heads: softmax is not one of this transformer's: calm, ffn, ffn-slim"),
+        ({"check": "entropy"}, "checks: entropy is not one of this transformer's: margin, patience, saturation"),
         ({"state_fill": "skip"}, "state_fill: skip is not one of this transformer's: copy, deferred, propagate"),
         ({"head_state": "copy"}, "head_state: copy is not one of skip, propagate"),
         ({"exits": (2, 3)}, "exit_blocks: 5 is neither an exit [2, 3] nor all blocks"),
@@ -642,16 +697,16 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", **params)
         return read_table(tmp_path / "flops.parquet", FLOPS)
 
-    options = {"head": "mamba", "state_fill": "copy", "head_state": "skip"}
-    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", exits=EXITS, **options)
+    options = {"head": "mamba", "state_fill": "copy", "exits": EXITS}
+    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", counted=options)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
     assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
 
-    none = dict.fromkeys(options)
-    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", exits=EXITS, **none)  # the prompt, too, and not
+    none = policy_kinds.counted({"kind": "pruned"}, EXITS)
+    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", counted=none)  # the prompt, too, and not
     assert pruned["blocks"].tolist() == [8, 4]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
     assert (pruned["flops"] < pruned["flops_full"]).all()
 
-    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", exits=EXITS, **none)
+    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", counted=none)
     assert full["flops"].tolist() == full["flops_full"].tolist()

@@ -13,7 +13,7 @@ from engine import Forced, Length, one_row_each, prompts, requests_for, run, run
 from reference import Heads, Schedule
 from reference import decode as slow_decode
 
-from early_exit import backbones, decode, fills, heads, policies
+from early_exit import backbones, confidences, costs, decode, fills, heads
 
 NEW_TOKENS = 10
 FLOAT32_TIE = 1e-4  # of logits of about 4; those of one row were seen to differ by 1.4e-5 between batch sizes
@@ -131,7 +131,7 @@ HEADS = {
 }
 
 
-class WatchedHeads(policies.HeadConfidence):
+class WatchedHeads(confidences.HeadConfidence):
     """Notes every answer by the threshold of the row that asked: (exit block, confidence)."""
 
     def open(self, slots):
@@ -149,7 +149,7 @@ class WatchedHeads(policies.HeadConfidence):
         return leaving
 
 
-@pytest.mark.parametrize("head_state", policies.HEAD_STATES)
+@pytest.mark.parametrize("head_state", costs.HEAD_STATES)
 @pytest.mark.parametrize(
     "name, fill, head",
     [("llama", "propagate", "mamba2"), ("llama", "copy", "hybrid"), ("mamba2", "skip", "mamba1"),

@@ -165,7 +165,7 @@ def test_prompts_without_a_window_are_never_cut():
 
 def test_plans_of_pruning_answer_each_threshold_once(random_model):
     backbone = backbones.adapt(random_model)
-    plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, {}, backbone, [1.0, 2.0], (), None,
+    plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, backbone, [1.0, 2.0], None,
                               {1.0: (5,), 2.0: (2, 3)})  # fmt: skip
     assert [plan.backbone.depth for plan in plans] == [5, 4]
     rows = [

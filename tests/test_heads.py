@@ -13,8 +13,8 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
+from early_exit import confidences, head_sources, heads, manifests, state
 from early_exit import config as config_module
-from early_exit import head_sources, heads, manifests, policies, state
 from early_exit.records import InputError, read_json, write_json
 
 HIDDEN = 32
@@ -129,7 +129,7 @@ def test_a_check_costs_a_product_with_every_matrix(made, name):
 @pytest.mark.parametrize("name", STATEFUL)
 def test_stepping_a_head_with_a_state_equals_running_it_over_the_sequence(made, name):
     """Prompt by chunks, then token by token through our state: the same confidences as one pass over everything."""
-    policy = policies.HeadConfidence(made[name])
+    policy = confidences.HeadConfidence(made[name])
     hidden = {n: torch.randn(3, 12, HIDDEN) for n in EXITS}
     expected = {n: made[name][str(n)](hidden[n]) for n in EXITS}
     policy.open(4)
@@ -153,7 +153,7 @@ def test_a_head_with_a_state_sees_what_came_before_and_nothing_after(made, name)
 
 def test_a_mamba_head_skips_tokens_that_left_below_it(made):
     """A row's head state advances only when its exit is reached; other rows are untouched."""
-    policy = policies.HeadConfidence(made["mamba"])
+    policy = confidences.HeadConfidence(made["mamba"])
     policy.open(2)
     prompt = {n: torch.randn(2, 4, HIDDEN) for n in EXITS}
     policy.admit(torch.tensor([0, 1]), prompt, torch.tensor([0, 1]))

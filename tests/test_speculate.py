@@ -12,7 +12,7 @@ from reference import Schedule
 from reference import decode as slow_decode
 from test_generation import SHAPES, PeakMemory
 
-from early_exit import backbones, decode, generation, memory, speculate
+from early_exit import backbones, decode, exit_policies, generation, memory, speculate
 from early_exit.costs import cost_table, flops, generation_flops
 from early_exit.draft_costs import round_flops
 from early_exit.records import InputError
@@ -201,9 +201,10 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     """Through the plans of a run: the exit is the backbone's first unless the policy names one."""
     backbone, requests = backbones.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
     policy = {"kind": "self-speculative", "exit": None}
-    plans = generation._plans(policy, {}, backbone, [2.0, 4.0], [3, 5], None, None)
+    given = exit_policies.Given({}, [3, 5], 6, 1)
+    plans = generation._plans(policy, backbone, [2.0, 4.0], given, None)
     assert [plan.draft for plan in plans] == [(3, 2), (3, 4)]
-    assert [p.draft for p in generation._plans(policy | {"exit": 2}, {}, backbone, [1.0], [3], None, None)] == [(2, 1)]
+    assert [p.draft for p in generation._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]
     for plan in plans:
         rows = list(generation._answer(plan, requests, Length(6), 1.0, batch_size=4, budget=2**40))
         assert {row.threshold for row in rows} == {plan.draft[1]} and len(rows) == 3

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import backbones, costs, fills, forced, heads, speed, speed_cases, speed_figures
+from early_exit import backbones, costs, fills, heads, speed, speed_cases, speed_figures
 from early_exit import config as config_module
 from early_exit.records import InputError
 from early_exit.speed import Answer, Case
@@ -250,20 +250,6 @@ def test_too_few_prompts_are_named(bench):
         few.fixed_length(3)
     few.prompts = PROMPTS
     assert "sweep" not in few.groups()  # no heads, no sweep
-
-
-def test_random_exits_are_drawn_evenly_and_again_from_the_seed():
-    def draw(seed):
-        policy = forced.RandomExit(EXITS, seed)
-        policy.open(3000)
-        left, places = 3000, []
-        for block in EXITS:
-            leaving = int(policy.leave(block, torch.zeros(left, 1, 1), torch.zeros(left)).sum())
-            places, left = [*places, leaving], left - leaving
-        return [*places, left]
-
-    assert draw(1) == draw(1) != draw(2)
-    assert all(900 < count < 1100 for count in draw(1))  # 1000 each, standard deviation 26
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from test_distill import EXITS, documents
 from torch.nn import functional as F
 
-from early_exit import backbones, checkpoints, decode, distill, fills, head_kinds, heads, policies, training
+from early_exit import backbones, checkpoints, confidences, decode, distill, fills, head_kinds, heads, training
 from early_exit.records import InputError
 
 OPTIONS = {"label": "exit-in-oracle-topk", "k": 1, "exit_weights": "linear", "class_balance": "none", "seed": 3,
@@ -103,7 +103,7 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
     backbone = backbones.adapt(low)
     requests = requests_for([list(range(3, 9 + k)) for k in range(3)], (0.0, 0.5, 1.0))
     for name in configs:
-        policy = policies.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
+        policy = confidences.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
         fill = fills.FILLS[backbone.family]["propagate"]()
         rows = list(decode.generate(backbone, policy, fill, requests, Length(), slots=4))
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}

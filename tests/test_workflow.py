@@ -40,16 +40,15 @@ EXPECTED = {
     "head_tables": 1,
     "head_figures": 1,
     "settle": 2,
-    "generate_calibration": 42,  # full and six head policies on six pairs
+    "adapt": 4,  # two kinds of adaptive thresholds on one dataset
+    "generate_calibration": 46,  # full and six head policies on six pairs, two adaptive ones on one dataset
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
-    "score_blocks": 2,
-    "pruned_blocks": 1,
-    "generate": 60,
+    "generate": 66,
     "layer_costs": 2,
-    "count_flops": 60,
-    "score": 60,
+    "count_flops": 66,
+    "score": 66,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -64,8 +63,9 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "pruned-influence", "calm-skip", "calm-propagate", "ffn-skip",
-                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate"]),
+    "policies": dict.fromkeys(["pruned", "pruned-full-prompt", "calm-skip", "calm-propagate", "ffn-skip",
+                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
+                               "calm-per-exit", "calm-budget"]),
 }  # fmt: skip
 NOT_BY_PIP = ("python", "mamba-ssm", "causal-conv1d")  # the kernels need a GPU's compiler; nothing here needs them
 STUB = """
@@ -100,6 +100,14 @@ def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
     text = snakemake("--dry-run", folder=tmp_path, config={"preset": preset, "revisions": REVISIONS})
     assert jobs(text) == EXPECTED
     assert f"results/{preset}/report.html" in text
+
+
+def test_all_policies_run_where_all_are_asked_for(tmp_path):
+    """On six pairs each, also those that are held to one dataset by default."""
+    counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
+    assert counts["generate"] == counts["score"] == 60 + 6 * 3 + 6 * 14
+    assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
+    assert counts["generate_calibration"] == 42 + 6 * 9  # not of budgets, fixed and random
 
 
 def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
@@ -207,7 +215,8 @@ def test_without_promises_nothing_is_calibrated(tmp_path):
     promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
     config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
     counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
-    assert not {"calibrate", "generate_calibration", "promise"} & counted.keys() and counted["generate"] == 54
+    assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 66
+    assert counted["generate_calibration"] == 2  # of the full model, for what adaptive thresholds go by
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
@@ -264,7 +273,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned", "pruned-influence"}
+    kept = {"full", "pruned", "pruned-full-prompt"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)
@@ -347,7 +356,8 @@ def test_files_stay_short(path):
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("quality", "equal_compute", "exits", "training", "settle", "calibration", "promise", "transfer"):
+    for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle", "calibration", "promise",
+                 "transfer"):  # fmt: skip
         assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

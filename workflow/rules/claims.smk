@@ -22,6 +22,12 @@ rule compare:
             category="5. All results",
             labels={"table": "differences", "format": "csv"},
         ),
+        policies=report(
+            f"{R}/tables/policies.csv",
+            caption="../../report/policies.rst",
+            category="4. All results",
+            labels={"table": "all policies at equal compute", "format": "csv"},
+        ),
     log:
         f"{R}/logs/compare.log",
     benchmark:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import imports, layout
+from early_exit import imports, layout, policy_kinds
 from early_exit.config import load
 from early_exit.records import InputError
 
@@ -79,10 +79,8 @@ def policy(wildcards):
 
 
 def grid(wildcards):
-    """What a policy is run at: thresholds, how many blocks are dropped, or how many tokens are drafted."""
-    settings = policy(wildcards)
-    keys = {"pruned": "drop", "head": "thresholds", "self-speculative": "draft_tokens"}
-    return settings.get(keys.get(settings["kind"]), [1.0])
+    """What a policy is run at: thresholds, or what else its settings are."""
+    return policy_kinds.settings(policy(wildcards), spec(wildcards, "backbone")["exits"])
 
 
 def torch_settings(wildcards):

@@ -45,10 +45,7 @@ rule count_flops:
         runtime=30,
     params:
         kind=of("policy", "kind"),
-        head=of("policy", "head"),
-        state_fill=of("policy", "state_fill"),
-        head_state=of("policy", "head_state"),
-        exits=of("backbone", "exits"),
+        counted=counted,
     script:
         "../scripts/count_flops.py"
 

@@ -74,6 +74,28 @@ def full_run(wildcards):
     return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
 
 
+def plan(wildcards):
+    """What an adaptive policy goes by; nothing for a policy that measures nothing."""
+    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
+    return f"{R}/adaptive/{run}.json" if policy_kinds.is_planned(policy(wildcards)) else []
+
+
+def matched_run(wildcards):
+    """The run whose exits random ones are drawn from; nothing for other policies."""
+    match = policy(wildcards).get("match")
+    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/{match}/test.parquet" if match else []
+
+
+def leaves_out_chosen(wildcards):
+    """Whether a calibration run leaves out the examples that the policy's thresholds were chosen on."""
+    return policy(wildcards).get("adapt") == "per-exit"
+
+
+def counted(wildcards):
+    """What a policy's tokens cost beside their blocks."""
+    return policy_kinds.counted(policy(wildcards), spec(wildcards, "backbone")["exits"])
+
+
 def block_scores(wildcards):
     """The scores by which a policy prunes; nothing for one that needs none."""
     measure = layout.MEASURES.get(policy(wildcards).get("by"))

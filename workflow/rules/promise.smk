@@ -12,7 +12,7 @@ rule calibrate:
     input:
         runs=calibration_runs,
         data=f"{R}/data/{{dataset}}.parquet",
-        schema=f"{ROOT}/workflow/schemas/thresholds.schema.yaml",
+        schema=os.path.relpath(f"{workflow.basedir}/workflow/schemas/thresholds.schema.yaml"),
         code=code("calibrate"),
     output:
         thresholds=f"{R}/thresholds/{{backbone}}/{{dataset}}.json",

@@ -2,8 +2,7 @@
 
 PLOTS = layout.plots(config, R)
 CATEGORIES = {
-    "quality": "1. Quality against compute",
-    "equal_compute": "1. Quality against compute",
+    **dict.fromkeys(("policies", "quality", "equal_compute"), "1. Quality against compute"),
     "exits": "2. Where tokens exit",
     "settle": "2. Where tokens exit",
     "training": "3. Exit heads",
@@ -17,6 +16,7 @@ rule figures:
         training=rules.tables.output.training,
         settle=rules.tables.output.settle,
         equal_compute=rules.compare.output.equal_compute,
+        policies=rules.compare.output.policies,
         code=code("figures"),
     output:
         [
@@ -42,6 +42,7 @@ rule figures:
         runtime=30,
     params:
         plots=PLOTS,
+        plain=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
     script:
         "../scripts/figures.py"
 

@@ -7,6 +7,7 @@ rule measure_wallclock:
         manifest=f"{R}/backbones/{{backbone}}.json",
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
+        plan=plan,
         block_scores=block_scores,
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
         code=code("measure_wallclock"),
@@ -26,8 +27,8 @@ rule measure_wallclock:
         runtime=config["resources"]["runtime"],
     params:
         policy=policy,
-        settings=config["wallclock"],
         exits=of("backbone", "exits"),
+        settings=config["wallclock"],
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,

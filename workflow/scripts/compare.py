@@ -7,15 +7,16 @@ from early_exit import cells, compare, records, runtime
 with runtime.job(snakemake) as log:
     params = snakemake.params
     bootstrap = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
-    equal, against_full = [], []
+    equal, against_full, standings = [], [], []
     for runs, rows in cells.read(params.settings):
         cell = cells.cell(runs, rows, params.policies, params.heads, **bootstrap)
         equal.append(compare.equal_compute(cell, params.preset))
+        standings.append(compare.standings(cell, params.preset))
         against_full += [
             compare.differences(run, rows[run["policy"]], rows["full"], preset=params.preset, **bootstrap)
             for run in runs
         ]
         log.info("%s, %s: %d runs, %d groups", cell.backbone, cell.dataset, len(runs), cell.groups)
-    for name, frames in (("equal_compute", equal), ("differences", against_full)):
+    for name, frames in {"equal_compute": equal, "differences": against_full, "policies": standings}.items():
         with records.whole_file(snakemake.output[name]) as path:
             pd.concat(frames).to_csv(path, index=False, float_format="%.8g", lineterminator="\n")

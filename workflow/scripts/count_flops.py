@@ -19,10 +19,7 @@ with job(snakemake) as log:
         exit_blocks=run["exit_blocks"],
         prompt_blocks=run["exit_blocks"].str[0],
         decode_blocks=decode_blocks,
-        exits=params.exits,
-        head=params.head,
-        state_fill=params.state_fill,
-        head_state=params.head_state or "skip",
+        **params.counted,
     )
     if params.kind == "self-speculative":
         counted |= round_flops(table, counted, **run[["prompt_tokens", "drafted", "accepted"]])

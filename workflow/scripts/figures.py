@@ -4,16 +4,20 @@ from functools import partial
 
 import pandas as pd
 
-from early_exit import figures, forest, runtime
+from early_exit import figures, forest, policy_figures, runtime
 
 with runtime.job(snakemake) as log:
     results, exits, training, settle, compared = (
         pd.read_csv(snakemake.input[name]) for name in ("results", "exits", "training", "settle", "equal_compute")
     )
+    standings = pd.read_csv(snakemake.input.policies)
+    # Curves of the paper's policies; all that there are stand side by side in a figure of their own.
+    plain, plain_exits = (frame[frame["policy"].isin(snakemake.params.plain)] for frame in (results, exits))
     draw = {
-        "quality": partial(figures.quality, results),
+        "policies": partial(policy_figures.policies, standings),
+        "quality": partial(figures.quality, plain),
         "equal_compute": partial(forest.equal_compute, compared, results),
-        "exits": partial(figures.exits, exits),
+        "exits": partial(figures.exits, plain_exits),
         "training": partial(figures.training, training),
         "settle": partial(figures.settle, settle, training.groupby("backbone")["exit"].unique().to_dict()),
     }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import generation, pruning, records, runtime, speed, wallclock
+from early_exit import forced, generation, pruning, records, runtime, speed, wallclock
 
 with runtime.job(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -24,6 +24,8 @@ with runtime.job(snakemake) as log:
         exits=params.exits,
         dropped=pruning.read(params.policy, manifest["depth"], files.get("block_scores")),
         head_folder=Path(files.heads).parent if files.get("heads") else None,
+        plan=records.read_json(files.plan) if files.get("plan") else None,
+        rates=forced.exit_rates(run, params.exits) if params.policy["kind"] == "random" else None,
     )
     probe = speed.Probe(answerer.backbone.device)
     measured = wallclock.measure(answerer, examples, thresholds, repeats=params.settings["repeats"], probe=probe)

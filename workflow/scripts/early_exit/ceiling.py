@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from early_exit import backbones, generation, runtime
+from early_exit import backbones, replay, runtime
 from early_exit.backbones import Backbone
-from early_exit.conversations import Rounds
 from early_exit.records import InputError
 
 
@@ -29,31 +28,16 @@ def run(
     if rules["repetition_penalty"] != 1.0:
         raise InputError("policy of kind oracle: has no meaning under generation.repetition_penalty; take it away")
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
-    room = None if backbone.context is None else backbone.context - max_new_tokens
-    (threshold,) = full["threshold"].unique()
-    asked = Rounds(examples, [threshold])
-    for row in full.itertuples():
-        asked.note(row.example_id, threshold, row.text)
-    prompts = [asked.prompt(example_id, threshold) for example_id in full["example_id"]]
-    requests = generation.tokenise(prompts, tokenizer, room, rules["prompt_overflow"], {})
-    pairs = zip(requests, full["token_ids"], strict=True)
-    taken = [
-        oracle_exits(backbone, exits, request.token_ids, list(token_ids))
-        for request, token_ids in runtime.progress(pairs, len(requests), "answers")
-    ]
+    some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
+                          overflow=rules["prompt_overflow"])  # fmt: skip
+    taken = [oracle_exits(backbone, exits, answer) for answer in runtime.progress(some, len(some), "answers")]
     return full.assign(exit_blocks=taken)
 
 
-@torch.inference_mode()
-def oracle_exits(
-    backbone: Backbone, exits: Sequence[int], prompt: Sequence[int], token_ids: Sequence[int]
-) -> list[int]:  # fmt: skip
+def oracle_exits(backbone: Backbone, exits: Sequence[int], answer: replay.Answer) -> list[int]:
     """For each generated token the first of `exits` (ascending) that gives it, or the depth; the first: the depth."""
-    read = torch.tensor([[*prompt, *token_ids[:-1]]], device=backbone.device)
-    _, kept = backbone.run_prompt(read, exits)
-    wanted = torch.tensor(token_ids[1:], device=backbone.device)
-    blocks = torch.full_like(wanted, backbone.depth)
-    for exit_block in reversed(exits):
-        given = backbone.logits(kept[exit_block][0, len(prompt) :]).argmax(-1)
-        blocks[given == wanted] = exit_block
+    right = replay.agreement(backbone, replay.exit_states(backbone, exits, answer), answer)
+    blocks = torch.full((len(right),), backbone.depth)
+    for k in reversed(range(len(exits))):
+        blocks[right[:, k].cpu()] = exits[k]
     return [backbone.depth, *blocks.tolist()]

@@ -26,9 +26,10 @@ Runs = Sequence[Mapping[str, Any]]
 class Curve:
     """What a policy's settings add up to on one dataset of one backbone.
 
-    `kind` is the policy's, `head_kind` its head's; both and `head`, `state_fill` are empty where it has none. `sums`
-    are by column (1 + resamples, settings): row 0 over all examples, each other over those that a resample drew;
-    `examples` is the column of their numbers. Settings are in the order of `thresholds`.
+    `kind` is the policy's, `head_kind` its head's, `adapt` how its thresholds adapt, `match` the policy that it draws
+    exits from; these and `head`, `state_fill` are empty where it has none. `sums` are by column (1 + resamples,
+    settings): row 0 over all examples, each other over those that a resample drew; `examples` is the column of their
+    numbers. Settings are in the order of `thresholds`.
     """
 
     policy: str
@@ -38,6 +39,13 @@ class Curve:
     state_fill: str
     thresholds: tuple[float, ...]
     sums: Mapping[str, np.ndarray]
+    adapt: str = ""
+    match: str = ""
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it is a head with one threshold, as the paper has them."""
+        return self.kind == "head" and not self.adapt
 
     def saved(self) -> np.ndarray:
         """Share of FLOPs saved on the decode passes, (1 + resamples, settings)."""
@@ -95,7 +103,7 @@ def cell(
             raise InputError(f"{run['scores']}: not the examples of policy full; delete runs of both and run again")
         thresholds, sums = _resampled(rows[name], [*METRICS[first["kind"]], *PERCENT, *COUNTED], **drawing)
         labels = (name, policies[name], head, heads.get(head, ""), run["state_fill"] or "")
-        curves[name] = Curve(*labels, thresholds, sums)
+        curves[name] = Curve(*labels, thresholds, sums, run.get("adapt") or "", run.get("match") or "")
     counts = {"examples": len(full), "groups": full.nunique()}
     return Cell(*(first[key] for key in ("backbone", "family", "dataset", "kind")), **counts, curves=curves)
 

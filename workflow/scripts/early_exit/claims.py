@@ -143,7 +143,7 @@ def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
             f"{policy} - {reference}": compare.area_difference(cell, policy, reference, metric)
             for name, policy, reference in compare.pairs(cell)
             if name == comparison
-            and cell.curves[policy].kind == "head"
+            and cell.curves[policy].is_head
             and head_kind in (None, cell.curves[reference].head_kind)
         }
 
@@ -156,7 +156,7 @@ def _lowest_threshold(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -
     return {
         f"{curve.policy} at {curve.thresholds[0]:g} - full": curve.mean(metric)[:, 0] - full
         for curve in cell.curves.values()
-        if curve.kind == "head"
+        if curve.is_head
     }
 
 
@@ -169,7 +169,7 @@ def saving_lost(cell: Cell, cost_tables: Mapping[str, Any], metric: str = "") ->
     table = cost_tables[cell.backbone]
     fill, found = costs.flops(table["state_fill"]["propagate"]), {}
     for curve in cell.curves.values():
-        if curve.kind == "head" and curve.state_fill == "propagate":
+        if curve.is_head and curve.state_fill == "propagate":
             total = {name: curve.sums[name].sum(axis=1) for name in curve.sums}
             spent = fill * (table["depth"] * total["passes"] - total["blocks"])
             saved = total["flops_blocks_full"] - total["flops_blocks"]

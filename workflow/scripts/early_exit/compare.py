@@ -13,6 +13,7 @@ the tokens that a setting generated; one that makes longer answers pays for each
 
 from collections.abc import Mapping
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,24 @@ import pandas as pd
 
 from early_exit import uncertainty
 from early_exit.cells import Cell
+from early_exit.policy_kinds import UNTRAINED
 from early_exit.records import ALL_METRICS, MAIN_METRIC
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves are compared
-COMPARISONS = ("static-pruning", "stateless-head", "state-fill")
+COMPARISONS = ("static-pruning", "stateless-head", "state-fill", "adaptive-threshold", "no-training", "random-exits")
 STATELESS = ("calm", "ffn")
 FREE_FILLS = ("copy", "skip")
+LOSSLESS = ("full", "self-speculative")  # their answers are the full model's: no curve
 DIFFERENCES = {**dict.fromkeys(ALL_METRICS), "degenerate": None, "mean_tokens": "tokens"}  # and their columns, if other
 SETTING = ("preset", "backbone", "family", "dataset", "policy", "head", "state_fill")
 EQUAL_COLUMNS = (
     "preset", "backbone", "family", "dataset", "metric", "comparison", "policy", "head", "state_fill", "reference",
     "examples", "groups", "saved_from", "saved_to", "points", "reference_points", "at", "value", "reference_value",
     "difference", "difference_low", "difference_high",
+)  # fmt: skip
+STANDING_COLUMNS = (
+    "preset", "backbone", "family", "dataset", "metric", "policy", "kind", "adapt", "head", "state_fill", "examples",
+    "groups", "points", "saved_from", "saved_to", "at", "value", "difference", "difference_low", "difference_high",
 )  # fmt: skip
 
 
@@ -40,12 +47,13 @@ def pairs(cell: Cell) -> list[tuple[str, str, str]]:
 
     `static-pruning`: each policy against every pruning, and every other pruning against the first; `stateless-head`: a
     Mamba head against a linear or FFN head with the same state fill; `state-fill`: propagate against what costs
-    nothing, with the same head.
+    nothing, with the same head; `adaptive-threshold`: thresholds that adapt against one that does not, of the same
+    confidence; `no-training`: a head against a confidence that needs no training, with the same state fill;
+    `random-exits`: a policy against exits drawn at its own rates.
     """
-    lossless = ("full", "self-speculative")
-    curves = [curve for curve in cell.curves.values() if curve.kind not in lossless]
+    curves = [curve for curve in cell.curves.values() if curve.kind not in LOSSLESS]
     pruned = [curve for curve in curves if curve.kind == "pruned"]
-    heads = [curve for curve in curves if curve.kind == "head"]
+    heads = [curve for curve in curves if curve.is_head]
     found = [("static-pruning", one, other) for one in curves if one.kind != "pruned" for other in pruned]
     found += [("static-pruning", one, pruned[0]) for one in pruned[1:]]
     for one, other in product(heads, heads):
@@ -53,6 +61,14 @@ def pairs(cell: Cell) -> list[tuple[str, str, str]]:
             found.append(("stateless-head", one, other))
         if one.head == other.head and one.state_fill == "propagate" and other.state_fill in FREE_FILLS:
             found.append(("state-fill", one, other))
+    alike = attrgetter("kind", "head", "state_fill")
+    for one, other in product(curves, curves):
+        if one.adapt and not other.adapt and alike(one) == alike(other):
+            found.append(("adaptive-threshold", one, other))
+        if one.is_head and other.kind in UNTRAINED and not other.adapt and one.state_fill == other.state_fill:
+            found.append(("no-training", one, other))
+        if other.match == one.policy:
+            found.append(("random-exits", one, other))
     return [(name, one.policy, other.policy) for name, one, other in sorted(found, key=_comparison)]
 
 
@@ -140,6 +156,33 @@ def equal_compute(cell: Cell, preset: str) -> pd.DataFrame:
                      *uncertainty.summary(height - reference_height))
                 )  # fmt: skip
     return pd.DataFrame(rows, columns=list(EQUAL_COLUMNS))
+
+
+def standings(cell: Cell, preset: str) -> pd.DataFrame:
+    """Every policy at equal compute, with the columns STANDING_COLUMNS: what it loses against the full model.
+
+    For each policy, main metric or agreement (0..100), and each of LEVELS above 0: the height of its curve there, and
+    that minus the full model's on the same examples, with its interval; NaN where the curve does not reach. The
+    oracle's answers are the full model's, so its curve goes from there to what it saves.
+    """
+    rows, full = [], cell.curves["full"]
+    for curve in cell.curves.values():
+        for metric in (MAIN_METRIC[cell.kind], "agreement"):
+            if curve.kind in LOSSLESS:
+                continue
+            x, y = line(cell, curve.policy, metric)
+            if curve.kind == "oracle":
+                x, y = np.hstack([np.zeros_like(x), x]), np.hstack([y, y])
+            reach = (x[0].min(), x[0].max()) if x.shape[1] else (float("nan"),) * 2
+            for level in LEVELS[1:]:
+                height = height_at(x, y, level)
+                difference = uncertainty.summary(height - full.mean(metric)[:, 0])
+                rows.append(
+                    (preset, cell.backbone, cell.family, cell.dataset, metric, curve.policy, curve.kind, curve.adapt,
+                     curve.head, curve.state_fill, cell.examples, cell.groups, len(curve.thresholds), *reach, level,
+                     height[0], *difference)
+                )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(STANDING_COLUMNS))
 
 
 def differences(

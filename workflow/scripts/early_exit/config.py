@@ -5,7 +5,6 @@ that names the key and its value.
 """
 
 import copy
-import difflib
 import math
 import os
 import re
@@ -16,7 +15,8 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit import head_config, manifests
+from early_exit import head_config, manifests, policy_config
+from early_exit.hints import hint
 from early_exit.records import InputError, read_json
 
 PRESETS = "workflow/presets"
@@ -44,14 +44,17 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
         _measure(("backbones", name), spec)
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
-    for key, value, why in head_config.problems(config, root):
-        _fail(key, value, why)
     if config["distillation"]["seed"] is None:
         config["distillation"]["seed"] = config["seed"]
+    _check_ascending(("thresholds",), config["thresholds"])
+    policy_config.complete(config)
+    for key, value, why in (*head_config.problems(config, root), *policy_config.problems(config, user)):
+        _fail(key, value, why)
     for name, policy in config["policies"].items():
         _check_policy(("policies", name), policy, config)
         if name in user.get("policies", {}) and not any(runs_on(policy, b) for b in config["backbones"].values()):
             _fail(("policies", name, "state_fill"), policy["state_fill"], "belongs to no backbone here")
+    config["policies"] = policy_config.select(config)
     return config
 
 
@@ -78,7 +81,7 @@ def sources(config: Mapping[str, Any]) -> Iterator[tuple[Key, dict[str, Any]]]:
 
 def runs_on(policy: Mapping[str, Any], backbone: Mapping[str, Any]) -> bool:
     """Whether a policy's state fill, if it has one, is of the backbone's family."""
-    return policy["kind"] != "head" or policy["state_fill"] in STATE_FILLS[backbone["family"]]
+    return "state_fill" not in policy or policy["state_fill"] in STATE_FILLS[backbone["family"]]
 
 
 def local_path(source: str, root: Path) -> Path | None:
@@ -194,13 +197,7 @@ def _check_names(config: Mapping[str, Any]) -> None:
 
 
 def _check_policy(key: Key, policy: dict[str, Any], config: Mapping[str, Any]) -> None:
-    """References, thresholds and numbers of blocks of one policy."""
-    if policy["kind"] == "head":
-        _check_known((*key, "recipe"), policy["recipe"], list(config["recipes"]))
-        _check_known((*key, "head"), policy["head"], config["recipes"][policy["recipe"]])
-        own = policy["thresholds"] is not None
-        policy["thresholds"] = policy["thresholds"] if own else list(config["thresholds"])
-        _check_ascending((*key, "thresholds") if own else ("thresholds",), policy["thresholds"])
+    """Numbers of blocks, and of tokens drafted, of one policy, in every backbone."""
     if policy["kind"] == "self-speculative":
         _check_ascending((*key, "draft_tokens"), policy["draft_tokens"])
         for name, backbone in config["backbones"].items():
@@ -221,7 +218,7 @@ def _check_ascending(key: Key, values: list[float]) -> None:
 
 def _check_known(key: Key, name: str, known: list[str]) -> None:
     if name not in known:
-        _fail(key, name, f"is unknown; {_hint(name, known)}")
+        _fail(key, name, f"is unknown; {hint(name, known)}")
 
 
 def _typos_first(error: ValidationError) -> tuple:
@@ -236,17 +233,12 @@ def _explain(error: ValidationError) -> NoReturn:
     if error.validator in ("additionalProperties", "unevaluatedProperties"):
         known = list(error.schema["properties"])
         name = next(name for name in value if name not in known)
-        _fail((*key, name), value[name], f"stands under an unknown key; {_hint(name, known)}")
+        _fail((*key, name), value[name], f"stands under an unknown key; {hint(name, known)}")
     if error.validator == "required":
         _fail((*key, next(name for name in rule if name not in value)), None, "is missing")
     if error.validator == "enum":
         _check_known(key, value, [choice for choice in rule if choice is not None])
     raise InputError(f"config key '{_dotted(key)}': {' '.join(error.message.split())}")
-
-
-def _hint(name: Any, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(map(str, known)), n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(map(str, known)) or 'none'}"
 
 
 def _dotted(key: Key) -> str:

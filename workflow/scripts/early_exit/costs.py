@@ -10,6 +10,9 @@ maps and attention equal `torch.utils.flop_counter` on Hugging Face's models wit
   that. The LM head reads its last position only. A sliding window does not matter: no sequence is longer than it.
 - The recurrence is counted token by token, in the prompt too. The chunked scan that computes a prompt does other
   work, which depends on the chunk size.
+- A check without training costs what its exit computes for it: the LM head (softmax, margin, patience), or a dot
+  product of two hidden states (saturation, from the second exit on). The logits of the check that a token leaves at
+  are those that it is chosen from: they are not paid a second time.
 - A convolution costs one window a token. The plain PyTorch path of Mamba computes two windows for a decoded token
   and at least kernel - 1 too many for a prompt, and drops them.
 
@@ -25,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from early_exit.block_costs import Cost, add, backbone, flops, linear, mamba1, mamba2, read
+from early_exit.policy_kinds import LOGIT_CHECKS, UNTRAINED
 from early_exit.records import InputError
 
 __all__ = ["Cost", "add", "cost_table", "flops", "generation_flops", "linear", "mamba1", "mamba2"]
@@ -37,9 +41,11 @@ def cost_table(config: Mapping[str, Any], heads: Mapping[str, Cost]) -> dict[str
     `config` is the Hugging Face config as a dict, `heads` the cost of one check of each exit head, as its own class
     says it (`heads.cost`). Gives `model_type, family, depth, hidden` and the costs
     `{"linear", "recurrence", "per_context"}` in FLOPs a token: `block`, `lm_head`, `state_fill[name]` for each
-    skipped block, `heads[name]` for each check. InputError for an unsupported model, or a missing key.
+    skipped block, `heads[name]` for each check, `checks[kind]` for one by a confidence without training. InputError
+    for an unsupported model, or a missing key.
     """
     family, block, fills, lm_head = backbone(config)
+    cosine = linear(read(config, "hidden_size"))
     return {
         "model_type": config.get("model_type"),
         "family": family,
@@ -48,6 +54,7 @@ def cost_table(config: Mapping[str, Any], heads: Mapping[str, Cost]) -> dict[str
         "block": block,
         "state_fill": fills,
         "heads": dict(heads),
+        "checks": {kind: lm_head if kind in LOGIT_CHECKS else cosine for kind in UNTRAINED},
         "lm_head": lm_head,
     }
 
@@ -63,14 +70,16 @@ def generation_flops(
     head: str | None = None,
     state_fill: str | None = None,
     head_state: str = "skip",
+    check: str | None = None,
 ) -> dict[str, np.ndarray]:
     """FLOPs of n generations: arrays of shape (n,), named as the columns of `records.FLOPS`.
 
     `exit_blocks[i][j]` is the block after which row i's token j was decided. The prompt's pass gives token 0 and runs
     `prompt_blocks[i]` blocks (None: all). Each later pass is a decode pass: it runs its blocks at context prompt + j,
-    checks `head` at every exit up to them, pays `state_fill` for each block it skipped, and the LM head. Without
-    `head` and `state_fill` (full, pruned) these are free. Decode passes that do not leave run `decode_blocks[i]` (None:
-    as many as the prompt's). Blocks of a backbone have one shape, so which of them a pruned model lacks is all one.
+    checks `head` (or, without training, `check`) at every exit up to them, pays `state_fill` for each block it
+    skipped, and the LM head. What is None (for full, pruned) is free. Decode passes that do not leave run
+    `decode_blocks[i]` (None: as many as the prompt's). Blocks of a backbone have one shape, so which of them a pruned
+    model lacks is all one.
 
     With state fill `deferred`, `flops` and `flops_blocks` count what was run in the end: a pass runs on, without
     checks, to the deepest of the later passes of its row. `blocks` is of the exits decided on, for every fill.
@@ -80,8 +89,9 @@ def generation_flops(
     (propagate). InputError for a name that is unknown, or a pass that left elsewhere than at an exit.
     """
     depth, block, lm_head = table["depth"], table["block"], flops(table["lm_head"])
-    head_cost, fill = _pick(table, "heads", head), flops(_pick(table, "state_fill", state_fill))
-    check, is_stateful = flops(head_cost), head_cost["recurrence"] > 0
+    part, name = ("heads", head) if check is None else ("checks", check)
+    checked, fill = _pick(table, part, name), flops(_pick(table, "state_fill", state_fill))
+    a_check, is_stateful = flops(checked), checked["recurrence"] > 0
     if head_state not in HEAD_STATES:
         raise InputError(f"head_state: {head_state} is not one of {', '.join(HEAD_STATES)}")
     exits = np.unique(np.asarray(exits, np.int64))
@@ -102,14 +112,16 @@ def generation_flops(
     ran = _deepest_later(blocks, row) if state_fill == "deferred" else blocks
     every = is_stateful and head_state == "propagate"
     met = np.full(len(blocks), len(exits)) if every else np.searchsorted(exits, blocks, side="right")
-    overhead = met * check + (depth - blocks) * fill + lm_head
+    met = np.maximum(met - 1, 0) if check == "saturation" else met  # there is nothing to compare at the first
+    answered = np.isin(blocks, exits) & (check in LOGIT_CHECKS)  # by the logits of the last check
+    overhead = met * a_check + (depth - blocks) * fill + lm_head * ~answered
 
     def per_row(values: np.ndarray) -> np.ndarray:
         return np.bincount(row, values, rows)  # float64, exact for integers below 2**53
 
     attended = prompt_tokens * (prompt_tokens + 1) // 2  # by all tokens of a causal prompt together
     prompt_per_block = prompt_tokens * flops(block) + attended * block["per_context"]
-    prompt_checks = prompt_tokens * len(exits) * check * is_stateful
+    prompt_checks = prompt_tokens * len(exits) * a_check * is_stateful
     return {
         "passes": np.bincount(row, minlength=rows),
         "blocks": per_row(blocks).astype(np.int64),

@@ -161,7 +161,7 @@ def decode_one_token(batch: Batch) -> None:
     backbone, policy, fill, state, running = batch.backbone, batch.policy, batch.fill, batch.state, batch.running
     device, count = backbone.device, len(running)
     tokens = torch.tensor([row.token_ids[-1] for row in running], device=device)
-    thresholds = torch.tensor([row.threshold for row in running], device=device)
+    thresholds = policy.thresholds(running).to(device)  # (rows, exits)
     for each in (state, *policy.states):
         each.begin(count)
 
@@ -169,15 +169,20 @@ def decode_one_token(batch: Batch) -> None:
     hidden = backbone.embed(tokens[:, None])  # (queries, 1, hidden)
     live = torch.arange(count, device=device)
     left: list[tuple[torch.Tensor, torch.Tensor]] = []  # rows, and the hidden states (n, hidden) they leave with
+    known: list[tuple[torch.Tensor, torch.Tensor]] = []  # rows, and their logits, where a check has computed them
     exit_blocks = torch.full((count,), backbone.depth, device=device)
     for n in range(1, backbone.depth + 1):
         hidden = backbone.run_block(n, hidden, state)
         if n not in policy.exits:
             continue
         current = hidden[: len(live)]
-        leaving = policy.leave(n, current, thresholds[live])
+        leaving = policy.leave(n, current, thresholds[live, policy.exits.index(n)])
         if leaving.any():
-            left.append((live[leaving], current[leaving, 0]))
+            logits = policy.logits(leaving.nonzero()[:, 0])
+            if logits is None:
+                left.append((live[leaving], current[leaving, 0]))
+            else:
+                known.append((live[leaving], logits))
             exit_blocks[live[leaving]] = n
             gone = torch.isin(state.slots, live[leaving])
             fill.leave(backbone, state, n, hidden[gone], gone.nonzero()[:, 0])
@@ -193,9 +198,20 @@ def decode_one_token(batch: Batch) -> None:
     fill.finish(backbone, state)
 
     rows, last = map(torch.cat, zip(*left, strict=True))
-    chosen = batch.greedy.choose(backbone.logits(last[rows.argsort()]), torch.arange(count, device=device))
+    if len(rows):
+        order = rows.argsort()
+        known.append((rows[order], backbone.logits(last[order])))
+    chosen = batch.greedy.choose(_by_row(known), torch.arange(count, device=device))
     for row, token, block in zip(running, chosen, exit_blocks.tolist(), strict=True):
         row.add(token, block, batch.rule)
+
+
+def _by_row(known: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Logits of all rows in their order, from parts of rows (each in order) and their logits."""
+    if len(known) == 1:
+        return known[0][1]
+    rows, logits = map(torch.cat, zip(*known, strict=True))
+    return logits[rows.argsort()]
 
 
 def _parts(request: Request, slots: int) -> Iterator[Request]:

@@ -49,8 +49,7 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
     rows = results[(results["dataset"] == dataset) & results["acceptance_rate"].isna()]  # speculation saves no FLOPs
     rows = rows.dropna(subset=[metric, "flops_saved"])
     rows = present_rows(rows, f"results.csv, {metric} of dataset {dataset}")
-    backbones = rows["backbone"].unique()
-    figure = Figure(figsize=(WIDTH, 3.4))
+    backbones, figure = rows["backbone"].unique(), Figure(figsize=(WIDTH, 3.4))
     panels = figure.subplots(1, len(backbones), sharey=True, squeeze=False)[0]
     for axes, backbone in zip(panels, backbones, strict=True):
         for policy, curve in rows[rows["backbone"] == backbone].groupby("policy", sort=False):
@@ -247,5 +246,5 @@ def present_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The frame with absent names as empty text, as it was before it went through CSV; InputError if it is empty."""
     if frame.empty:
         raise InputError(f"{name}: no rows to draw; check that the config runs what the figure shows")
-    names = frame.columns.intersection(["head", "state_fill"])
+    names = frame.columns.intersection(["head", "state_fill", "adapt"])
     return frame.assign(**{name: frame[name].astype(object).fillna("") for name in names})

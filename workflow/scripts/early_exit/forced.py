@@ -1,41 +1,73 @@
 """Policies that ask nobody: tokens leave at one given exit, or at random ones.
 
-They answer no question about quality. They say what leaving costs and saves: with every token leaving where it is
-told to, measured speed can be held against the FLOPs of the same tokens.
+They answer no question about quality by themselves. `fixed` says what leaving costs and saves: with every token leaving
+where it is told to, measured speed can be held against the FLOPs of the same tokens; and as a rival it is a model cut
+short. `random` leaves as often at each exit as the run of another policy did, but with other tokens: what lies between
+the two is what that policy's decision is worth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from itertools import accumulate
 
+import pandas as pd
 import torch
 
-from early_exit.policies import FullDepth
+from early_exit.policies import Policy
+from early_exit.records import InputError
 
 
-class FixedExit(FullDepth):
-    """Every generated token after the first leaves after `exit_block` (the first comes out of the prompt's pass)."""
+class FixedExit(Policy):
+    """Every generated token after the first leaves at the first exit from block `setting` on.
 
-    def __init__(self, exit_block: int):
-        self.exits = [exit_block]
-
-    def leave(self, exit_block, hidden, thresholds):
-        return torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
-
-
-class RandomExit(FullDepth):
-    """Every token of every row leaves at one of the exits or runs all blocks, each as likely as the others.
-
-    The draws come from `seed` in the order in which rows are asked: the same requests in the same batches leave
-    alike, other batches do not.
+    The first comes out of the prompt's pass. A row's setting is a block; beyond the last exit it runs all of them.
     """
 
-    def __init__(self, exits: Sequence[int], seed: int):
-        self.exits, self.seed = list(exits), seed
-
-    def open(self, slots):
-        super().open(slots)
-        self._generator = torch.Generator().manual_seed(self.seed)
+    def __init__(self, exits: Sequence[int]):
+        self.exits = list(exits)
 
     def leave(self, exit_block, hidden, thresholds):
-        # Of the places that are left, this exit and what lies beyond it, one is drawn.
-        places = len(self.exits) - self.exits.index(exit_block) + 1
-        return (torch.rand(len(hidden), generator=self._generator) < 1 / places).to(hidden.device)
+        return thresholds <= exit_block
+
+
+class RandomExit(FixedExit):
+    """Every token of every row leaves at an exit drawn by given rates, or runs all blocks.
+
+    Args:
+        exits: the blocks, ascending.
+        rates: for each setting the share of passes that leave at each exit; what is left of 1 runs all blocks. None:
+            each exit and the full depth are equally likely.
+        seed: of the draws. One belongs to an example and a place in its answer, so it does not depend on the batch,
+            and is the same for all settings: with higher rates of early exits no token leaves later.
+    """
+
+    def __init__(self, exits: Sequence[int], rates: Mapping[float, Sequence[float]] | None, seed: int):
+        super().__init__(exits)
+        self.rates, self.seed = rates, seed
+
+    def thresholds(self, rows):
+        even = [1 / (len(self.exits) + 1)] * len(self.exits)
+        drawn = [self._draw(row, even if self.rates is None else self.rates[row.threshold]) for row in rows]
+        return torch.tensor(drawn)[:, None].expand(-1, len(self.exits))
+
+    def _draw(self, row, rates: Sequence[float]) -> float:
+        key = f"{self.seed}:{row.example_id}:{len(row.token_ids)}".encode()
+        place = int.from_bytes(blake2b(key, digest_size=8).digest()) / 2**64  # uniform in [0, 1)
+        reached = zip(self.exits, accumulate(rates), strict=True)
+        return next((exit_block for exit_block, share in reached if place < share), float("inf"))
+
+
+def exit_rates(run: pd.DataFrame, exits: Sequence[int]) -> dict[float, list[float]]:
+    """For each threshold of a run (records.GENERATIONS) the share of its decode passes that left at each exit.
+
+    InputError if it left elsewhere: then it is of other exits.
+    """
+    rates = {}
+    for threshold, rows in run.groupby("threshold"):
+        blocks = [block for exit_blocks in rows["exit_blocks"] for block in exit_blocks[1:]]
+        depth = max((block for exit_blocks in run["exit_blocks"] for block in exit_blocks), default=0)
+        strange = set(blocks) - {*exits, depth}
+        if strange:
+            raise InputError(f"a run to match left after block {min(strange)}, which is no exit; generate it again")
+        rates[float(threshold)] = [blocks.count(exit_block) / max(len(blocks), 1) for exit_block in exits]
+    return rates

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, fills, heads, memory, policies, runtime, speculate, stopping
+from early_exit import backbones, decode, exit_policies, fills, memory, policies, runtime, speculate, stopping
 from early_exit.backbones import Backbone
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
+from early_exit.exit_policies import Given
 from early_exit.fills import Fill
 from early_exit.journal import Journal
 from early_exit.policies import Policy
@@ -41,8 +42,7 @@ class Answerer:
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
         settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
-        exits: the backbone's.
-        head_folder: the recipe's folder, for `head`.
+        exits, head_folder, plan, rates: see `exit_policies.Given`.
         dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
 
     `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
@@ -52,12 +52,14 @@ class Answerer:
         self, policy: Mapping[str, Any], manifest: Mapping[str, Any], thresholds: Sequence[float], *,
         stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
         job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
+        plan: Mapping[str, Any] | None = None, rates: Mapping[float, Sequence[float]] | None = None,
         dropped: Mapping[float, Collection[int]] | None = None,
     ):  # fmt: skip
         self.backbone, self.tokenizer = backbones.open_backbone(manifest, settings)
         ends = backbones.stop_token_ids(self.backbone, self.tokenizer)
         self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
-        self.plans = _plans(policy, manifest, self.backbone, thresholds, exits, head_folder, dropped)
+        given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
+        self.plans = _plans(policy, self.backbone, thresholds, given, dropped)
         self.cut: dict[str, int] = {}
         self._rules = rules
         context = self.backbone.context
@@ -141,9 +143,10 @@ def tokenise(
     return requests
 
 
-def _plans(policy, manifest, backbone, thresholds, exits, head_folder, dropped) -> list[Plan]:
-    if policy["kind"] == "full":
-        return [Plan(backbone, policies.FullDepth(), Fill(), thresholds)]
+def _plans(
+    policy: Mapping[str, Any], backbone: Backbone, thresholds: Sequence[float], given: Given,
+    dropped: Mapping[float, Collection[int]] | None,
+) -> list[Plan]:  # fmt: skip
     if policy["kind"] == "pruned":
         prompt = backbone if policy["prompt"] == "full" else None
         return [
@@ -151,11 +154,10 @@ def _plans(policy, manifest, backbone, thresholds, exits, head_folder, dropped) 
             for count in thresholds
         ]
     if policy["kind"] == "self-speculative":
-        exit_block, never = policy["exit"] or exits[0], policies.FullDepth()
+        exit_block, never = policy["exit"] or given.exits[0], policies.FullDepth()
         return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in thresholds]
-    trained = heads.load(head_folder, policy["head"], manifest).to(backbone.device, backbone.model.dtype)
-    asking = policies.HeadConfidence(trained, policy["head_state"])
-    return [Plan(backbone, asking, fills.FILLS[backbone.family][policy["state_fill"]](), thresholds)]
+    fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
+    return [Plan(backbone, exit_policies.build(policy, backbone, given), fill(), thresholds)]
 
 
 def _answer(
@@ -167,7 +169,8 @@ def _answer(
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
              "kept": len(plan.policy.exits) * plan.policy.reads_prompt,
-             "drafted": plan.draft[1] if plan.draft else 0}  # fmt: skip
+             "drafted": plan.draft[1] if plan.draft else 0,
+             "asks_lm_head": plan.policy.asks_lm_head}  # fmt: skip
     largest = plan.prompt_backbone or plan.backbone
     slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
     predicted = memory.peak(largest, slots, **shape) / memory.MIB

@@ -1,7 +1,8 @@
 """What a config says of heads and their training, beyond what a schema can: which keys a design knows, and what has to
 fit together. Part of `config`, so it must not need torch.
 
-In the schema `x-kinds` names the kinds that know a key, `x-mixers` the mixers; `x-defaults` gives the defaults of
+In the schema `x-kinds` names the kinds that know a key, `x-mixers` the mixers, `x-adapts` the ways in which a policy's
+thresholds adapt; `x-defaults` gives the defaults of
 those for which they differ. A head out of a file knows its own keys.
 """
 
@@ -11,7 +12,7 @@ from typing import Any
 
 from early_exit import head_sources
 
-SELECTORS = ("kind", "mixer")
+SELECTORS = ("kind", "mixer", "adapt")
 
 
 def defaults(rules: Mapping[str, Mapping[str, Any]], value: Mapping[str, Any]) -> tuple[dict, list[tuple[str, str]]]:

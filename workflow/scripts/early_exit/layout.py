@@ -23,6 +23,7 @@ OUTPUTS = {
     "train_heads_seed": "quality/{}/heads.safetensors",
     "measure_heads": "quality/{}/confidences.parquet",
     "settle": "settle/{}.csv",
+    "adapt": "adaptive/{}.json",
     "score_blocks": "pruning/{}.csv",
     "generate_calibration": "runs/{}/calibration.parquet",
     "calibrate": "thresholds/{}.json",
@@ -40,6 +41,7 @@ def runs(config: Config) -> list[tuple[str, str, str]]:
         (backbone, dataset, policy)
         for backbone, dataset, policy in product(config["backbones"], config["datasets"], config["policies"])
         if runs_on(config["policies"][policy], config["backbones"][backbone])
+        and dataset in (config["policies"][policy].get("datasets") or config["datasets"])
     ]
 
 
@@ -101,6 +103,8 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
                 "thresholds": f"{results}/thresholds/{backbone}/{dataset}.json"
                 if (backbone, dataset, policy) in calibrated
                 else None,
+                "adapt": None if spec.get("adapt") == "none" else spec.get("adapt"),
+                "match": spec.get("match"),
                 "seconds": f"{results}/runs/{run}/seconds.csv" if is_timed(config, spec) else None,
             }
         )
@@ -117,9 +121,12 @@ def plots(config: Config, results: str) -> list[dict[str, str]]:
     trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
     ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
     figures = [("quality", dataset) for dataset in config["datasets"]]
+    if ran - {"full", "oracle", "self-speculative"}:
+        figures += [("policies", dataset) for dataset in config["datasets"]]
     if "pruned" in ran and ran - {"full", "pruned", "self-speculative"}:
         figures += [("equal_compute", dataset) for dataset in config["datasets"]]
-    figures += [(kind, backbone) for kind in ("exits", "training") for backbone in trained]
+    plain = dict.fromkeys(run[0] for run in head_runs(config) if policy_kinds.is_plain(config["policies"][run[2]]))
+    figures += [*(("exits", backbone) for backbone in plain), *(("training", backbone) for backbone in trained)]
     return [
         {"kind": kind, "key": key}
         | {end: f"{results}/figures/{kind}{key and '_' + key}.{end}" for end in ("svg", "png")}
@@ -160,7 +167,9 @@ def jobs(config: Config) -> dict[str, list[str]]:
     """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
     calibrations_of = ["/".join(pair) for pair in calibrations(config)]
-    generated = [f"{pair}/full" for pair in calibrations_of] + ["/".join(run) for run in calibrated_runs(config)]
+    planned = [run for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
+    pairs = dict.fromkeys([*calibrations_of, *("/".join(run[:2]) for run in planned)])
+    generated = [f"{pair}/full" for pair in pairs] + ["/".join(run) for run in calibrated_runs(config)]
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
     return {
@@ -171,6 +180,7 @@ def jobs(config: Config) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": list(config["backbones"]),
+        "adapt": ["/".join(run) for run in planned],
         "score_blocks": ["/".join(one) for one in measured_blocks(config)],
         "generate_calibration": generated,
         "calibrate": calibrations_of,

@@ -17,7 +17,10 @@ from early_exit.prefixes import PROMPT_TOKENS
 MIB = 2**20
 
 
-def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, drafted: int = 0) -> int:
+def peak(
+    backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, drafted: int = 0,
+    asks_lm_head: bool = False,
+) -> int:  # fmt: skip
     """Bytes that a batch takes at most.
 
     Args:
@@ -26,11 +29,12 @@ def peak(backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int 
         new_tokens: tokens generated at most.
         kept: blocks whose hidden states of the prompt are kept for heads that read it.
         drafted: tokens of a row that are verified with its last one; each has logits, and keeps a Mamba's states.
+        asks_lm_head: whether a policy computes logits at exits: those of rows that left wait for the step's end.
     """
     size, hidden = backbone.model.dtype.itemsize, backbone.hidden_size
     wide = max(size, 4)  # logits and scans are float32
     together = min(rows, max(1, PROMPT_TOKENS // prompt))
-    logits = rows * (1 + drafted) * backbone.vocabulary * (size + 2 * wide)
+    logits = rows * (1 + drafted) * backbone.vocabulary * (size + (5 if asks_lm_head else 2) * wide)
     stream = together * prompt * hidden * size * (4 + kept)  # residual stream, normed input, output, embedding
     if backbone.family == "transformer":
         attention = backbone.blocks[0].self_attn

@@ -17,7 +17,8 @@ What becomes of the prompt is the policy's `prompt`:
   a smaller model, which saves memory and the prompt's time as well, and whose caches hold nothing that it did not
   compute itself.
 - `full`: the prompt runs at full depth, as it does under early exits, and blocks are left out of the decode passes
-  alone. Compute is compared on decode passes, where the exits' full prompt is free; with this one it is for pruning.
+  alone. Where compute is compared on decode passes, the exits' full prompt is free; with this one pruning's is, too. So
+  it is the fairer rival there, and the harder one: the presets run both.
 """
 
 import json
@@ -38,7 +39,7 @@ SETS = ("policy", "by", "prompt", "dropped", "blocks")  # what a policy leaves o
 
 def chosen(policy: Mapping[str, Any], depth: int, scores: pd.DataFrame | None = None) -> dict[float, tuple[int, ...]]:
     """The blocks that a policy of kind `pruned` leaves out at each of its thresholds, which are their numbers."""
-    return {float(count): blocks(policy["by"], count, depth, scores) for count in policy["drop"]}
+    return {float(count): blocks(policy["by"], int(count), depth, scores) for count in policy["drop"]}
 
 
 def read(policy: Mapping[str, Any], depth: int, path: str | None) -> dict[float, tuple[int, ...]]:

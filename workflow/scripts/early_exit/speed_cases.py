@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import backbones, decode, fills, forced, policies, products, speculate
+from early_exit import backbones, confidences, decode, fills, forced, policies, products, speculate
 from early_exit.costs import generation_flops
 from early_exit.decode import Request
 from early_exit.draft_costs import round_flops
@@ -38,7 +38,7 @@ class HeadPolicy:
     heads: nn.ModuleDict
 
     def __call__(self) -> policies.Policy:
-        return policies.HeadConfidence(self.heads, self.head_state)
+        return confidences.HeadConfidence(self.heads, self.head_state)
 
 
 class Bench:
@@ -88,9 +88,10 @@ class Bench:
         for fill in self.fills:
             for block in self.exits:
                 labels = {"exit_block": block, "state_fill": fill}
-                cases.append(ours("exit", policy=partial(forced.FixedExit, block), prefill=our_prefill, labels=labels))
+                policy = partial(forced.FixedExit, [block])
+                cases.append(ours("exit", policy=policy, prefill=our_prefill, labels=labels))
             if rows > 1:
-                policy = partial(forced.RandomExit, self.exits, self.settings["seed"])
+                policy = partial(forced.RandomExit, self.exits, None, self.settings["seed"])
                 cases.append(ours("random", policy=policy, prefill=our_prefill, labels={"state_fill": fill}))
         for block, count in self.drafts:
             labels = {"exit_block": block, "draft_tokens": count}

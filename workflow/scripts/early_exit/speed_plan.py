@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from early_exit import policy_kinds
 from early_exit.config import runs_on
 from early_exit.records import InputError
 
@@ -63,12 +64,14 @@ def _drafts(config: Config, backbone: str) -> list[tuple[int, int]]:
 def _policies(config: Config, backbone: str) -> list[str]:
     """The policies to time: those named, else the first of each of KINDS."""
     policies, heads = config["policies"], config["heads"]
-    with_heads = [name for name, policy in policies.items() if policy["kind"] == "head"]
+    plain = {name: policy for name, policy in policies.items() if policy_kinds.is_plain(policy)}
+    with_heads = [name for name, policy in plain.items() if policy["kind"] == "head"]
     if config["speed"]["policies"] is not None:
         wanted = _named(config, "policies")
         for i, name in enumerate(wanted):
             if name not in with_heads and policies[name]["kind"] != SPECULATIVE:
-                raise InputError(f"config key 'speed.policies[{i}]': '{name}' has no heads; name policies of kind head")
+                why = "has no heads, or thresholds that adapt; name policies of kind head with adapt: none"
+                raise InputError(f"config key 'speed.policies[{i}]': '{name}' {why}")
         with_heads = [name for name in wanted if name in with_heads]
     usable = [name for name in with_heads if runs_on(policies[name], config["backbones"][backbone])]
     if config["speed"]["policies"] is not None:

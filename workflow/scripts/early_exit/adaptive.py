@@ -1,0 +1,86 @@
+"""Thresholds that adapt: from a row's setting, and what it has generated so far, to its thresholds in the coming step.
+
+Every rule is a function of the row alone. That is what keeps results independent of batches; `budget` pays for it,
+because a row cannot make up for what another has spent: it settles its account within its own answer. A budget shared
+by all rows would be met more exactly and make each answer a matter of which ones came before it.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from early_exit.policies import Row
+
+
+class Same:
+    """The setting itself, for all tokens and exits."""
+
+    def __call__(self, rows: Sequence[Row], exits: int) -> Tensor:
+        """Thresholds of the coming step, (rows, exits)."""
+        return torch.tensor([self.level(row) for row in rows])[:, None].expand(-1, exits)
+
+    def level(self, row: Row) -> float:
+        """A row's threshold where it is the same at all exits."""
+        return row.threshold
+
+
+class Decay(Same):
+    """CALM's decaying threshold (arXiv 2207.07061): clip(0.9 L + 0.1 exp(-temperature t / N), 0, 1).
+
+    Args:
+        temperature: how fast it falls.
+        tokens: N, the most tokens of an answer. t counts them from 0; 0 comes out of the prompt's pass.
+    """
+
+    def __init__(self, temperature: float, tokens: int):
+        self.temperature, self.tokens = temperature, tokens
+
+    def level(self, row):
+        decayed = math.exp(-self.temperature * len(row.token_ids) / self.tokens)
+        return min(max(0.9 * row.threshold + 0.1 * decayed, 0.0), 1.0)
+
+
+class PerExit(Same):
+    """One threshold for each exit: `vectors` are by setting; see `planning` for how they are chosen."""
+
+    def __init__(self, vectors: Mapping[float, Sequence[float]]):
+        self.vectors = vectors
+
+    def __call__(self, rows, exits):
+        # A setting without a vector is the one at which nobody leaves: no confidence is above 1.
+        return torch.tensor([self.vectors.get(row.threshold, [1.0] * exits) for row in rows])
+
+
+class Budget(Same):
+    """Steers a row's threshold so that its answer costs the share of the full model's FLOPs that its setting names.
+
+    A row keeps account of its own decode passes, in the FLOPs that `costs` counts, checks and state fill included. What
+    it has spent too little or too much so far is to be settled over the next `horizon` tokens: the coming token shall
+    cost the setting's share, and its part of the balance. Which threshold costs how much, is a table of expected
+    shares, measured on the calibration split; it is read between its points. So in the mean a token costs what it
+    shall, as far as the table holds for it, and where it does not, the account shows, and the next tokens settle it.
+
+    Args:
+        thresholds: ascending.
+        shares: expected FLOPs of decode passes at each, over the full model's; ascending, too.
+        spend: from rows to their FLOPs so far, what the full model would have spent, and what it would on the coming
+            token: three arrays (rows,).
+        horizon: tokens.
+    """
+
+    def __init__(
+        self, thresholds: Sequence[float], shares: Sequence[float],
+        spend: Callable[[Sequence[Row]], tuple[Any, Any, Any]], horizon: float,
+    ):  # fmt: skip
+        self.table, self.spend, self.horizon = (shares, thresholds), spend, horizon
+
+    def __call__(self, rows, exits):
+        spent, full, coming = self.spend(rows)
+        budgets = np.array([row.threshold for row in rows])
+        wanted = budgets + (budgets * full - spent) / (self.horizon * coming)
+        levels = np.interp(wanted, *self.table)
+        return torch.tensor(levels, dtype=torch.float32)[:, None].expand(-1, exits)

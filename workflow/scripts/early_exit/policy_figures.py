@@ -1,0 +1,101 @@
+"""All policies at equal compute in one figure a dataset: what each loses where it saves as much as the others.
+
+A policy is a row with its name beside it, so that nothing has to be looked up in a legend; colours (Okabe-Ito) and
+markers say once more which sort it is of, and sorts are apart, under headings.
+"""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from early_exit.figures import STYLE, WIDTH, present_rows
+from early_exit.policy_kinds import UNTRAINED
+from early_exit.tables import metric_name
+
+LEVELS = (0.1, 0.2, 0.3)  # savings that are shown
+ROW, MARGINS, HEADING = 0.15, 0.95, "heading"  # inches: of one line; of titles and labels
+SORTS = {  # heading, colour, marker; from the top down
+    "head": ("exit heads", "#0072B2", "o"),
+    "adapt": ("thresholds that adapt", "#D55E00", "D"),
+    "untrained": ("without training", "#009E73", "^"),
+    "fixed": ("no decision", "#8C8C8C", "X"),
+    "pruned": ("blocks left out", "#404040", "s"),
+    "oracle": ("the most there is", "black", "*"),
+}
+FILLS = ("copy", "skip", "propagate", "deferred", "")
+
+
+@mpl.rc_context(STYLE)
+def policies(standings: pd.DataFrame, dataset: str) -> Figure:
+    """Main metric minus the full model's (points of 0..100) at LEVELS of FLOPs saved; a row of panels per backbone.
+
+    `standings` is policies.csv. InputError if it has nothing of the dataset.
+    """
+    rows = standings[(standings["dataset"] == dataset) & (standings["metric"] != "agreement")]
+    rows = present_rows(rows, f"policies.csv, dataset {dataset}")
+    lines = {backbone: _lines(own) for backbone, own in rows.groupby("backbone", sort=False)}
+    heights = [len(own) for own in lines.values()]
+    figure = Figure(figsize=(WIDTH, MARGINS * len(lines) + ROW * sum(heights)))
+    panels = figure.subplots(len(lines), len(LEVELS), sharex=True, squeeze=False,
+                             gridspec_kw={"height_ratios": heights})  # fmt: skip
+    for place, ((backbone, own), axes_row) in enumerate(zip(lines.items(), panels, strict=True)):
+        cell = rows[rows["backbone"] == backbone]
+        for axes, level in zip(axes_row, LEVELS, strict=True):
+            _panel(axes, own, cell[cell["at"].round(6) == level].set_index("policy"))
+            if not place:
+                axes.set_title(f"{100 * level:.0f} % of FLOPs saved")
+            axes.set_ylim(len(own) - 0.4, -0.6)
+            axes.set_yticks([])
+        axes_row[0].set_yticks(range(len(own)), [name for _, name in own])
+        for tick, (sort, _) in zip(axes_row[0].get_yticklabels(), own, strict=True):
+            tick.set_fontweight("bold" if sort == HEADING else "normal")
+        axes_row[0].set_ylabel(backbone, fontweight="bold")
+    name, counts = metric_name(rows["metric"].iloc[0]), rows.iloc[0]
+    for axes in panels[-1]:
+        axes.set_xlabel(f"{name}, minus the full model's")
+    unit = "questions" if counts["groups"] == counts["examples"] else f"questions in {counts['groups']} conversations"
+    figure.suptitle(f"{dataset}: what policies lose at equal compute, {counts['examples']} {unit}, 95 % intervals"
+                    " (–: does not save that much)")  # fmt: skip
+    return figure
+
+
+def sort_of(row: Mapping[str, str]) -> str:
+    """Which of SORTS a policy is of, by its kind and by how its thresholds adapt."""
+    if row["adapt"]:
+        return "adapt"
+    if row["kind"] in UNTRAINED:
+        return "untrained"
+    kind = {"random": "fixed"}.get(row["kind"], row["kind"])
+    return kind if kind in SORTS else "pruned"
+
+
+def _lines(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """(sort, policy) from the top down, with (HEADING, text) above each sort; like state fills stand together."""
+    found = {}
+    for _, row in rows.drop_duplicates("policy").iterrows():
+        found.setdefault(sort_of(row), []).append((FILLS.index(row["state_fill"]), row["policy"]))
+    lines = []
+    for sort in (sort for sort in SORTS if sort in found):
+        lines += [(HEADING, SORTS[sort][0])]
+        lines += [(sort, name) for _, name in sorted(found[sort], key=lambda one: one[0])]
+    return lines
+
+
+def _panel(axes: Axes, lines: list[tuple[str, str]], rows: pd.DataFrame) -> None:
+    """One saving: each policy's difference and interval on its line."""
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    for place, (sort, name) in enumerate(lines):
+        if sort == HEADING:
+            continue
+        _, colour, marker = SORTS[sort]
+        row = rows.loc[name]
+        if pd.isna(row["difference"]):
+            axes.text(0.02, place, "–", transform=axes.get_yaxis_transform(), va="center", color="#595959")
+            continue
+        axes.plot([row["difference_low"], row["difference_high"]], [place, place], "-", color=colour)
+        axes.plot([row["difference"]], [place], marker, color=colour, label=name)
