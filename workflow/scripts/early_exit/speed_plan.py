@@ -1,11 +1,11 @@
 """What rule `measure_speed` needs for each backbone that the config's section `speed` names."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from early_exit import policy_kinds
 from early_exit.config import runs_on
+from early_exit.hints import hint
 from early_exit.records import InputError
 
 Config = Mapping[str, Any]
@@ -86,6 +86,5 @@ def _named(config: Config, section: str) -> Sequence[str]:
     known = list(config[section])
     for i, name in enumerate(names or []):
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1) or known
-            raise InputError(f"config key 'speed.{section}[{i}]': '{name}' is unknown; did you mean '{close[0]}'?")
+            raise InputError(f"config key 'speed.{section}[{i}]': '{name}' is unknown; {hint(name, known)}")
     return known if names is None else names
