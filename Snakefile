@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/exits.smk"
@@ -38,6 +39,7 @@ localrules:
     report,
     fetch,
     status,
+    estimate,
 
 
 rule all:

@@ -121,13 +121,14 @@ def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the pipeline whose scripts, but for `status`, do nothing but write their outputs."""
+    """A copy of the pipeline whose scripts, but for those that only print, do nothing but write their outputs."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("workflow", "report", "envs", "profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for script in {*(root / "workflow/scripts").glob("*.py")} - {root / "workflow/scripts/status.py"}:
+    printing = {root / f"workflow/scripts/{name}.py" for name in ("status", "estimate")}
+    for script in {*(root / "workflow/scripts").glob("*.py")} - printing:
         used = ", ".join(imports.modules(script))
         script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
@@ -136,7 +137,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(copy):
     """The copy after a run of the smallest config."""
-    snakemake("--cores", "2", folder=copy, config=SMALLEST, root=copy)
+    (copy / "said.txt").write_text(snakemake("--cores", "2", folder=copy, config=SMALLEST, root=copy))
     return copy
 
 
@@ -154,6 +155,15 @@ def test_the_report_is_made_by_a_second_call_within_the_run(finished):
     assert "Missing metadata" not in (results / "logs/report.log").read_text()
 
 
+def test_what_the_run_takes_is_said_once_before_it_starts_and_where_it_is_asked_for(finished):
+    """The report's own call reads the Snakefile again, and so would each job on a cluster."""
+    said = (finished / "said.txt").read_text()
+    assert said.count("Estimate for stub") == 1 and said.index("Estimate for stub") < said.index("rule fetch_")
+    for _ in range(2):
+        asked = snakemake("estimate", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
+        assert asked.count("Estimate for stub") == 1 and "GB of disk" in asked
+
+
 def test_a_second_run_does_nothing(finished):
     assert dry_run(finished) == {}
 
@@ -167,6 +177,7 @@ def test_status_says_what_is_done_running_and_missing(finished):
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
     try:
+        snakemake("status", "--cores", "1", folder=finished, config=SMALLEST, root=finished)  # and again
         text = snakemake("status", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
     finally:
         gone.with_suffix(".away").rename(gone)
@@ -342,7 +353,8 @@ def rules() -> dict[str, str]:
 def test_each_rule_says_where_it_logs_what_it_takes_and_which_script_it_runs(rule):
     text = rules()[rule]
     for directive in ("log", "benchmark", "conda", "threads", "resources"):
-        assert f"\n    {directive}:" in text
+        asked_again = directive == "benchmark" and rule in ("status", "estimate")  # a benchmark would be up to date
+        assert (f"\n    {directive}:" in text) != asked_again
     script = {"generate_calibration": "generate"}.get(rule, rule)  # one script, two splits
     assert rule == "report" or f'"../scripts/{script}.py"' in text
     assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)

@@ -22,8 +22,8 @@ rule adapt:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("adapt"),
+        runtime=time_of("adapt"),
     params:
         policy=policy,
         exits=of("backbone", "exits"),

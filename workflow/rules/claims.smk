@@ -36,8 +36,8 @@ rule compare:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
         settings=SETTINGS,
         policies=POLICY_KINDS,
@@ -76,8 +76,8 @@ rule claims:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
         settings=SETTINGS,
         policies=POLICY_KINDS,

@@ -63,7 +63,7 @@ def source(config_part, *others):
 
 
 def backbone_source(wildcards):
-    return source(spec(wildcards, "backbone"), "exits", "dtype")
+    return source(spec(wildcards, "backbone"), "exits", "dtype", "parameters")
 
 
 def dataset_source(wildcards):

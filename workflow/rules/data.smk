@@ -16,8 +16,8 @@ rule fetch_dataset:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=each_try(4000),
+        runtime=each_try(60),
     params:
         name="{dataset}",
         spec=dataset_source,
@@ -42,8 +42,8 @@ rule fetch_corpus:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
         spec=source(config["corpus"], "max_tokens"),
         seed=config["seed"],
@@ -66,8 +66,9 @@ rule fetch_backbone:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=each_try(4000),
+        disk_mb=download_disk,
+        runtime=download_time,
     params:
         spec=backbone_source,
         local=is_local,
@@ -92,8 +93,8 @@ rule pretrain_tiny:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=600,
+        mem_mb=each_try(4000),
+        runtime=each_try(600),
     params:
         folder=subpath(output[0], ancestor=2),
         world_seed=7,

@@ -18,8 +18,8 @@ rule layer_costs:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         heads=config["heads"],
     script:
@@ -41,8 +41,8 @@ rule count_flops:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         kind=of("policy", "kind"),
         counted=counted,
@@ -66,8 +66,8 @@ rule score:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
         kind=of("dataset", "kind"),
         rules=config["scoring"]["rules"],
@@ -105,8 +105,8 @@ rule tables:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
         settings=SETTINGS,
         preset=config["preset"],

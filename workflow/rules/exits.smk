@@ -21,8 +21,8 @@ rule check_disjoint:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=each_try(4000),
+        runtime=each_try(60),
     script:
         "../scripts/check_disjoint.py"
 
@@ -46,8 +46,8 @@ rule train_heads:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("train_heads"),
+        runtime=time_of("train_heads"),
     params:
         heads=recipe_heads,
         exits=of("backbone", "exits"),
@@ -74,8 +74,8 @@ rule settle:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("settle"),
+        runtime=time_of("settle"),
     params:
         max_tokens=config["corpus"]["max_tokens"],
         batch_tokens=config["distillation"]["batch_tokens"],

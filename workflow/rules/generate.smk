@@ -25,8 +25,8 @@ rule generate_calibration:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("generate_calibration"),
+        runtime=time_of("generate_calibration"),
     params:
         policy=policy,
         thresholds=grid,
@@ -63,8 +63,8 @@ rule generate:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("generate"),
+        runtime=time_of("generate"),
     params:
         policy=policy,
         thresholds=grid,

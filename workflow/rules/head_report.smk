@@ -35,8 +35,8 @@ rule head_tables:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
         measured=MEASURED,
         recipes=RECIPES,
@@ -72,8 +72,8 @@ rule head_figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         plots=HEAD_PLOTS,
     script:

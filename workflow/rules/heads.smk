@@ -34,8 +34,8 @@ rule measure_heads:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_heads"),
+        runtime=time_of("measure_heads"),
     params:
         heads=recipe_heads,
         exits=of("backbone", "exits"),

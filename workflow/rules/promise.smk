@@ -25,8 +25,8 @@ rule calibrate:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
         policies=calibrated_policies,
         promises=config["calibration"]["promises"],
@@ -57,8 +57,8 @@ rule promise:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
         settings=PROMISED,
         policies=CALIBRATED,
@@ -95,8 +95,8 @@ rule promise_figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         plots=PROMISE_PLOTS,
     script:

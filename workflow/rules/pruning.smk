@@ -20,8 +20,8 @@ rule score_blocks:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("score_blocks"),
+        runtime=time_of("score_blocks"),
     params:
         measure="{measure}",
         documents=config["pruning"]["documents"],
@@ -75,8 +75,8 @@ rule pruned_blocks:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         policies=PRUNED,
         depths={name: backbone["depth"] for name, backbone in config["backbones"].items()},

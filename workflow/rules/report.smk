@@ -38,8 +38,8 @@ rule figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         plots=PLOTS,
         plain=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
@@ -68,8 +68,8 @@ rule provenance:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         config=config,
         benchmarks=layout.benchmarks(config, R),
@@ -102,8 +102,8 @@ rule report:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         python=sys.executable,
         snakefile=workflow.main_snakefile,

@@ -23,8 +23,8 @@ rule measure_speed:
     threads: whole_machine
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_speed"),
+        runtime=time_of("measure_speed"),
     params:
         plan=timed,
         exits=of("backbone", "exits"),
@@ -65,7 +65,7 @@ rule speed:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     script:
         "../scripts/speed.py"

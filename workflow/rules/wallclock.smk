@@ -23,8 +23,8 @@ rule measure_wallclock:
     threads: whole_machine
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_wallclock"),
+        runtime=time_of("measure_wallclock"),
     params:
         policy=policy,
         exits=of("backbone", "exits"),
