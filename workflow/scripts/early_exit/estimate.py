@@ -53,10 +53,10 @@ def disk(config: Config) -> dict[str, float]:
     said = corpus["held_out"] * corpus["max_tokens"] * config["head_quality"]["seeds"] * CONFIDENCE
     said *= sum(len(backbones[name]["exits"]) for name, _ in layout.measured_heads(config))
     answers = 0.0
-    for rule, split in (("generate_calibration", "calibration"), ("generate", "test")):
-        for name, dataset, policy, *_ in (job.split("/") for job in layout.jobs(config)[rule]):
-            rows = work.questions(config, dataset, split) * work.settings(config, name, policy)
-            answers += rows * (ANSWER + ANSWER_TOKEN * config["datasets"][dataset]["max_new_tokens"])
+    for name, dataset, policy in layout.runs(config):
+        asked = sum(work.questions(config, dataset, split) for split in work.splits(config, name, dataset, policy))
+        rows = asked * work.settings(config, name, policy)
+        answers += rows * (ANSWER + ANSWER_TOKEN * config["datasets"][dataset]["max_new_tokens"])
     return {"weights to download": weights, "heads": heads, "answers": answers, "corpus and confidences": text + said}
 
 

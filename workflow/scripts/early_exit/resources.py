@@ -17,7 +17,7 @@ BASE_MB = {"gpu": 8000, "cpu": 4000}
 # On a GPU the weights pass through main memory once, with a quarter for what is being converted. On a CPU they stay, in
 # float32 with a copy for products with few rows (`products`), and decoding gets as much again for its batch.
 ON_GPU, ON_CPU, DECODING_ON_CPU = 1.25, 2.0, 3.0
-DECODING = ("generate_calibration", "generate", "measure_wallclock", "measure_speed")
+DECODING = ("generate", "measure_wallclock", "measure_speed")
 TRAINING = ("train_heads", "train_heads_seed")
 TRAINED, USED = 16, 4  # bytes for a head's weight: itself, gradient, two averages, in float32; itself
 STEP_MB, STEP_MINUTES, LEAST_MINUTES = 500, 10, 30

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
 
-from early_exit import policy_kinds
+from early_exit import layout, policy_kinds
 
 Config = Mapping[str, Any]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -160,12 +160,15 @@ def _answer(config: Config, name: str, dataset: str, policy: str, split: str) ->
     return speed.passes(backbone, prompts, 8192) + answers
 
 
-def _calibration(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
-    return _answer(config, name, dataset, policy, "calibration")
+def splits(config: Config, *run: str) -> list[str]:
+    """The splits whose questions a run, (backbone, dataset, policy), answers."""
+    return ["calibration", "test"] if run in layout.answering_both(config) else ["test"]
 
 
-def _test(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
-    return _answer(config, name, dataset, policy, "test")
+def _generate(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
+    """All splits in one job, or a share of them."""
+    answers = sum(_answer(config, name, dataset, policy, split) for split in splits(config, name, dataset, policy))
+    return answers / config["generation"]["shards"]
 
 
 def _wallclock(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
@@ -188,8 +191,7 @@ WORK = {
     "settle": _settle,
     "score_blocks": _score_blocks,
     "adapt": _adapt,
-    "generate_calibration": _calibration,
-    "generate": _test,
+    "generate": _generate,
     "measure_wallclock": _wallclock,
     "measure_speed": _speed,
 }
