@@ -171,5 +171,5 @@ def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cl
     rules = [re.search(r"Comment=rule_(.+?)(_wildcards\S*)?( |$)", line)[1] for line in listed]
     with_gpu = {rule for rule, line in zip(rules, listed, strict=True) if re.search(r"TresPer\w+=gres.gpu", line)}
     assert all("JobState=COMPLETED" in line for line in listed)
-    assert {"train_heads", "settle", "generate", "generate_calibration", "measure_heads"} <= with_gpu
+    assert {"train_heads", "settle", "generate", "measure_heads"} <= with_gpu
     assert {"score", "count_flops", "tables", "fetch_dataset"} <= set(rules) - with_gpu
