@@ -41,7 +41,6 @@ EXPECTED = {
     "head_figures": 1,
     "settle": 2,
     "adapt": 4,  # two kinds of adaptive thresholds on one dataset
-    "generate_calibration": 46,  # full and six head policies on six pairs, two adaptive ones on one dataset
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
@@ -107,7 +106,6 @@ def test_all_policies_run_where_all_are_asked_for(tmp_path):
     counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
     assert counts["generate"] == counts["score"] == 60 + 6 * 3 + 6 * 14
     assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
-    assert counts["generate_calibration"] == 42 + 6 * 9  # not of budgets, fixed and random
 
 
 def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
@@ -208,7 +206,7 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
     after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
     after = dict.fromkeys(after, 1)
-    own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
+    own = {"calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
 
 
@@ -218,7 +216,7 @@ def test_another_promise_generates_nothing_and_scores_nothing(finished):
     for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
         rerun = dry_run(finished, calibration={"promises": promises})
         assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
-        assert not {"generate", "generate_calibration", "train_heads", "score"} & rerun.keys()
+        assert not {"generate", "train_heads", "score"} & rerun.keys()
     assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
 
 
@@ -227,7 +225,6 @@ def test_without_promises_nothing_is_calibrated(tmp_path):
     config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
     counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
     assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 66
-    assert counted["generate_calibration"] == 2  # of the full model, for what adaptive thresholds go by
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
@@ -304,7 +301,7 @@ def test_a_head_from_outside_adds_its_own_training_and_an_edit_of_its_file_repea
     }
     rerun = dry_run(finished, **more)
     assert not any(rule.startswith("fetch_") for rule in rerun)
-    once = ("train_heads", "generate_calibration", "calibrate", "generate", "score", "layer_costs")
+    once = ("train_heads", "calibrate", "generate", "score", "layer_costs")
     assert {rule: rerun[rule] for rule in once} == dict.fromkeys(once, 1)
 
     target = "results/stub/runs/tiny-transformer/triviaqa/mine-copy/flops.parquet"
@@ -355,8 +352,7 @@ def test_each_rule_says_where_it_logs_what_it_takes_and_which_script_it_runs(rul
     for directive in ("log", "benchmark", "conda", "threads", "resources"):
         asked_again = directive == "benchmark" and rule in ("status", "estimate")  # a benchmark would be up to date
         assert (f"\n    {directive}:" in text) != asked_again
-    script = {"generate_calibration": "generate"}.get(rule, rule)  # one script, two splits
-    assert rule == "report" or f'"../scripts/{script}.py"' in text
+    assert rule == "report" or f'"../scripts/{rule}.py"' in text
     assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)
 
 
