@@ -153,6 +153,7 @@ def small_case(**more):
         "corpus": {"documents": 100, "held_out": 10, "max_tokens": 500},
         "recipes": {"r": ["calm", "ffn"]}, "heads": {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"}},
         "distillation": {"batch_tokens": 1000, "epochs": 2, "max_training_tokens": None},
+        "generation": {"shards": 1}, "calibration": {"promises": {}},
     } | more  # fmt: skip
 
 
@@ -163,6 +164,13 @@ def test_seconds_are_the_sums_by_hand():
     prompts = 100 * 80 * 2e9 / 50e12  # computing is longest, of 8,000 tokens in one pass
     assert math.isclose(work.seconds(config, "generate", "one/qa/full"), start + prompts + 13 * 20 * 0.004)
     assert math.isclose(work.seconds(config, "generate", "one/qa/pruned"), start + 2 * prompts + 25 * 20 * 0.004)
+    kept = small_case(calibration={"promises": {"one": {}}})
+    kept["policies"]["softmax"] = {"kind": "softmax", "state_fill": "copy", "thresholds": [0.5]}
+    # Held against the full model's, which answers the ten calibration questions, too.
+    both = 1.1 * prompts + (13 + 2) * 20 * 0.004
+    assert math.isclose(work.seconds(kept, "generate", "one/qa/full"), start + both)
+    kept["generation"]["shards"] = 2
+    assert math.isclose(work.seconds(kept, "generate", "one/qa/full/0-of-2"), start + both / 2)
     assert math.isclose(work.seconds(config, "settle", "one"), start + 2 * 5 * 1000 * 2e9 / 50e12)
     width = math.sqrt(1e9 / 10 / 13)
     weights = 2 * (8 * width**2 + 2 * 2 * width)  # two exits, an ffn head and two rows for each of the two heads
