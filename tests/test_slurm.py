@@ -151,7 +151,8 @@ def snakemake(folder: Path, environment: dict[str, str], *options: str | Path) -
     (folder / "user.yaml").write_text(yaml.safe_dump(CONFIG))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder,
                "--replace-workflow-config", "--configfile", folder / "user.yaml", *options]  # fmt: skip
-    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
+    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment,
+                          timeout=900)  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder / "results/cluster"
 
@@ -161,7 +162,7 @@ def through_slurm(folder: Path, environment: dict[str, str], profile: Path, *opt
     return snakemake(
         folder, environment, "--profile", profile, "--slurm-no-account", "--slurm-status-command", "squeue",
         "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", "--slurm-logdir", folder / "logs",
-        *options,
+        "--cores", str(os.cpu_count()), *options,
     )  # fmt: skip
 
 

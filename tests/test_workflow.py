@@ -334,6 +334,13 @@ def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypat
     script = tmp_path / "script.py"
     script.write_text("def late():\n    from early_exit import a, e\n")
     assert imports.modules(script) == ["a", "b", "c", "e"]
+    before = imports.digest(script)
+    imports._content_digest.cache_clear()
+    (imports.PACKAGE / "d.py").write_text("x = 1")
+    assert imports.digest(script) == before
+    (imports.PACKAGE / "c.py").write_text("import sys")
+    imports._content_digest.cache_clear()
+    assert imports.digest(script) != before
 
 
 def rules() -> dict[str, str]:

@@ -8,7 +8,6 @@ rule compare:
     input:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
-        code=code("compare"),
     output:
         equal_compute=report(
             f"{R}/tables/equal_compute.csv",
@@ -39,6 +38,7 @@ rule compare:
         mem_mb=each_try(8000),
         runtime=each_try(120),
     params:
+        code=code("compare"),
         settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,
@@ -54,7 +54,6 @@ rule claims:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=config["backbones"]),
-        code=code("claims"),
     output:
         table=report(
             f"{R}/tables/claims.csv",
@@ -79,6 +78,7 @@ rule claims:
         mem_mb=each_try(8000),
         runtime=each_try(120),
     params:
+        code=code("claims"),
         settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,

@@ -4,7 +4,6 @@
 rule fetch_dataset:
     input:
         source=dataset_files,
-        code=code("fetch_dataset"),
     output:
         f"{R}/data/{{dataset}}.parquet",
     log:
@@ -19,6 +18,7 @@ rule fetch_dataset:
         mem_mb=each_try(4000),
         runtime=each_try(60),
     params:
+        code=code("fetch_dataset"),
         name="{dataset}",
         spec=dataset_source,
         seed=config["seed"],
@@ -30,7 +30,6 @@ rule fetch_dataset:
 rule fetch_corpus:
     input:
         source=layout.data_files(config["corpus"]),
-        code=code("fetch_corpus"),
     output:
         f"{R}/data/corpus.parquet",
     log:
@@ -45,6 +44,7 @@ rule fetch_corpus:
         mem_mb=each_try(4000),
         runtime=each_try(120),
     params:
+        code=code("fetch_corpus"),
         spec=source(config["corpus"], "max_tokens"),
         seed=config["seed"],
         root=ROOT,
@@ -55,7 +55,6 @@ rule fetch_corpus:
 rule fetch_backbone:
     input:
         source=model_files,
-        code=code("fetch_backbone"),
     output:
         f"{R}/backbones/{{backbone}}.json",
     log:
@@ -70,6 +69,7 @@ rule fetch_backbone:
         disk_mb=download_disk,
         runtime=download_time,
     params:
+        code=code("fetch_backbone"),
         spec=backbone_source,
         local=is_local,
     script:
@@ -78,8 +78,6 @@ rule fetch_backbone:
 
 # Only the loss curves are outputs: were the models and data, every run would ask whether they are up to date.
 rule pretrain_tiny:
-    input:
-        code=code("pretrain_tiny"),
     output:
         expand(
             "workflow/resources/tiny/{family}/loss.csv",
@@ -96,6 +94,7 @@ rule pretrain_tiny:
         mem_mb=each_try(4000),
         runtime=each_try(600),
     params:
+        code=code("pretrain_tiny"),
         folder=subpath(output[0], ancestor=2),
         world_seed=7,
         seed=1,

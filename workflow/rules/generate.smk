@@ -22,7 +22,6 @@ rule generate:
         plan=plan,
         matched=matched_run,
         block_scores=block_scores,
-        code=code("generate"),
         head_code=head_code,
     output:
         calibration=f"{R}/runs/{PART}/calibration.parquet",
@@ -39,6 +38,7 @@ rule generate:
         mem_mb=memory_of("generate"),
         runtime=time_of("generate"),
     params:
+        code=code("generate"),
         policy=policy,
         thresholds=grid,
         splits=splits,
@@ -57,7 +57,6 @@ if SHARDS > 1:
         input:
             calibration=shards("calibration"),
             test=shards("test"),
-            code=code("join_shards"),
         output:
             calibration=f"{R}/runs/{RUN}/calibration.parquet",
             test=f"{R}/runs/{RUN}/test.parquet",
@@ -71,5 +70,7 @@ if SHARDS > 1:
         resources:
             mem_mb=each_try(4000),
             runtime=each_try(30),
+        params:
+            code=code("join_shards"),
         script:
             "../scripts/join_shards.py"

@@ -12,7 +12,6 @@ rule head_tables:
         confidences=[f"{R}/quality/{backbone}/{recipe}/confidences.parquet" for backbone, recipe in MEASURED],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=dict(MEASURED)),
         disjoint=f"{R}/data/disjoint.json",
-        code=code("head_tables"),
     output:
         heads=report(
             f"{R}/tables/heads.csv",
@@ -38,6 +37,7 @@ rule head_tables:
         mem_mb=each_try(8000),
         runtime=each_try(120),
     params:
+        code=code("head_tables"),
         measured=MEASURED,
         recipes=RECIPES,
         bootstrap=config["bootstrap"],
@@ -51,7 +51,6 @@ rule head_figures:
         heads=rules.head_tables.output.heads,
         differences=rules.head_tables.output.differences,
         reliability=rules.head_tables.output.reliability,
-        code=code("head_figures"),
     output:
         [
             report(
@@ -75,6 +74,7 @@ rule head_figures:
         mem_mb=each_try(2000),
         runtime=each_try(30),
     params:
+        code=code("head_figures"),
         plots=HEAD_PLOTS,
     script:
         "../scripts/head_figures.py"

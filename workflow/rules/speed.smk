@@ -10,7 +10,6 @@ rule measure_speed:
         costs=f"{R}/costs/{{backbone}}.json",
         data=timed_data,
         heads=timed_heads,
-        code=code("measure_speed"),
         head_code=timed_head_code,
     output:
         f"{R}/speed/{{backbone}}.csv",
@@ -26,6 +25,7 @@ rule measure_speed:
         mem_mb=memory_of("measure_speed"),
         runtime=time_of("measure_speed"),
     params:
+        code=code("measure_speed"),
         plan=timed,
         exits=of("backbone", "exits"),
         settings={**config["speed"], "seed": config["seed"], "slots": config["batch_size"]},
@@ -37,7 +37,6 @@ rule measure_speed:
 rule speed:
     input:
         measured=expand(f"{R}/speed/{{backbone}}.csv", backbone=SPEED),
-        code=code("speed"),
     output:
         table=report(
             f"{R}/tables/speed.csv",
@@ -67,5 +66,7 @@ rule speed:
     resources:
         mem_mb=each_try(2000),
         runtime=each_try(30),
+    params:
+        code=code("speed"),
     script:
         "../scripts/speed.py"

@@ -11,7 +11,6 @@ rule measure_wallclock:
         matched=matched_run,
         block_scores=block_scores,
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
-        code=code("measure_wallclock"),
         head_code=head_code,
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/seconds.csv",
@@ -27,6 +26,7 @@ rule measure_wallclock:
         mem_mb=memory_of("measure_wallclock"),
         runtime=time_of("measure_wallclock"),
     params:
+        code=code("measure_wallclock"),
         policy=policy,
         thresholds=grid,
         exits=of("backbone", "exits"),
