@@ -65,9 +65,8 @@ envs/%.linux-64.pin.txt: envs/%.yaml
 	rm -rf .conda/$*
 
 rulegraph: $(STAMP)
-	$(SNAKEMAKE) --rulegraph dot --config preset=tiny > report/rulegraph.dot
-	dot -Tsvg report/rulegraph.dot > report/rulegraph.svg
-	rm report/rulegraph.dot
+	PYTHONHASHSEED=0 $(SNAKEMAKE) --rulegraph dot --config preset=tiny > $(VENV)/rulegraph.dot
+	dot -Tsvg -o report/rulegraph.svg $(VENV)/rulegraph.dot
 
 clean:
 	rm -rf results .snakemake .conda $(VENV)
