@@ -39,9 +39,8 @@ wildcard_constraints:
 
 
 def code(script):
-    """The files of the modules that a script uses. (Through `workflow.source_path` a touch would re-run it.)"""
-    scripts = Path(workflow.basedir, "workflow/scripts")
-    return [os.path.relpath(scripts / f"early_exit/{name}.py") for name in imports.modules(scripts / f"{script}.py")]
+    """The code that a script runs, as a param: an edit of a module re-runs the rules that use it, a touch none."""
+    return imports.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
 
 
 def spec(wildcards, name):
@@ -64,7 +63,7 @@ def source(config_part, *others):
 
 
 def backbone_source(wildcards):
-    return source(spec(wildcards, "backbone"), "exits", "dtype")
+    return source(spec(wildcards, "backbone"), "exits", "dtype", "parameters")
 
 
 def dataset_source(wildcards):
