@@ -71,7 +71,7 @@ rulegraph: $(STAMP)
 clean:
 	rm -rf results .snakemake .conda $(VENV)
 
-# Everything by its hash but torch, which the last line adds, and on a GPU's machine CUDA's libraries with it.
+# Everything by its hash but torch, which the last line adds, and with a CUDA build of it CUDA's libraries.
 $(STAMP): requirements.txt requirements-dev.txt requirements-lock.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)

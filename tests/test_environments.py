@@ -25,6 +25,7 @@ OWNERS = metadata.packages_distributions()  # {module: distributions}
 KERNELS = {"causal-conv1d", "mamba-ssm"}
 BY_CONDA_ALONE = {"python"}
 PYTORCH = {"pytorch": "torch", "pytorch-gpu": "torch"}  # conda's names of it
+RULE = r"^( *)((?:use )?rule .*):\n((?:\1    .*\n|\n)*)"  # indented where a condition is above it
 CONDA = """#!/bin/sh
 echo "$@" >> {log}
 case "$1 $2" in
@@ -117,13 +118,13 @@ def jobs() -> dict[str, tuple[str, tuple[str, ...]]]:
     """{rule: (its script or "", its environments)}; a rule made from another has what it does not change."""
     found = {}
     for path in sorted((ROOT / "workflow/rules").glob("*.smk"), key=lambda path: "use rule" in path.read_text()):
-        for head, body in re.findall(r"^((?:use )?rule .*):\n((?:    .*\n|\n)*)", path.read_text(), re.MULTILINE):
+        for _, head, body in re.findall(RULE, path.read_text(), re.MULTILINE):
             rule = re.search(r"(\w+)(?: with)?$", head)[1]
             base = found.get(re.search(r"\w+", head.removeprefix("use").removeprefix(" rule"))[0], ("", ()))
             script = re.search(r'"\.\./scripts/(\w+)\.py"', body)
-            env = re.search(r'^    conda:\n        (?:"\.\./\.\./envs/(\w+)\.yaml"|(MODEL_ENV))$', body, re.MULTILINE)
+            env = re.search(r'^ +conda:\n +(?:"\.\./\.\./envs/(\w+)\.yaml"|(MODEL_ENV))$', body, re.MULTILINE)
             envs = ("model", "gpu") if env and env[2] else (env[1],) if env else base[1]
-            if script or base[0] or "\n    shell:" in body:
+            if script or base[0] or re.search(r"^ +shell:$", body, re.MULTILINE):
                 found[rule] = (script[1] if script else base[0], envs)
     return found
 
@@ -133,10 +134,15 @@ JOBS = jobs()
 
 def test_every_rule_that_runs_something_has_an_environment():
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    named = set(re.findall(r"^(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE))
-    assert named - JOBS.keys() == {"fetch"}  # it has inputs alone
+    named = set(re.findall(r"^ *(?:use rule \w+ as|rule) (\w+)", text, re.MULTILINE))
+    assert "join_shards" in JOBS and named - JOBS.keys() == {"fetch"}  # it has inputs alone
     assert all(envs and set(envs) <= ENVS.keys() for _, envs in JOBS.values())
     assert {env for _, envs in JOBS.values() for env in envs} == ENVS.keys()
+
+
+def test_the_readme_s_table_has_every_environment():
+    section = (ROOT / "README.md").read_text().partition("\n## Environments\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(ENVS)
 
 
 @cache
