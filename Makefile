@@ -44,9 +44,10 @@ test: $(STAMP)
 	$(SNAKEMAKE) --lint
 	$(BIN)/pytest -q -n $(CORES) --dist loadfile
 
+# No cache: a wheel that lies there may have been built for another torch.
 gpu: $(STAMP)
 	MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE PATH="$(CURDIR)/$(BIN):$$PATH" \
-	  $(BIN)/pip install --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
+	  $(BIN)/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
 
 lock:
 	$(PYTHON) -m venv $(VENV)
