@@ -183,7 +183,7 @@ def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, 
     # The class by its name: the Auto class costs every job seconds of imports.
     auto = manifest["gguf"] is not None or not manifest["config"].get("architectures")
     loader = transformers.AutoModelForCausalLM if auto else _architecture(manifest["config"])
-    options |= {} if manifest["gguf"] else {"use_safetensors": True}
+    options |= {} if manifest["gguf"] else {"use_safetensors": True, "ignore_mismatched_sizes": True}  # refused below
     kernel = {} if manifest["family"] == "mamba" else {"attn_implementation": "sdpa"}
     model, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
     for problem in ("missing_keys", "mismatched_keys"):

@@ -98,16 +98,16 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         folder: where config.json, weights and tokenizer are.
         shown: the path as jobs shall use it; None if they load from the hub's cache.
     """
-    config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
+    with _named(name):
+        model_files.check_against_hub([folder / "config.json"], {})
+        config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
     found = family(config, f"backbones.{name}")
     if spec.get("family") not in (None, found):
         raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {found}")
-    try:
+    with _named(name):
         files = model_files.collect(folder, spec.get("gguf"))
         hashes = model_files.hashes(files)
         model_files.check_against_hub(files, hashes)
-    except InputError as error:
-        raise InputError(f"backbones.{name}: {error}") from error
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
     return {
         "name": name,
@@ -159,6 +159,15 @@ def cached(manifest: Mapping[str, Any]) -> Path:
         where = f"{manifest['source']} at {manifest['revision']}"
         why = f"is not, or not whole, in the hub's cache of this machine ({_one_line(error)}); fetch the backbone again"
         raise InputError(f"backbones.{manifest['name']}: {where} {why}") from error
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What is wrong with a file, with the backbone that it belongs to."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"backbones.{name}: {error}") from error
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def check_unchanged(folder: Path, manifest: Mapping[str, Any], with_weights: boo
 
 
 def check_against_hub(paths: Iterable[Path], digests: Mapping[str, str]) -> None:
-    """InputError if a file of the hub's cache has other bytes than the hub says; `digests` are the files' SHA-256.
+    """InputError if a file of the hub's cache has other bytes than the hub says; `digests` are SHA-256, if known.
 
     The cache names a file by what the hub knows of it: the SHA-256 of a large one, else git's own SHA-1.
     """
@@ -97,7 +97,7 @@ def check_against_hub(paths: Iterable[Path], digests: Mapping[str, str]) -> None
         blob = path.resolve()
         if blob.parent.name != "blobs":
             continue  # a local folder
-        content = digests[path.name] if len(blob.name) == 64 else _git_sha1(blob)
+        content = (digests.get(path.name) or sha256(blob)) if len(blob.name) == 64 else _git_sha1(blob)
         if content != blob.name:
             raise InputError(f"{blob}: not the bytes that the hub has of {path.name}; delete it and fetch again")
 
