@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit import backbone_config, head_config, policy_config
+from early_exit import backbone_config, head_config, policy_config, redaction
 from early_exit.hints import hint
 from early_exit.records import InputError
 
@@ -206,12 +206,14 @@ def _explain(error: ValidationError) -> NoReturn:
     if error.validator in ("additionalProperties", "unevaluatedProperties"):
         known = list(error.schema["properties"])
         name = next(name for name in value if name not in known)
+        if redaction.is_secret(name):
+            _fail((*key, name), redaction.HIDDEN, "belongs in no config, which the report shows; set HF_TOKEN instead")
         _fail((*key, name), value[name], f"stands under an unknown key; {hint(name, known)}")
     if error.validator == "required":
         _fail((*key, next(name for name in rule if name not in value)), None, "is missing")
     if error.validator == "enum":
         _check_known(key, value, [choice for choice in rule if choice is not None])
-    raise InputError(f"config key '{_dotted(key)}': {' '.join(error.message.split())}")
+    raise InputError(f"config key '{_dotted(key)}': {redaction.redact(' '.join(error.message.split()))}")
 
 
 def _dotted(key: Key) -> str:
@@ -219,4 +221,5 @@ def _dotted(key: Key) -> str:
 
 
 def _fail(key: Key, value: Any, why: str) -> NoReturn:
-    raise InputError(f"config key '{_dotted(key)}': {'null' if value is None else repr(value)} {why}")
+    shown = "null" if value is None else redaction.redact(repr(value))
+    raise InputError(f"config key '{_dotted(key)}': {shown} {why}")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from early_exit import redaction
 from early_exit.records import InputError
 
 log = logging.getLogger("early_exit")
@@ -21,18 +22,20 @@ PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", 
 
 @contextmanager
 def job(snakemake) -> Iterator[logging.Logger]:
-    """Log to the rule's log file; an InputError also ends the job with its one line on the terminal."""
-    path = str(snakemake.log[0])
-    logging.basicConfig(
-        level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S",
-        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8")],
-    )  # fmt: skip
+    """Log to the rule's log file; an InputError also ends the job with its one line on the terminal.
+
+    Neither the file nor what is printed of an error holds tokens (see `redaction`).
+    """
+    handler = logging.FileHandler(str(snakemake.log[0]), mode="w", encoding="utf-8")
+    handler.setFormatter(redaction.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, force=True, handlers=[handler])
     logging.captureWarnings(True)
+    sys.excepthook = redaction.excepthook
     try:
         yield log
     except InputError as error:
         log.error("%s", error)
-        sys.exit(f"Error in {snakemake.rule}: {error}")
+        sys.exit(redaction.redact(f"Error in {snakemake.rule}: {error}"))
     except BaseException:
         log.exception("%s failed", snakemake.rule)
         raise

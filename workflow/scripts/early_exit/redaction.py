@@ -1,0 +1,50 @@
+"""Tokens for gated models come from the environment, and are struck out of whatever a job says or writes down.
+
+Errors of the hub's client may quote a request with its headers, or an address with a signature. What is struck out: the
+values of the variables that hold tokens, whatever looks like one of the hub's, and signatures and passwords in
+addresses and headers.
+"""
+
+import logging
+import os
+import re
+import sys
+import traceback
+
+HIDDEN = "[hidden]"
+_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|access_?key|credentials?)$")  # not TOKENIZERS_, not _PATH
+_SHORTEST = 8  # characters of a value that is struck out: shorter ones would strike out words
+_SHAPES = (
+    re.compile(r"\bhf_[A-Za-z0-9]{10,}"),
+    re.compile(r"(?i)(?<=bearer )[^\s'\",;)]+"),
+    re.compile(r"(?i)(?<=authorization: )(?!bearer )[^\s'\",;)]+"),
+    re.compile(r"(?i)(?<=[?&](?:signature|x-amz-signature|x-amz-credential|x-amz-security-token|token)=)[^&\s'\"]+"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable or key of this name holds something that nobody may read."""
+    return bool(_NAME.search(name))
+
+
+def redact(text: str) -> str:
+    """The text without tokens."""
+    values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
+    for value in sorted(values, key=len, reverse=True):
+        text = text.replace(value, HIDDEN)
+    for shape in _SHAPES:
+        text = shape.sub(HIDDEN, text)
+    return text
+
+
+class Formatter(logging.Formatter):
+    """Formats a record, its traceback included, without tokens."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def excepthook(kind, error, trace) -> None:
+    """What Python prints of an error that nobody caught, without tokens."""
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
