@@ -64,13 +64,20 @@ def progress(
             log.info("%s: %d/%d, %.1f per second%s", label, done, total, done / max(now - begin, 1e-9), rest)
 
 
+def device_name(device: str) -> str:
+    """What a config's `device` is on this machine: cpu or cuda."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def prepare_torch(seed: int, device: str, dtype: str, threads: int):
     """Seed torch, fix its threads, and give (torch.device, torch.dtype). `device` may be auto, cpu or cuda."""
     import torch
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    name = device_name(device)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda, but torch sees no GPU here; set device: auto or cpu")
     return torch.device(name), getattr(torch, dtype)
