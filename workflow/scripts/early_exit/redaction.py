@@ -12,14 +12,15 @@ import sys
 import traceback
 
 HIDDEN = "[hidden]"
-_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|access_?key|credentials?)$")  # not TOKENIZERS_, not _PATH
+# At the end of a name: TOKENIZERS_PARALLELISM and HF_TOKEN_PATH hold none.
+_NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|access_?key|credentials?)$")
 _SHORTEST = 8  # characters of a value that is struck out: shorter ones would strike out words
-_SHAPES = (
-    re.compile(r"\bhf_[A-Za-z0-9]{10,}"),
-    re.compile(r"(?i)(?<=bearer )[^\s'\",;)]+"),
-    re.compile(r"(?i)(?<=authorization: )(?!bearer )[^\s'\",;)]+"),
-    re.compile(r"(?i)(?<=[?&](?:signature|x-amz-signature|x-amz-credential|x-amz-security-token|token)=)[^&\s'\"]+"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),
+_SHAPES = (  # what comes before the secret, which stays, and the secret
+    re.compile(r"()\bhf_[A-Za-z0-9]{10,}"),
+    re.compile(r"(?i)(bearer )[^\s'\",;)]+"),
+    re.compile(r"(?i)(authorization: )(?!bearer )[^\s'\",;)]+"),
+    re.compile(r"(?i)([?&](?:signature|x-amz-signature|x-amz-credential|x-amz-security-token|token)=)[^&\s'\"]+"),
+    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
 )
 
 
@@ -34,7 +35,7 @@ def redact(text: str) -> str:
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
     for shape in _SHAPES:
-        text = shape.sub(HIDDEN, text)
+        text = shape.sub(rf"\1{HIDDEN}", text)
     return text
 
 
