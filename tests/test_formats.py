@@ -278,6 +278,18 @@ def test_a_model_without_index_or_architecture_is_fetched_and_loaded(plain, hub)
     assert load(manifest).model.config.model_type == "mamba2"
 
 
+def test_a_repository_of_pickled_weights_alone_is_refused_and_none_is_fetched(plain, hub, tmp_path):
+    folder = copy(plain("mamba2-130m"), tmp_path)
+    for name in ("pytorch_model.bin", "model.pt"):
+        torch.save({"weight": torch.zeros(1)}, folder / name)
+    (folder / model_files.SINGLE).unlink()
+    cache = hub(folder)
+    why = message(lambda: fetch("mamba2-130m"))
+    assert why.startswith("backbones.m: ") and "no model.safetensors and no model.safetensors.index.json; " in why
+    assert why.endswith("weights in other formats, pickled ones among them, are neither fetched nor read")
+    assert not [path for name in ("*.bin", "*.pt") for path in cache.rglob(name)]
+
+
 def test_a_corrupt_download_is_seen_when_fetched(plain, hub):
     for name, victim in (("mistral", "model-00002-of-00003.safetensors"), ("mistral", "config.json")):
         cache = hub(plain(name))

@@ -5,7 +5,8 @@ backbone does here is run; where a token leaves is not its business. Blocks are 
 after n" means that n blocks were run).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,8 @@ def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, 
     loader = transformers.AutoModelForCausalLM if auto else _architecture(manifest["config"])
     options |= {} if manifest["gguf"] else {"use_safetensors": True, "ignore_mismatched_sizes": True}  # refused below
     kernel = {} if manifest["family"] == "mamba" else {"attn_implementation": "sdpa"}
-    model, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
+    with _no_code(folder):
+        model, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
     for problem in ("missing_keys", "mismatched_keys"):
         if found[problem]:
             first = sorted(map(str, found[problem]))[0]
@@ -198,7 +200,8 @@ def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, 
 def load_tokenizer(manifest: Mapping[str, Any], root: Path = Path()):
     """The tokenizer that belongs to a backbone manifest, by its tokenizer.json, whatever else is installed."""
     folder, options = _location(manifest, root, with_weights=False)
-    return transformers.AutoTokenizer.from_pretrained(folder, mistral_format=False, **options)
+    with _no_code(folder):
+        return transformers.AutoTokenizer.from_pretrained(folder, mistral_format=False, **options)
 
 
 def stop_token_ids(backbone: Backbone, tokenizer) -> frozenset[int]:
@@ -209,6 +212,17 @@ def stop_token_ids(backbone: Backbone, tokenizer) -> frozenset[int]:
     ids = backbone.model.generation_config.eos_token_id
     ids = ids if isinstance(ids, Sequence) else [ids]
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+@contextmanager
+def _no_code(folder: str) -> Iterator[None]:
+    """One line instead of the library's advice to trust what came with a model."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(f"{folder}: needs code that comes with it, which is never run") from error
 
 
 def _architecture(config: Mapping[str, Any]) -> type:

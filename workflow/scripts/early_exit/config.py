@@ -22,6 +22,7 @@ PRESETS = "workflow/presets"
 REVISIONS = "workflow/presets/revisions.yaml"
 SCHEMA = "workflow/schemas/config.schema.yaml"
 STATE_FILLS = {"transformer": ("copy", "propagate", "deferred"), "mamba": ("skip", "propagate", "deferred")}
+TOKENS = "belongs in no config, which the report shows; set HF_TOKEN in the environment instead"
 
 Key = tuple[str | int, ...]
 
@@ -60,6 +61,8 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def merge_preset(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The user's keys over their preset's, valid by the schema, defaults filled in; sources are not looked at."""
+    for key in redaction.find(user):
+        _fail(key, redaction.HIDDEN, TOKENS)
     schema = read_yaml(root / SCHEMA)
     preset = user.get("preset") or schema["properties"]["preset"]["default"]
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml") if path != root / REVISIONS)
@@ -207,7 +210,7 @@ def _explain(error: ValidationError) -> NoReturn:
         known = list(error.schema["properties"])
         name = next(name for name in value if name not in known)
         if redaction.is_secret(name):
-            _fail((*key, name), redaction.HIDDEN, "belongs in no config, which the report shows; set HF_TOKEN instead")
+            _fail((*key, name), redaction.HIDDEN, TOKENS)
         _fail((*key, name), value[name], f"stands under an unknown key; {hint(name, known)}")
     if error.validator == "required":
         _fail((*key, next(name for name in rule if name not in value)), None, "is missing")
@@ -221,5 +224,5 @@ def _dotted(key: Key) -> str:
 
 
 def _fail(key: Key, value: Any, why: str) -> NoReturn:
-    shown = "null" if value is None else redaction.redact(repr(value))
-    raise InputError(f"config key '{_dotted(key)}': {shown} {why}")
+    shown = "null" if value is None else repr(value)
+    raise InputError(redaction.redact(f"config key '{_dotted(key)}': {shown} {why}"))

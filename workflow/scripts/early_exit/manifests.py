@@ -197,4 +197,4 @@ def _gguf_config(folder: Path, gguf: str) -> dict[str, Any]:
         raise InputError(f"{folder / gguf}: no such GGUF file")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, gguf_file=gguf).to_dict()
+    return AutoConfig.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False).to_dict()

@@ -141,4 +141,6 @@ def _instead(folder: Path) -> str:
     if any(folder.glob("consolidated*.safetensors")):
         return "; consolidated.safetensors is Mistral's own format, take the repository's model-*.safetensors"
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    return f"; pickled weights ({pickled[0]}) are refused, save them as safetensors" if pickled else ""
+    if pickled:
+        return f"; pickled weights ({pickled[0]}) are refused, save them as safetensors"
+    return "; weights in other formats, pickled ones among them, are neither fetched nor read"

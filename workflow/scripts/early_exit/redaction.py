@@ -10,6 +10,8 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 HIDDEN = "[hidden]"
 # At the end of a name: TOKENIZERS_PARALLELISM and HF_TOKEN_PATH hold none.
@@ -18,15 +20,28 @@ _SHORTEST = 8  # characters of a value that is struck out: shorter ones would st
 _SHAPES = (  # what comes before the secret, which stays, and the secret
     re.compile(r"()\bhf_[A-Za-z0-9]{10,}"),
     re.compile(r"(?i)(bearer )[^\s'\",;)]+"),
-    re.compile(r"(?i)(authorization: )(?!bearer )[^\s'\",;)]+"),
+    re.compile(r"(?i)(authorization['\"]?: ?['\"]?(?:basic )?)(?!bearer )[^\s'\",;)]+"),
     re.compile(r"(?i)([?&](?:signature|x-amz-signature|x-amz-credential|x-amz-security-token|token)=)[^&\s'\"]+"),
-    re.compile(r"(://)[^/\s:@]+:[^/\s@]+(?=@)"),
+    re.compile(r"(://)[^/\s@]+(?=@)"),
 )
 
 
 def is_secret(name: str) -> bool:
     """Whether a variable or key of this name holds something that nobody may read."""
     return bool(_NAME.search(name))
+
+
+def find(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Keys of nested mappings and lists at which there is a token: in the name, the text, or by what it is called."""
+    if isinstance(value, str):
+        if value != redact(value) or (key and value and is_secret(str(key[-1]))):
+            yield key
+        return
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        if isinstance(name, str) and name != redact(name):
+            yield (*key, name)
+        yield from find(part, (*key, name))
 
 
 def redact(text: str) -> str:
