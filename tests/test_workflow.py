@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -348,8 +349,8 @@ def rules() -> dict[str, str]:
     """The text of every rule that runs something."""
     found = {}
     for path in RULE_FILES:
-        for block in re.split(r"^(?=rule )", path.read_text(), flags=re.MULTILINE)[1:]:
-            found[re.match(r"rule (\w+):", block)[1]] = block
+        for block in re.split(r"^(?= *rule )", path.read_text(), flags=re.MULTILINE)[1:]:
+            found[re.match(r" *rule (\w+):", block)[1]] = textwrap.dedent(block)
     del found["fetch"]  # it has inputs alone
     return found
 
