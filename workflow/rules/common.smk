@@ -15,7 +15,7 @@ from early_exit.config import load
 from early_exit.records import InputError
 
 # With the package `kernels` installed, transformers would fetch code from the hub and run it.
-os.environ["USE_HUB_KERNELS"] = "NO"
+os.environ.update(USE_HUB_KERNELS="NO")
 
 USER_CONFIG = json.dumps(config, default=str)
 try:
