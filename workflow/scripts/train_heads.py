@@ -24,8 +24,7 @@ with runtime.job(snakemake) as log:
         snakemake.config["distillation"]["checkpoint_seconds"],
     )
     curve = training.train(backbone, made, documents, exits, options, checkpoint)
-    with records.whole_file(out.training) as path:
-        pd.DataFrame(curve).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    records.write_csv(pd.DataFrame(curve), out.training, "%.6f")
     description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens,
                    "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
                    "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip

@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from early_exit import runtime
-from early_exit.records import whole_file
+from early_exit.files import whole_file
 
 
 def fingerprint(files: Iterable[str | Path], settings: Mapping[str, Any]) -> str:
@@ -46,8 +46,8 @@ class Checkpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state of tensors, numbers, text, lists and dicts."""
-        with whole_file(self.path) as temporary:
-            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, temporary)
+        with whole_file(self.path) as temporary, temporary.open("wb") as file:  # given a path, torch hides a full disk
+            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import runtime
+from early_exit import files, runtime
 
 
 class Journal:
@@ -34,9 +34,10 @@ class Journal:
         whole = self._read(fingerprint) if self.path.exists() else 0
         if self.rows:
             runtime.log.info("%s: going on after %d answers", self.path, len(self.rows))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.truncate(whole)
+        with files.room_for(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.truncate(whole)
         if not whole:
             self._append([_line({"fingerprint": fingerprint})])
 
@@ -52,7 +53,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, lines: list[bytes]) -> None:
-        with self.path.open("ab") as file:
+        with files.room_for(self.path), self.path.open("ab") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from early_exit.records import InputError
+from early_exit import files
+from early_exit.files import InputError
 
 log = logging.getLogger("early_exit")
 ROOT = Path(__file__).resolve().parents[3]  # the repository: relative sources in a config start here
@@ -28,8 +29,10 @@ def job(snakemake) -> Iterator[logging.Logger]:
         handlers=[logging.FileHandler(path, mode="w", encoding="utf-8")],
     )  # fmt: skip
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
     try:
-        yield log
+        with files.room_for(snakemake.output[0] if snakemake.output else snakemake.rule):
+            yield log
     except InputError as error:
         log.error("%s", error)
         sys.exit(f"Error in {snakemake.rule}: {error}")
