@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import imports, layout, policy_kinds
+from early_exit import cached, imports, layout, policy_kinds
 from early_exit.config import load
 from early_exit.records import InputError
 
@@ -19,6 +19,7 @@ try:
     config.update(load(config, Path(workflow.basedir)))
 except InputError as error:
     sys.exit(f"Error: {error}")  # a WorkflowError would bring a traceback along
+cached.use(config["cache"], Path(workflow.basedir))
 
 ROOT = os.path.relpath(workflow.basedir)  # the repository, where relative sources start
 R = f"results/{config['name']}"
@@ -26,6 +27,15 @@ GPUS = 0 if config["device"] == "cpu" else config["resources"]["gpu"]
 MODEL_ENV = f"../../envs/{'gpu' if GPUS else 'model'}.yaml"
 
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
+
+
+onstart:
+    # Here it is known which jobs will run; a dry run, and the jobs themselves, do not come by.
+    command = cached.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
+    try:
+        cached.check(config, R, workflow.dag.needrun_jobs(), command)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
 
 
 wildcard_constraints:

@@ -16,7 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from early_exit import head_config, manifests, policy_config
-from early_exit.hints import hint
+from early_exit.hints import for_each, hint
 from early_exit.records import InputError, read_json
 
 PRESETS = "workflow/presets"
@@ -38,10 +38,10 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
     config = merge_preset(user, root)
     config["name"] = config["name"] or config["preset"]
     revisions = read_yaml(root / REVISIONS) if (root / REVISIONS).exists() else {}
-    for key, spec in sources(config):
-        _locate(key, spec, root, revisions | config["revisions"])
-    for name, spec in config["backbones"].items():
-        _measure(("backbones", name), spec)
+    revisions |= config["revisions"]
+    for_each(lambda key, spec: _locate(key, spec, root, revisions), sources(config))
+    for_each(lambda name, spec: _measure(("backbones", name), spec), config["backbones"].items())
+    for spec in config["backbones"].values():
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
     if config["distillation"]["seed"] is None:

@@ -137,8 +137,15 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
     config = Path(snapshot_download(**at, allow_patterns=["config.json"])) / "config.json"
     if config.is_file():
         family(read_json(config), f"backbones.{name}")  # before gigabytes of weights
-    wanted = {"allow_patterns": list(PATTERNS), "ignore_patterns": ["consolidated*"]}  # the weights a second time
-    return Path(snapshot_download(**at, **wanted)), None
+    return Path(snapshot_download(**at, **wanted(spec.get("gguf")))), None
+
+
+def wanted(gguf: str | None) -> dict[str, list[str]]:
+    """Which files of a model on the hub are fetched, in the words of the hub's library."""
+    return {
+        "allow_patterns": [*PATTERNS, *([gguf] if gguf else [])],
+        "ignore_patterns": ["consolidated*"],  # the weights a second time
+    }
 
 
 def sha256(path: Path) -> str:
