@@ -16,6 +16,7 @@ report: "report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
+include: "workflow/rules/generate_inputs.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/exits.smk"
 include: "workflow/rules/heads.smk"

@@ -44,6 +44,7 @@ wildcard_constraints:
     policy="[a-z0-9][a-z0-9._-]*",
     recipe="[a-z0-9][a-z0-9._-]*",
     seed="[0-9]+",
+    shard="[0-9]+-of-[0-9]+",
     measure="likeness|loss",
 
 

@@ -1,43 +1,15 @@
-"""Answers: a policy on one backbone and one dataset. All thresholds of a run are rows of one job."""
+"""Answers: a policy on one backbone and one dataset, on both splits. All thresholds of a run are rows of one job.
 
-# How many answers are kept at a time is no param: it changes no result.
-GENERATION = {key: value for key, value in config["generation"].items() if key != "checkpoint_rows"}
-DECODING = {**GENERATION, "degeneration": config["degeneration"]}
+With `generation.shards` above 1 a job answers a part of the questions, and `join_shards` puts the parts together.
+"""
 
-
-rule generate_calibration:
-    input:
-        data=f"{R}/data/{{dataset}}.parquet",
-        manifest=f"{R}/backbones/{{backbone}}.json",
-        heads=trained("heads.safetensors"),
-        heads_manifest=trained("manifest.json"),
-        plan=plan,
-        code=code("generate"),
-        head_code=head_code,
-    output:
-        f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/calibration.parquet",
-    log:
-        f"{R}/logs/generate_calibration/{{backbone}}/{{dataset}}/{{policy}}.log",
-    benchmark:
-        f"{R}/benchmarks/generate_calibration/{{backbone}}/{{dataset}}/{{policy}}.tsv"
-    conda:
-        MODEL_ENV
-    threads: config["threads"]
-    resources:
-        gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
-    params:
-        policy=policy,
-        thresholds=grid,
-        split="calibration",
-        exits=of("backbone", "exits"),
-        leaves_out_chosen=leaves_out_chosen,
-        max_new_tokens=of("dataset", "max_new_tokens"),
-        rules=DECODING,
-        runtime=decode_settings,
-    script:
-        "../scripts/generate.py"
+# How many answers are kept at a time, and by how many jobs they are given, are no params: they change no result.
+DECODING = {
+    **{key: value for key, value in config["generation"].items() if key not in ("checkpoint_rows", "shards")},
+    "degeneration": config["degeneration"],
+}
+RUN = "{backbone}/{dataset}/{policy}"
+PART = RUN if SHARDS == 1 else f"{RUN}/shards/{{shard}}"
 
 
 rule generate:
@@ -53,11 +25,12 @@ rule generate:
         code=code("generate"),
         head_code=head_code,
     output:
-        f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
+        calibration=f"{R}/runs/{PART}/calibration.parquet",
+        test=f"{R}/runs/{PART}/test.parquet",
     log:
-        f"{R}/logs/generate/{{backbone}}/{{dataset}}/{{policy}}.log",
+        f"{R}/logs/generate/{PART}.log",
     benchmark:
-        f"{R}/benchmarks/generate/{{backbone}}/{{dataset}}/{{policy}}.tsv"
+        f"{R}/benchmarks/generate/{PART}.tsv"
     conda:
         MODEL_ENV
     threads: config["threads"]
@@ -68,10 +41,35 @@ rule generate:
     params:
         policy=policy,
         thresholds=grid,
-        split="test",
+        splits=splits,
+        leaves_out_chosen=leaves_out_chosen,
         exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),
         rules=DECODING,
         runtime=decode_settings,
     script:
         "../scripts/generate.py"
+
+
+if SHARDS > 1:
+
+    rule join_shards:
+        input:
+            calibration=shards("calibration"),
+            test=shards("test"),
+            code=code("join_shards"),
+        output:
+            calibration=f"{R}/runs/{RUN}/calibration.parquet",
+            test=f"{R}/runs/{RUN}/test.parquet",
+        log:
+            f"{R}/logs/join_shards/{RUN}.log",
+        benchmark:
+            f"{R}/benchmarks/join_shards/{RUN}.tsv"
+        conda:
+            "../../envs/score.yaml"
+        threads: 1
+        resources:
+            mem_mb=4000,
+            runtime=30,
+        script:
+            "../scripts/join_shards.py"

@@ -62,44 +62,22 @@ def calibrated_policies(wildcards):
     return {policy: CALIBRATED[policy] for *of_run, policy in layout.calibrated_runs(config) if tuple(of_run) == pair}
 
 
+def counted_policies(wildcards):
+    """By policy what its tokens cost beside their blocks: of those calibrated, and of the full model."""
+    policies = {"full": config["policies"]["full"], **calibrated_policies(wildcards)}
+    exits = spec(wildcards, "backbone")["exits"]
+    return {name: policy_kinds.counted(spec_of, exits) for name, spec_of in policies.items()}
+
+
 def calibration_runs(wildcards):
     """Answers to the calibration questions: of the full model, and of every calibrated policy."""
     folder = f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}"
     return [f"{folder}/{policy}/calibration.parquet" for policy in ("full", *calibrated_policies(wildcards))]
 
 
-def full_run(wildcards):
-    """The full model's answers, from which the oracle tells where tokens could leave; nothing for other policies."""
-    is_oracle = policy(wildcards)["kind"] == "oracle"
-    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/full/test.parquet" if is_oracle else []
-
-
-def plan(wildcards):
-    """What an adaptive policy goes by; nothing for a policy that measures nothing."""
-    run = f"{wildcards.backbone}/{wildcards.dataset}/{wildcards.policy}"
-    return f"{R}/adaptive/{run}.json" if policy_kinds.is_planned(policy(wildcards)) else []
-
-
-def matched_run(wildcards):
-    """The run whose exits random ones are drawn from; nothing for other policies."""
-    match = policy(wildcards).get("match")
-    return f"{R}/runs/{wildcards.backbone}/{wildcards.dataset}/{match}/test.parquet" if match else []
-
-
-def leaves_out_chosen(wildcards):
-    """Whether a calibration run leaves out the examples that the policy's thresholds were chosen on."""
-    return policy(wildcards).get("adapt") == "per-exit"
-
-
 def counted(wildcards):
     """What a policy's tokens cost beside their blocks."""
     return policy_kinds.counted(policy(wildcards), spec(wildcards, "backbone")["exits"])
-
-
-def block_scores(wildcards):
-    """The scores by which a policy prunes; nothing for one that needs none."""
-    measure = layout.MEASURES.get(policy(wildcards).get("by"))
-    return f"{R}/pruning/{wildcards.backbone}/{measure}.csv" if measure else []
 
 
 def blocks_gone(wildcards):

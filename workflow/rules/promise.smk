@@ -12,6 +12,7 @@ rule calibrate:
     input:
         runs=calibration_runs,
         data=f"{R}/data/{{dataset}}.parquet",
+        costs=f"{R}/costs/{{backbone}}.json",
         schema=os.path.relpath(f"{workflow.basedir}/workflow/schemas/thresholds.schema.yaml"),
         code=code("calibrate"),
     output:
@@ -29,6 +30,7 @@ rule calibrate:
         runtime=120,
     params:
         policies=calibrated_policies,
+        counted=counted_policies,
         promises=config["calibration"]["promises"],
         kind=of("dataset", "kind"),
         rules=config["scoring"]["rules"],

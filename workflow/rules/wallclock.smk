@@ -8,6 +8,7 @@ rule measure_wallclock:
         heads=trained("heads.safetensors"),
         heads_manifest=trained("manifest.json"),
         plan=plan,
+        matched=matched_run,
         block_scores=block_scores,
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
         code=code("measure_wallclock"),
@@ -27,6 +28,7 @@ rule measure_wallclock:
         runtime=config["resources"]["runtime"],
     params:
         policy=policy,
+        thresholds=grid,
         exits=of("backbone", "exits"),
         settings=config["wallclock"],
         max_new_tokens=of("dataset", "max_new_tokens"),

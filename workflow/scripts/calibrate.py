@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import calibrate, policy_kinds, records, risks, runtime, scoring
+from early_exit import calibrate, costs, policy_kinds, records, risks, runtime, scoring
 
 with runtime.job(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -14,10 +14,11 @@ with runtime.job(snakemake) as log:
         policy: scoring.score_run(run, runs["full"], examples, kind=params.kind, rules=params.rules)
         for policy, run in runs.items()
     }
-    losses = {
-        policy: risks.losses(scored[policy], scored["full"], params.kind).join(risks.work(run["exit_blocks"]))
-        for policy, run in runs.items()
-    }
+    table, losses = records.read_json(files.costs), {}
+    for policy, run in runs.items():
+        asked = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
+        work = pd.DataFrame(costs.generation_flops(table, **asked, **params.counted[policy]))
+        losses[policy] = risks.losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
     chosen = {}
     for policy, spec in params.policies.items():
         order = policy_kinds.safest_first(spec, losses[policy]["threshold"].unique())

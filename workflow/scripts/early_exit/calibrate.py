@@ -6,7 +6,7 @@ A promise names a risk, a level epsilon and a method:
   chosen threshold's risk is at most epsilon. "The risk exceeds epsilon" is tested for one threshold after another, from
   the safest on, each at level delta, until a test fails (fixed-sequence testing, which keeps the chance of any false
   promise at delta as the order is fixed before looking). The p-values are Hoeffding-Bentkus, by MAPIE. All that pass
-  hold their promise at once, so the one that ran the fewest blocks may be taken.
+  hold their promise at once, so the one with the least computation may be taken.
 - `conformal-risk-control` (Angelopoulos et al. 2022): the chosen threshold's risk is at most epsilon in expectation
   over the calibration units. It asks losses that never fall on the way from the safest threshold; a unit's loss is
   therefore taken as the highest so far.
@@ -22,7 +22,7 @@ import numpy as np
 from mapie.risk_control import control_fwer
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-from early_exit.risks import Sample
+from early_exit.risks import NOT_OF_FULL, Sample
 
 METHODS = ("learn-then-test", "conformal-risk-control")
 LEVELS = np.arange(1, 1000) / 1000.0  # at which an upper confidence bound is looked for
@@ -87,19 +87,22 @@ def certify(
     return learn_then_test(drawn @ losses, units, promise, binary=binary)
 
 
-def choose(passed: np.ndarray, cost: np.ndarray) -> np.ndarray:
+def choose(passed: np.ndarray, cost: np.ndarray, risk: str) -> np.ndarray:
     """(draws,) index of the cheapest setting that passed, at equal cost the safer one; NONE where none did.
 
-    Both (draws, settings), the safest setting first. Without any decode pass a cost is NaN, and nothing is cheaper.
+    Both (draws, settings), the safest setting first. Without any decode pass a cost is NaN, and nothing is cheaper. The
+    full model costs 1: where it cannot break the promise, because it has no such risk, no dearer setting is taken.
     """
+    if risk in NOT_OF_FULL:
+        passed = passed & ~(cost >= 1.0)
     cheapest = np.where(passed, np.nan_to_num(cost, nan=np.finfo(float).max), np.inf).argmin(axis=1)
     return np.where(passed.any(axis=1), cheapest, NONE)
 
 
-def blocks_per_pass(sample: Sample, drawn: np.ndarray) -> np.ndarray:
-    """(draws, settings) blocks that a decode pass ran on average; NaN without any."""
+def flops_share(sample: Sample, drawn: np.ndarray) -> np.ndarray:
+    """(draws, settings) FLOPs of the decode passes over the full model's, all included; NaN without any pass."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (drawn @ sample.blocks) / (drawn @ sample.passes)
+        return (drawn @ sample.flops) / (drawn @ sample.flops_full)
 
 
 def upper_bounds(sums: np.ndarray, units: int, delta: float, *, binary: bool) -> np.ndarray:
@@ -114,14 +117,15 @@ def upper_bounds(sums: np.ndarray, units: int, delta: float, *, binary: bool) ->
 def calibrate(sample: Sample, promise: Mapping[str, Any]) -> dict[str, Any]:
     """The threshold that keeps a promise and how it was found, as `thresholds.schema.yaml` says.
 
-    `sample` is the calibration split, its settings from the safest on. `threshold` is None if none keeps the promise.
+    `sample` is the calibration split, its settings from the safest on. `threshold` is None if none keeps the promise
+    for less than the full model costs.
     """
     risk, by_test = promise["risk"], promise["method"] == "learn-then-test"
     values, binary, units = sample.losses[risk], sample.binary[risk], len(sample.groups)
     everything = np.ones((1, units))
     statistic, passed = certify(values, everything, promise, binary=binary)
-    blocks = blocks_per_pass(sample, everything)
-    (place,) = choose(passed, blocks)
+    share = flops_share(sample, everything)
+    (place,) = choose(passed, share, risk)
     bounds = upper_bounds(values.sum(axis=0), units, promise["delta"], binary=binary) if by_test else statistic[0]
     curve = [
         {
@@ -130,7 +134,7 @@ def calibrate(sample: Sample, promise: Mapping[str, Any]) -> dict[str, Any]:
             "p_value": float(statistic[0, i]) if by_test else None,
             "bound": float(bounds[i]),
             "passed": bool(passed[0, i]),
-            "blocks_per_pass": None if np.isnan(blocks[0, i]) else float(blocks[0, i]),
+            "flops_share": None if np.isnan(share[0, i]) else float(share[0, i]),
         }
         for i, threshold in enumerate(sample.thresholds)
     ]

@@ -21,12 +21,13 @@ def run(
     manifest: Mapping[str, Any], examples: pd.DataFrame, full: pd.DataFrame, exits: Sequence[int], *,
     max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
 ) -> pd.DataFrame:  # fmt: skip
-    """The full model's run `full` (records.GENERATIONS) with the exits that an oracle takes; arguments as there.
+    """The full model's answers to `examples`, out of its run `full` (records.GENERATIONS), with an oracle's exits.
 
     InputError with a repetition penalty: it changes what a token is compared with from step to step.
     """
     if rules["repetition_penalty"] != 1.0:
         raise InputError("policy of kind oracle: has no meaning under generation.repetition_penalty; take it away")
+    full = full[full["example_id"].isin(examples["example_id"])].reset_index(drop=True)
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
     some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
                           overflow=rules["prompt_overflow"])  # fmt: skip

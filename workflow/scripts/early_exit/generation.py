@@ -16,7 +16,7 @@ from early_exit.exit_policies import Given
 from early_exit.fills import Fill
 from early_exit.journal import Journal
 from early_exit.policies import Policy
-from early_exit.records import InputError
+from early_exit.records import GENERATIONS, InputError
 from early_exit.stopping import StopRule
 
 
@@ -60,8 +60,8 @@ class Answerer:
         self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
         given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
         self.plans = _plans(policy, self.backbone, thresholds, given, dropped)
+        self.thresholds, self.rules, self.seed = list(thresholds), rules, settings["seed"]
         self.cut: dict[str, int] = {}
-        self._rules = rules
         context = self.backbone.context
         self._room = None if context is None else context - max_new_tokens
         budget = memory.budget(settings["memory"], job_mib, self.backbone.device)
@@ -69,26 +69,23 @@ class Answerer:
 
     def __call__(self, prompts: Sequence[Prompt]) -> Iterator[Generation]:
         """The answers to each prompt at each of its thresholds, in the order in which they end."""
-        requests = tokenise(prompts, self.tokenizer, self._room, self._rules["prompt_overflow"], self.cut)
+        requests = tokenise(prompts, self.tokenizer, self._room, self.rules["prompt_overflow"], self.cut)
         for plan in self.plans:
-            yield from _answer(plan, requests, self.rule, self._rules["repetition_penalty"], **self._limits)
+            yield from _answer(plan, requests, self.rule, self.rules["repetition_penalty"], **self._limits)
 
 
-def run(
-    policy: Mapping[str, Any], manifest: Mapping[str, Any], examples: pd.DataFrame, thresholds: Sequence[float], *,
-    rules: Mapping[str, Any], settings: Mapping[str, Any], journal: Journal, **options: Any,
-) -> pd.DataFrame:  # fmt: skip
+def none() -> pd.DataFrame:
+    """The answers to no questions."""
+    return pd.DataFrame(columns=GENERATIONS.names)
+
+
+def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.DataFrame:
     """Generate; a frame of records.GENERATIONS sorted by example and threshold.
 
-    Args:
-        examples: rows of records.EXAMPLES.
-        journal: keeps the answers; those that it holds already are not asked for again.
-        policy, manifest, thresholds, rules, settings, options: as `Answerer` takes them.
+    `examples` are rows of records.EXAMPLES. `journal` keeps the answers; those that it holds already are not asked for
+    again.
     """
-    stop_strings = examples["stop_strings"].iloc[0]
-    answerer = Answerer(
-        policy, manifest, thresholds, stop_strings=stop_strings, rules=rules, settings=settings, **options
-    )
+    rules, thresholds = answerer.rules, answerer.thresholds
     asked, rows = Rounds(examples, thresholds), list(journal.rows)
     for row in rows:
         asked.note(row["example_id"], row["threshold"], row["text"])
@@ -111,7 +108,7 @@ def run(
             "stop_reason": answer.stop_reason,
             "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
             "repetition_penalty": rules["repetition_penalty"],
-            "seed": settings["seed"],
+            "seed": answerer.seed,
         }
         rows.append(row)
         journal.add(row)

@@ -25,9 +25,9 @@ OUTPUTS = {
     "settle": "settle/{}.csv",
     "adapt": "adaptive/{}.json",
     "score_blocks": "pruning/{}.csv",
-    "generate_calibration": "runs/{}/calibration.parquet",
     "calibrate": "thresholds/{}.json",
     "generate": "runs/{}/test.parquet",
+    "join_shards": "runs/{}/test.parquet",
     "layer_costs": "costs/{}.json",
     "count_flops": "runs/{}/flops.parquet",
     "score": "runs/{}/scores.parquet",
@@ -60,6 +60,19 @@ def calibrated_runs(config: Config) -> list[tuple[str, str, str]]:
 def calibrations(config: Config) -> list[tuple[str, str]]:
     """All (backbone, dataset) on which some policy is calibrated."""
     return list(dict.fromkeys((backbone, dataset) for backbone, dataset, _ in calibrated_runs(config)))
+
+
+def answering_both(config: Config) -> list[tuple[str, str, str]]:
+    """The runs that also answer the calibration questions: all whose thresholds are calibrated, and the full model's
+    where calibrated or adaptive ones are held against it."""
+    own = calibrated_runs(config)
+    pairs = dict.fromkeys(run[:2] for run in [*own, *planned_runs(config)])
+    return [*((*pair, "full") for pair in pairs), *own]
+
+
+def planned_runs(config: Config) -> list[tuple[str, str, str]]:
+    """The runs whose policy goes by what is measured on the full model's answers to the calibration questions."""
+    return [run for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
 
 
 def trainings(config: Config) -> list[tuple[str, str]]:
@@ -167,9 +180,8 @@ def jobs(config: Config) -> dict[str, list[str]]:
     """Every rule before the tables, and the names of its jobs: the folders that their files lie in."""
     every = ["/".join(run) for run in runs(config)]
     calibrations_of = ["/".join(pair) for pair in calibrations(config)]
-    planned = [run for run in runs(config) if policy_kinds.is_planned(config["policies"][run[2]])]
-    pairs = dict.fromkeys([*calibrations_of, *("/".join(run[:2]) for run in planned)])
-    generated = [f"{pair}/full" for pair in pairs] + ["/".join(run) for run in calibrated_runs(config)]
+    shards = config["generation"]["shards"]
+    parts = [f"{run}/shards/{k}-of-{shards}" for run, k in product(every, range(shards))] if shards > 1 else every
     measured, seed = measured_heads(config), config["distillation"]["seed"]
     further = range(seed + 1, seed + config["head_quality"]["seeds"])
     return {
@@ -180,11 +192,11 @@ def jobs(config: Config) -> dict[str, list[str]]:
         "train_heads_seed": ["/".join([*training, str(seed)]) for training, seed in product(measured, further)],
         "measure_heads": ["/".join(training) for training in measured],
         "settle": list(config["backbones"]),
-        "adapt": ["/".join(run) for run in planned],
+        "adapt": ["/".join(run) for run in planned_runs(config)],
         "score_blocks": ["/".join(one) for one in measured_blocks(config)],
-        "generate_calibration": generated,
+        "generate": parts,
+        "join_shards": every if shards > 1 else [],
         "calibrate": calibrations_of,
-        "generate": every,
         "layer_costs": list(config["backbones"]),
         "count_flops": every,
         "score": every,

@@ -31,7 +31,7 @@ LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")
 COLUMNS = (
     *LABELS, "promise", "risk", "method", "epsilon", "delta",
     "calibrated_on", "calibration_units", "test_units", "splits", "none", "risk_mean", "risk_low", "risk_high",
-    "exceeds", "exceeds_pool", "pool_risk_mean", "blocks_per_pass", "run_threshold", "run_risk",
+    "exceeds", "exceeds_pool", "pool_risk_mean", "flops_share", "run_threshold", "run_risk",
 )  # fmt: skip
 
 Promises = Mapping[str, Mapping[str, Any]]
@@ -86,7 +86,7 @@ def pools(
 def _joined(policy: str, calibration: pd.DataFrame, tested: Mapping[str, pd.DataFrame], kind: str) -> pd.DataFrame:
     """A policy's rows of both splits, which column `split` tells apart: 0 is calibration."""
     own, rows = calibration[calibration["policy"] == policy], tested[policy]
-    test = risks.losses(rows, tested["full"], kind).join(rows[["passes", "blocks"]])
+    test = risks.losses(rows, tested["full"], kind).join(rows[list(risks.WORK)])
     return pd.concat([own.assign(split=0), test.assign(split=1)], ignore_index=True)
 
 
@@ -122,7 +122,7 @@ def _row(source: Pool, target: Pool, drawn: np.ndarray, promise: Mapping[str, An
     """What thresholds chosen on `source` do on `target`: on its units that were not drawn, or on all of another."""
     risk, sample = promise["risk"], source.sample
     _, passed = calibrate.certify(sample.losses[risk], drawn, promise, binary=sample.binary[risk])
-    chosen = calibrate.choose(passed, calibrate.blocks_per_pass(sample, drawn))
+    chosen = calibrate.choose(passed, calibrate.flops_share(sample, drawn), risk)
     places = _places(chosen, sample, target.sample)
     values = target.results_of(risk)
     everything = np.ones((1, len(values)))
@@ -140,7 +140,7 @@ def _row(source: Pool, target: Pool, drawn: np.ndarray, promise: Mapping[str, An
         "test_units": int(tested[0].sum()), "splits": len(split), "none": (chosen[1:] == NONE).mean(),
         "risk_mean": split.mean(), "risk_low": low, "risk_high": high, "exceeds": (split > most).mean(),
         "exceeds_pool": (in_pool[1:] > most).mean(), "pool_risk_mean": in_pool[1:].mean(),
-        "blocks_per_pass": _blocks(target)[places][1:].mean(),
+        "flops_share": _shares(target)[places][1:].mean(),
         "run_threshold": float("nan") if chosen[0] == NONE else sample.thresholds[chosen[0]], "run_risk": run,
     }  # fmt: skip
 
@@ -154,7 +154,7 @@ def _places(chosen: np.ndarray, source: Sample, target: Sample) -> np.ndarray:
     return np.append([where[threshold] for threshold in source.thresholds], NONE)[chosen]
 
 
-def _blocks(target: Pool) -> np.ndarray:
-    """(settings + 1,) blocks per decode pass over all units, last the full model's."""
+def _shares(target: Pool) -> np.ndarray:
+    """(settings + 1,) shares of the full model's FLOPs over all units, last its own, 1."""
     parts = (target.sample, target.full)
-    return np.concatenate([calibrate.blocks_per_pass(part, np.ones((1, len(part.groups))))[0] for part in parts])
+    return np.concatenate([calibrate.flops_share(part, np.ones((1, len(part.groups))))[0] for part in parts])

@@ -78,8 +78,8 @@ LOSSES = pa.schema(
         "disagreement": pa.float64(),  # losses, 0..1: see `risks`
         "metric-drop": pa.float64(),
         "degenerate": pa.float64(),
-        "passes": pa.int64(),  # as in FLOPS
-        "blocks": pa.int64(),
+        "flops": pa.float64(),  # as in FLOPS
+        "flops_full": pa.float64(),
     }
 )
 

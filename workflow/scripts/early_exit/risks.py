@@ -18,6 +18,8 @@ import pandas as pd
 from early_exit.records import MAIN_METRIC, InputError
 
 RISKS = ("disagreement", "metric-drop", "degenerate")
+NOT_OF_FULL = ("disagreement", "metric-drop")  # the full model has none of these
+WORK = ("flops", "flops_full")
 GRADED = ("coqa",)  # kinds of datasets whose main metric takes values between its two ends
 
 
@@ -25,15 +27,16 @@ GRADED = ("coqa",)  # kinds of datasets whose main metric takes values between i
 class Sample:
     """What a policy's settings did to some units; all arrays are (units, settings), settings in the order given.
 
-    `groups` (units,) are the units' names, `losses` by risk in [0, 1], `passes` and `blocks` the decode passes and the
-    blocks that they ran. `binary` says of each risk whether a unit's loss can be 0 or 1 only.
+    `groups` (units,) are the units' names, `losses` by risk in [0, 1], `flops` and `flops_full` what the decode passes
+    took, and what they take the full model (`records.FLOPS`). `binary` says of each risk whether a unit's loss can be 0
+    or 1 only.
     """
 
     thresholds: tuple[float, ...]
     groups: np.ndarray
     losses: Mapping[str, np.ndarray]
-    passes: np.ndarray
-    blocks: np.ndarray
+    flops: np.ndarray
+    flops_full: np.ndarray
     binary: Mapping[str, bool]
 
 
@@ -57,19 +60,13 @@ def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
     return scores[keys].assign(**dict(zip(RISKS, values, strict=True)))
 
 
-def work(exit_blocks: pd.Series) -> pd.DataFrame:
-    """`passes` and `blocks` of each answer's decode passes, as in `records.FLOPS`; the first token is the prompt's."""
-    later = exit_blocks.str[1:]
-    return pd.DataFrame({"passes": later.str.len(), "blocks": later.map(sum)}).astype("int64")
-
-
 def sample(rows: pd.DataFrame, thresholds: Sequence[float], kind: str) -> Sample:
     """The units of some rows of `records.LOSSES` at these settings; `kind` is the dataset's.
 
     InputError if a unit lacks an answer that it has at another setting.
     """
     rows = rows[rows["threshold"].isin(thresholds)]
-    columns = [*RISKS, "passes", "blocks", "answers"]
+    columns = [*RISKS, *WORK, "answers"]
     tables = rows.assign(answers=1.0).pivot_table(
         index="group_id", columns="threshold", values=columns, aggfunc="sum", sort=True
     )
@@ -80,4 +77,4 @@ def sample(rows: pd.DataFrame, thresholds: Sequence[float], kind: str) -> Sample
     is_single = bool((answers == 1.0).all())
     binary = {risk: is_single and not (risk == "metric-drop" and kind in GRADED) for risk in RISKS}
     means = {risk: np.clip(sums[risk] / answers, 0.0, 1.0) for risk in RISKS}
-    return Sample(tuple(thresholds), tables.index.to_numpy(), means, sums["passes"], sums["blocks"], binary)
+    return Sample(tuple(thresholds), tables.index.to_numpy(), means, sums["flops"], sums["flops_full"], binary)

@@ -1,0 +1,11 @@
+"""Rule join_shards: the answers that several jobs gave, as the one file that a single job would have written."""
+
+from early_exit import records, runtime, shards
+
+with runtime.job(snakemake) as log:
+    for split, path in snakemake.output.items():
+        parts = [records.read_table(part, records.GENERATIONS) for part in snakemake.input[split]]
+        joined = shards.join(parts)
+        (metadata,) = {tuple(sorted(records.read_metadata(part).items())) for part in snakemake.input[split]}
+        records.write_table(joined, path, records.GENERATIONS, dict(metadata))
+        log.info("%s: %d answers of %d jobs", split, len(joined), len(parts))
