@@ -15,6 +15,7 @@ report: "report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/generate_inputs.smk"
 include: "workflow/rules/data.smk"
@@ -39,6 +40,7 @@ localrules:
     report,
     fetch,
     status,
+    estimate,
 
 
 rule all:

@@ -22,12 +22,13 @@ GRID = (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)  # the safest first
 DRAWS = 4000
 
 
-def make_sample(losses, blocks=None, binary=True):
-    """`losses` (units, settings), the same for each risk; fewer blocks the further down the grid, if not given."""
+def make_sample(losses, shares=None, binary=True):
+    """`losses` (units, settings), the same for each risk; `shares` of the full model's FLOPs, falling if not given."""
     losses = np.asarray(losses, dtype=float)
-    blocks = np.broadcast_to(10.0 - np.arange(losses.shape[1]) if blocks is None else blocks, losses.shape)
+    shares = 1.0 - 0.1 * np.arange(1, losses.shape[1] + 1) if shares is None else shares
     groups = np.array([f"u{i:04d}" for i in range(len(losses))])
-    every = dict.fromkeys(risks.RISKS, losses), np.ones_like(losses), blocks, dict.fromkeys(risks.RISKS, binary)
+    work = 50.0 * np.broadcast_to(shares, losses.shape), np.full_like(losses, 50.0)
+    every = dict.fromkeys(risks.RISKS, losses), *work, dict.fromkeys(risks.RISKS, binary)
     return risks.Sample(GRID[: losses.shape[1]], groups, *every)
 
 
@@ -95,8 +96,25 @@ def test_draws_do_not_see_each_other():
 
 def test_the_cheapest_that_passed_is_chosen_and_at_equal_cost_the_safer():
     passed = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
-    cost = np.array([[9, 8, 8, 1], [9, 10, 1, 1], [3, 2, 1, 0], [np.nan] * 4])
-    assert calibrate.choose(passed, cost).tolist() == [1, 0, calibrate.NONE, 0]
+    cost = np.array([[0.9, 0.8, 0.8, 0.1], [0.9, 0.95, 0.1, 0.1], [0.3, 0.2, 0.1, 0], [np.nan] * 4])
+    assert calibrate.choose(passed, cost, "disagreement").tolist() == [1, 0, calibrate.NONE, 0]
+
+
+def test_what_costs_as_much_as_the_full_model_is_taken_only_for_a_risk_that_the_full_model_has():
+    passed, cost = np.ones((3, 2), dtype=bool), np.array([[1.2, 1.0], [1.1, 0.9], [1.3, 1.2]])
+    for risk in risks.NOT_OF_FULL:
+        assert calibrate.choose(passed, cost, risk).tolist() == [calibrate.NONE, 1, calibrate.NONE]
+    assert calibrate.choose(passed, cost, "degenerate").tolist() == [1, 1, 1]
+
+
+def test_a_threshold_that_passes_and_saves_nothing_is_not_chosen():
+    """Fewer blocks may cost more: heads and state fills are counted."""
+    dear = make_sample(np.zeros((100, 3)), shares=[1.1, 1.05, 1.02])
+    found = calibrate.calibrate(dear, LTT)
+    assert found["threshold"] is None and all(point["passed"] for point in found["curve"])
+    assert [point["flops_share"] for point in found["curve"]] == pytest.approx([1.1, 1.05, 1.02])
+    last_is_dearer = make_sample(np.zeros((100, 3)), shares=[0.9, 0.7, 0.8])
+    assert calibrate.calibrate(last_is_dearer, LTT)["threshold"] == GRID[1]
 
 
 def test_conformal_risk_control_is_the_library_s_bound_on_losses_that_never_fall():
@@ -167,7 +185,7 @@ def simulate(curve, promise, units=100, answers=1, passes=calibrate.learn_then_t
     passed = passes(sums, units, promise, **({"binary": answers == 1} if passes is calibrate.learn_then_test else {}))[
         1
     ]
-    chosen = calibrate.choose(passed, np.broadcast_to(-np.arange(len(curve)), passed.shape))
+    chosen = calibrate.choose(passed, np.broadcast_to(-np.arange(len(curve)), passed.shape), promise["risk"])
     return chosen, np.where(chosen == calibrate.NONE, 0.0, curve[chosen])
 
 
@@ -239,7 +257,7 @@ def losses_frame(kind="coqa"):
         [make_scores([True, False, True, True], [0.0] * 4, threshold=0.5), make_scores(True, [0.0] * 4, threshold=0.9)]
     )
     rows = risks.losses(early, make_scores(True, [50.0, 0.0, 100.0, 100.0]), "coqa")
-    return rows.assign(passes=[1, 2, 3, 0] * 2, blocks=[8, 20, 24, 0, 10, 20, 30, 0])
+    return rows.assign(flops=[8.0, 20, 24, 0, 10, 20, 30, 0], flops_full=[10.0, 20, 30, 0] * 2)
 
 
 def test_units_are_conversations_and_their_losses_means():
@@ -248,7 +266,7 @@ def test_units_are_conversations_and_their_losses_means():
     assert found.groups.tolist() == ["c0", "c1"] and found.thresholds == (0.9, 0.5)
     assert found.losses["disagreement"].tolist() == [[0.0, 0.5], [0.0, 0.0]]
     assert found.losses["metric-drop"].tolist() == [[0.25, 0.25], [1.0, 1.0]]
-    assert found.passes.tolist() == [[3, 3], [3, 3]] and found.blocks.tolist() == [[30, 28], [30, 24]]
+    assert found.flops.tolist() == [[30, 28], [30, 24]] and found.flops_full.tolist() == [[30, 30], [30, 30]]
     assert not any(found.binary.values())
     with pytest.raises(risks.InputError, match="not the same questions at each of its thresholds"):
         risks.sample(losses_frame().iloc[1:], [0.9, 0.5], "coqa")
@@ -262,11 +280,6 @@ def test_losses_of_single_answers_are_binary_but_for_graded_metrics():
         "disagreement": True, "metric-drop": False, "degenerate": True,
     }  # fmt: skip
     assert all(risks.sample(single, [0.5], "triviaqa").binary.values())
-
-
-def test_work_leaves_out_the_token_of_the_prompt():
-    found = risks.work(pd.Series([[16, 8, 12], [16], [16, 16]]))
-    assert found.values.tolist() == [[2, 20], [0, 0], [1, 16]]
 
 
 def test_the_order_of_testing_is_the_policy_s():

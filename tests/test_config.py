@@ -111,6 +111,7 @@ def test_defaults_and_facts_of_the_model_are_filled_in():
     config = load()
     backbone = config["backbones"]["tiny-mamba"]
     assert (backbone["family"], backbone["depth"], backbone["dtype"]) == ("mamba", 16, "float32")
+    assert backbone["parameters"] == 16 * (128 * (2 * 256 + 2 * 2 * 32 + 4) + 4 * 384 + 256 * 128) + 2 * 768 * 128
     assert config["degeneration"] == {"ngram": 4, "repeats": 4}
     assert config["policies"]["full"] == {"kind": "full"}
     assert config["policies"]["calm-copy"]["thresholds"] == config["thresholds"]
@@ -235,12 +236,13 @@ def test_a_revision_of_the_user_s_goes_before_a_pinned_one():
 
 def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
     (tmp_path / "model.gguf").touch()
-    spec = {"source": str(tmp_path), "gguf": "model.gguf", "family": "transformer", "depth": 30}
+    spec = {"source": str(tmp_path), "gguf": "model.gguf", "family": "transformer", "depth": 30, "parameters": 1.3e8}
     backbone = load(backbones={"mine": spec}, policies={"pruned": {"drop": [1]}})["backbones"]["mine"]
     assert backbone["exits"] == [15, 19, 23, 27] and backbone["path"] == str(tmp_path)
     assert layout.model_files(backbone) == [str(tmp_path / "model.gguf")]
     assert "backbones.mine.gguf" in message(backbones={"mine": {**spec, "gguf": "other.gguf"}})
-    assert "backbones.mine.depth" in message(backbones={"mine": {**spec, "depth": None}})
+    for fact in ("depth", "parameters"):
+        assert f"backbones.mine.{fact}" in message(backbones={"mine": {**spec, fact: None}})
 
 
 @pytest.mark.parametrize(
@@ -255,6 +257,8 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"thresholds": []}, ["thresholds", "[]"]),
         ({"batch_size": "many"}, ["batch_size", "'many'"]),
         ({"seed": 1.5}, ["seed", "1.5"]),
+        ({"resources": {"mem_mb": 0}}, ["resources.mem_mb", "0"]),
+        ({"estimate": {"utilisation": 2}}, ["estimate.utilisation", "2"]),
         ({"device": "gpu"}, ["device", "'gpu'", "'cpu'"]),
         ({"backbones": {"Big One": {"source": "workflow"}}}, ["backbones.Big One", "no name"]),
         ({"backbones": {"tiny-mamba": {"exits": [8, 20]}}}, ["backbones.tiny-mamba.exits", "20", "beyond", "16"]),
@@ -262,6 +266,7 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"backbones": {"tiny-mamba": {"exits": [10, 8]}}}, ["backbones.tiny-mamba.exits", "[10, 8]"]),
         ({"backbones": {"tiny-mamba": {"exits": [8, 8]}}}, ["backbones.tiny-mamba.exits", "[8, 8]"]),
         ({"backbones": {"tiny-mamba": {"depth": 12}}}, ["backbones.tiny-mamba.depth", "12", "16"]),
+        ({"backbones": {"tiny-mamba": {"parameters": 3.0e6}}}, ["backbones.tiny-mamba.parameters", "3000000.0"]),
         ({"backbones": {"tiny-mamba": {"family": "transformer"}}}, ["backbones.tiny-mamba.family", "'transformer'"]),
         ({"backbones": {"tiny-mambo": None}}, ["backbones.tiny-mambo", "did you mean 'tiny-mamba'"]),
         ({"backbones": {"m": {"source": "./nowhere"}}}, ["backbones.m.source", "'./nowhere'", "does not exist"]),

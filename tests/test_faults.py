@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from early_exit import datasets, generation, manifests, pruning, records
+from early_exit import datasets, generation, manifests, pruning, records, shards
 from early_exit.journal import Journal
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -36,22 +36,26 @@ run({folder!r}, {history!r})
 """
 
 
-def run(folder, history, every=2, **changes):
-    """Answers of a pruned model, written to a file of `folder` with a journal beside it; the journal's first rows."""
+def run(folder, history, every=2, place=None, **changes):
+    """Answers of a pruned model, written to a file of `folder` with a journal beside it; the journal's first rows.
+
+    `place` is the shard, if not all questions are asked.
+    """
     manifest = manifests.describe("tiny", {"source": "tiny"}, TINY / "transformer", str(TINY / "transformer"))
     spec = {"kind": "coqa", "source": str(TINY / "coqa"), "name": None, "revision": None, "shots": 0,
             "splits": {"shots": "train", "calibration": "validation", "test": "test"}, "history": history,
             "examples": {"calibration": 1, "test": 12}}  # fmt: skip
-    examples = datasets.load("coqa", spec, 1).query("split == 'test'")
+    examples = shards.part(datasets.load("coqa", spec, 1).query("split == 'test'"), place)
     journal = Journal(f"{folder}/test.partial", "same", every)
     kept = list(journal.rows)
     settings = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
     dropped = pruning.chosen(PRUNED, manifest["depth"])
-    frame = generation.run(
-        PRUNED, manifest, examples, sorted(dropped), max_new_tokens=8, rules=rules, settings=settings | changes,
-        job_mib=4000, dropped=dropped, journal=journal,
+    answerer = generation.Answerer(
+        PRUNED, manifest, sorted(dropped), stop_strings=examples["stop_strings"].iloc[0], max_new_tokens=8,
+        rules=rules, settings=settings | changes, job_mib=4000, dropped=dropped,
     )  # fmt: skip
+    frame = generation.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     journal.remove()
     return kept

@@ -23,7 +23,7 @@ TINY = ROOT / "workflow/resources/tiny"
 REPOSITORIES = {"models/we/tiny": TINY / "transformer", "datasets/we/quiz": TINY / "triviaqa",
                 "datasets/we/text": TINY / "corpus"}  # fmt: skip
 AT = {"revision": hub.COMMIT}
-MODEL = {"source": "we/tiny", "family": "transformer", "depth": 16} | AT
+MODEL = {"source": "we/tiny", "family": "transformer", "depth": 16, "parameters": 2_555_904} | AT
 QUIZ = small.CONFIG["datasets"]["triviaqa"] | {"source": "we/quiz"} | AT
 CONFIG = small.CONFIG | {
     "cache": "CACHE",
@@ -165,16 +165,18 @@ def test_only_what_the_jobs_need_is_asked_for(snapshot, tmp_path, monkeypatch):
     config = {"backbones": {"a": SPEC, "b": SPEC | {"source": "we/other"}, "c": {"path": "here"}},
               "datasets": {"quiz": quiz, "here": {"path": "here"}}, "corpus": corpus}  # fmt: skip
 
-    def job(rule, code=(), **wildcards):
-        return SimpleNamespace(rule=SimpleNamespace(name=rule), wildcards_dict=wildcards, input={"code": code})
+    def job(rule, **wildcards):
+        script = f"../scripts/{rule.removesuffix('_seed')}.py"
+        return SimpleNamespace(rule=SimpleNamespace(name=rule, script=script), wildcards_dict=wildcards)
 
     def lines(*jobs):
         return [line.split(":")[0] for line in cached.missing(config, str(tmp_path), jobs)]
 
-    opens = ["x/early_exit/backbones.py"]
-    scored = job("score", ["x/early_exit/metrics.py"], backbone="b", dataset="quiz")
-    assert lines(scored, job("generate", opens, backbone="a"), job("generate", opens, backbone="c")) == []
-    assert lines(job("generate", opens, backbone="b")) == ["backbones.b"]
+    scored = job("score", backbone="b", dataset="quiz")
+    assert lines(scored, job("generate", backbone="a"), job("generate", backbone="c")) == []
+    assert lines(SimpleNamespace(rule=SimpleNamespace(name="all", script=None), wildcards_dict={})) == []
+    for rule in ("generate", "train_heads_seed", "settle"):
+        assert lines(job(rule, backbone="b")) == ["backbones.b"]
     assert lines(job("fetch_backbone", backbone="b"), job("fetch_corpus")) == ["backbones.b", "corpus"]
     fetch = job("fetch_dataset", dataset="quiz"), job("fetch_dataset", dataset="here")
     assert lines(*fetch) == ["datasets.quiz"]

@@ -20,7 +20,8 @@ def make_pool(errors, units=200, full_errors=0, calibration=100, **labels):
     losses = np.array([[float(unit >= units - count) for count in errors] for unit in range(units)])
 
     def sample(values, thresholds, blocks):
-        every = dict.fromkeys(risks.RISKS, values), np.ones_like(values), np.broadcast_to(blocks, values.shape)
+        work = np.broadcast_to(blocks, values.shape), np.full_like(values, 16.0)
+        every = dict.fromkeys(risks.RISKS, values), *work
         groups = np.array([f"u{unit:04d}" for unit in range(units)])
         return risks.Sample(thresholds, groups, *every, dict.fromkeys(risks.RISKS, True))
 
@@ -58,7 +59,7 @@ def test_shares_are_those_of_drawing_without_replacement():
     assert row["exceeds"] == row["exceeds_pool"]  # 14 of 42 in one half leave 28 to the other
     assert row["pool_risk_mean"] == pytest.approx(0.21 * row["exceeds_pool"])
     assert row["none"] == 0 and (row["calibration_units"], row["test_units"], row["splits"]) == (100, 100, 4000)
-    assert row["blocks_per_pass"] == pytest.approx(12 - row["exceeds_pool"])
+    assert row["flops_share"] == pytest.approx((12 - row["exceeds_pool"]) / 16)
 
 
 def test_the_share_over_the_pool_is_what_delta_bounds_and_the_test_half_may_show_more():
@@ -79,7 +80,7 @@ def test_where_nothing_passes_the_full_model_answers_with_its_own_risk():
     (row,) = observed(make_pool([200], full_errors=20, calibration=50)).to_dict("records")
     assert row["none"] == 1 and np.isnan(row["run_threshold"])
     assert row["pool_risk_mean"] == pytest.approx(0.1) and row["risk_mean"] == pytest.approx(0.1, abs=0.01)
-    assert row["blocks_per_pass"] == 16 and row["exceeds"] == row["exceeds_pool"] == 0
+    assert row["flops_share"] == 1 and row["exceeds"] == row["exceeds_pool"] == 0
     (row,) = observed(make_pool([200], full_errors=80, calibration=50)).to_dict("records")
     assert row["exceeds_pool"] == 1  # nothing is promised of the full model itself
 
@@ -109,7 +110,7 @@ def test_a_bound_on_the_expectation_is_kept_by_the_mean():
 def rows_of(threshold, prefix, agreement, degenerate=False):
     names = [f"{prefix}{i}" for i in range(4)]
     rows = pd.DataFrame({"example_id": names, "group_id": names, "threshold": threshold, "agreement": agreement})
-    return rows.assign(degenerate=degenerate, em=50.0, passes=2, blocks=20)
+    return rows.assign(degenerate=degenerate, em=50.0, flops=20.0, flops_full=32.0)
 
 
 def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s(monkeypatch):
@@ -119,7 +120,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     }
     calibration = pd.concat(
         [
-            risks.losses(rows, rows_of(1.0, "c", True), "triviaqa").assign(policy=policy, passes=1, blocks=9)
+            risks.losses(rows, rows_of(1.0, "c", True), "triviaqa").assign(policy=policy, flops=9.0, flops_full=16.0)
             for policy, rows in (
                 ("full", rows_of(1.0, "c", True)),
                 ("calm", pd.concat([rows_of(0.9, "c", True), rows_of(0.5, "c", False)])),
@@ -132,7 +133,8 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     (pool,) = promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
     assert pool.sample.thresholds == (0.9, 0.5)  # those of both splits, the safest first
     assert pool.sample.losses["disagreement"].sum(axis=0).tolist() == [0, 8]
-    assert pool.sample.blocks.sum(axis=0).tolist() == [4 * 9 + 4 * 20] * 2
+    assert pool.sample.flops.sum(axis=0).tolist() == [4 * 9 + 4 * 20] * 2
+    assert pool.sample.flops_full.sum(axis=0).tolist() == [4 * 16 + 4 * 32] * 2
     assert pool.is_calibration.tolist() == [True] * 4 + [False] * 4 and pool.labels["head"] == ""
     tested["full"] = tested["full"].iloc[1:]
     with pytest.raises(records.InputError):

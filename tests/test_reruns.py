@@ -8,7 +8,7 @@ from test_workflow import ROOT, SMALLEST, copy, dry_run, finished  # noqa: F401 
 
 PRESET = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())
 RUN = {"generate", "count_flops", "score"}
-CALIBRATED = {"generate_calibration", "calibrate"}
+CALIBRATED = {"calibrate"}
 TRAINED = {"train_heads", "train_heads_seed", "measure_heads"}
 # Change of the README's table: the config that makes it, or the module that is edited; the rules that run before the
 # tables.

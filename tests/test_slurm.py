@@ -63,7 +63,8 @@ ReturnToService=2
 MinJobAge=3600
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory} Gres=gpu:1
-PartitionName=gpu Nodes={host} Default=YES MaxTime=INFINITE
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE
+PartitionName=gpu Nodes={host} MaxTime=INFINITE
 """
 
 
@@ -144,32 +145,72 @@ def wait_for(daemon: subprocess.Popen, file: Path | None) -> None:
             raise RuntimeError(f"{daemon.args[0]} ended with {code}")
 
 
-def snakemake(folder: Path, environment: dict[str, str], *options: str) -> Path:
+def snakemake(folder: Path, environment: dict[str, str], *options: str | Path) -> Path:
     """Run the experiment in `folder`; its results."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "user.yaml").write_text(yaml.safe_dump(CONFIG))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder,
                "--replace-workflow-config", "--configfile", folder / "user.yaml", *options]  # fmt: skip
-    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
+    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment,
+                          timeout=900)  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return folder / "results/cluster"
 
 
-def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cluster, tmp_path):
-    local = snakemake(tmp_path / "local", dict(os.environ), "--cores", "2")
-    through = snakemake(
-        tmp_path / "slurm", cluster, "--profile", str(ROOT / "profiles/slurm"), "--slurm-no-account", "--latency-wait",
-        "5", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "1",
+def through_slurm(folder: Path, environment: dict[str, str], profile: Path, *options: str | Path) -> Path:
+    """As `snakemake`, with what this cluster lacks: accounting, and a file system that needs time."""
+    return snakemake(
+        folder, environment, "--profile", profile, "--slurm-no-account", "--slurm-status-command", "squeue",
+        "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "5", "--slurm-logdir", folder / "logs",
+        "--cores", str(os.cpu_count()), *options,
     )  # fmt: skip
+
+
+def listed(environment: dict[str, str]) -> list[dict[str, str]]:
+    """What Slurm knows of all its jobs."""
+    command = ["scontrol", "--oneliner", "show", "jobs"]
+    lines = subprocess.run(command, env=environment, text=True, capture_output=True, check=True).stdout.splitlines()
+    return [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines]
+
+
+def rule_of(job: dict[str, str]) -> str:
+    return re.match(r"(?:rule_|group_)?(.+?)(?:_wildcards.*)?$", job["Comment"])[1]
+
+
+def asks_for_a_gpu(job: dict[str, str]) -> bool:
+    return any("gres/gpu" in value or "gres:gpu" in value for key, value in job.items() if key.startswith("TresPer"))
+
+
+def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cluster, tmp_path):
+    """Also on a cluster that knows only gres, for one job, with the profile's two lines for that."""
+    local = snakemake(tmp_path / "local", dict(os.environ), "--cores", "2")
+    through = through_slurm(tmp_path / "slurm", cluster, ROOT / "profiles/slurm")
     for pattern in ("tables/results.csv", "runs/*/*/*/test.parquet", "heads/*/*/heads.safetensors"):
         files = sorted(local.glob(pattern))
         assert files
         for file in files:
             assert (through / file.relative_to(local)).read_bytes() == file.read_bytes(), file
-    listed = subprocess.run(["scontrol", "--oneliner", "show", "jobs"], env=cluster, text=True, capture_output=True,
-                            check=True).stdout.splitlines()  # fmt: skip
-    rules = [re.search(r"Comment=rule_(.+?)(_wildcards\S*)?( |$)", line)[1] for line in listed]
-    with_gpu = {rule for rule, line in zip(rules, listed, strict=True) if re.search(r"TresPer\w+=gres.gpu", line)}
-    assert all("JobState=COMPLETED" in line for line in listed)
-    assert {"train_heads", "settle", "generate", "generate_calibration", "measure_heads"} <= with_gpu
-    assert {"score", "count_flops", "tables", "fetch_dataset"} <= set(rules) - with_gpu
+    jobs = listed(cluster)
+    assert all(job["JobState"] == "COMPLETED" for job in jobs)
+    with_gpu, without = ({rule_of(job) for job in jobs if asks_for_a_gpu(job) is asks} for asks in (True, False))
+    assert {"train_heads", "settle", "generate", "measure_heads"} <= with_gpu
+    assert {"scoring", "tables", "fetch_dataset"} <= without and not with_gpu & without
+    assert {job["Partition"] for job in jobs if asks_for_a_gpu(job)} == {"gpu"}
+    assert {job["Partition"] for job in jobs if not asks_for_a_gpu(job)} == {"cpu"}
+    grouped = [job for job in jobs if rule_of(job) == "scoring"]
+    assert len(grouped) == 1 and not {"score", "count_flops"} & without
+
+    profile = tmp_path / "gres"
+    profile.mkdir()
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    for line in ("gpu: 0", 'gres: "gpu:1"'):
+        assert f"    # {line}\n" in text
+        text = text.replace(f"    # {line}\n", f"    {line}\n")
+    (profile / "config.yaml").write_text(text)
+    settled = through / "settle/tiny-transformer.csv"
+    before = settled.read_bytes()
+    settled.unlink()
+    through_slurm(tmp_path / "slurm", cluster, profile, settled.relative_to(tmp_path / "slurm"))
+    assert settled.read_bytes() == before
+    (again,) = [job for job in listed(cluster) if job["JobId"] not in {job["JobId"] for job in jobs}]
+    assert asks_for_a_gpu(again) and again["JobState"] == "COMPLETED" and rule_of(again) == "settle"

@@ -41,7 +41,6 @@ EXPECTED = {
     "head_figures": 1,
     "settle": 2,
     "adapt": 4,  # two kinds of adaptive thresholds on one dataset
-    "generate_calibration": 46,  # full and six head policies on six pairs, two adaptive ones on one dataset
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
@@ -107,7 +106,6 @@ def test_all_policies_run_where_all_are_asked_for(tmp_path):
     counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
     assert counts["generate"] == counts["score"] == 60 + 6 * 3 + 6 * 14
     assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
-    assert counts["generate_calibration"] == 42 + 6 * 9  # not of budgets, fixed and random
 
 
 def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
@@ -121,13 +119,14 @@ def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    """A copy of the pipeline whose scripts, but for `status`, do nothing but write their outputs."""
+    """A copy of the pipeline whose scripts, but for those that only print, do nothing but write their outputs."""
     root = tmp_path_factory.mktemp("copy")
     for name in ("workflow", "report", "envs", "profiles"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for script in {*(root / "workflow/scripts").glob("*.py")} - {root / "workflow/scripts/status.py"}:
+    printing = {root / f"workflow/scripts/{name}.py" for name in ("status", "estimate")}
+    for script in {*(root / "workflow/scripts").glob("*.py")} - printing:
         used = ", ".join(imports.modules(script))
         script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
@@ -136,7 +135,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(copy):
     """The copy after a run of the smallest config."""
-    snakemake("--cores", "2", folder=copy, config=SMALLEST, root=copy)
+    (copy / "said.txt").write_text(snakemake("--cores", "2", folder=copy, config=SMALLEST, root=copy))
     return copy
 
 
@@ -154,6 +153,15 @@ def test_the_report_is_made_by_a_second_call_within_the_run(finished):
     assert "Missing metadata" not in (results / "logs/report.log").read_text()
 
 
+def test_what_the_run_takes_is_said_once_before_it_starts_and_where_it_is_asked_for(finished):
+    """The report's own call reads the Snakefile again, and so would each job on a cluster."""
+    said = (finished / "said.txt").read_text()
+    assert said.count("Estimate for stub") == 1 and said.index("Estimate for stub") < said.index("rule fetch_")
+    for _ in range(2):
+        asked = snakemake("estimate", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
+        assert asked.count("Estimate for stub") == 1 and "GB of disk" in asked
+
+
 def test_a_second_run_does_nothing(finished):
     assert dry_run(finished) == {}
 
@@ -167,6 +175,7 @@ def test_status_says_what_is_done_running_and_missing(finished):
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
     try:
+        snakemake("status", "--cores", "1", folder=finished, config=SMALLEST, root=finished)  # and again
         text = snakemake("status", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
     finally:
         gone.with_suffix(".away").rename(gone)
@@ -197,7 +206,7 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
     after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
     after = dict.fromkeys(after, 1)
-    own = {"generate_calibration": 1, "calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
+    own = {"calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
 
 
@@ -207,7 +216,7 @@ def test_another_promise_generates_nothing_and_scores_nothing(finished):
     for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
         rerun = dry_run(finished, calibration={"promises": promises})
         assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
-        assert not {"generate", "generate_calibration", "train_heads", "score"} & rerun.keys()
+        assert not {"generate", "train_heads", "score"} & rerun.keys()
     assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
 
 
@@ -216,7 +225,6 @@ def test_without_promises_nothing_is_calibrated(tmp_path):
     config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
     counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
     assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 66
-    assert counted["generate_calibration"] == 2  # of the full model, for what adaptive thresholds go by
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
@@ -293,7 +301,7 @@ def test_a_head_from_outside_adds_its_own_training_and_an_edit_of_its_file_repea
     }
     rerun = dry_run(finished, **more)
     assert not any(rule.startswith("fetch_") for rule in rerun)
-    once = ("train_heads", "generate_calibration", "calibrate", "generate", "score", "layer_costs")
+    once = ("train_heads", "calibrate", "generate", "score", "layer_costs")
     assert {rule: rerun[rule] for rule in once} == dict.fromkeys(once, 1)
 
     target = "results/stub/runs/tiny-transformer/triviaqa/mine-copy/flops.parquet"
@@ -326,6 +334,13 @@ def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypat
     script = tmp_path / "script.py"
     script.write_text("def late():\n    from early_exit import a, e\n")
     assert imports.modules(script) == ["a", "b", "c", "e"]
+    before = imports.digest(script)
+    imports._content_digest.cache_clear()
+    (imports.PACKAGE / "d.py").write_text("x = 1")
+    assert imports.digest(script) == before
+    (imports.PACKAGE / "c.py").write_text("import sys")
+    imports._content_digest.cache_clear()
+    assert imports.digest(script) != before
 
 
 def rules() -> dict[str, str]:
@@ -342,9 +357,9 @@ def rules() -> dict[str, str]:
 def test_each_rule_says_where_it_logs_what_it_takes_and_which_script_it_runs(rule):
     text = rules()[rule]
     for directive in ("log", "benchmark", "conda", "threads", "resources"):
-        assert f"\n    {directive}:" in text
-    script = {"generate_calibration": "generate"}.get(rule, rule)  # one script, two splits
-    assert rule == "report" or f'"../scripts/{script}.py"' in text
+        asked_again = directive == "benchmark" and rule in ("status", "estimate")  # a benchmark would be up to date
+        assert (f"\n    {directive}:" in text) != asked_again
+    assert rule == "report" or f'"../scripts/{rule}.py"' in text
     assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)
 
 

@@ -9,7 +9,6 @@ rule adapt:
         heads_manifest=trained("manifest.json"),
         full=f"{R}/runs/{{backbone}}/{{dataset}}/full/calibration.parquet",
         costs=f"{R}/costs/{{backbone}}.json",
-        code=code("adapt"),
         head_code=head_code,
     output:
         f"{R}/adaptive/{{backbone}}/{{dataset}}/{{policy}}.json",
@@ -22,9 +21,10 @@ rule adapt:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("adapt"),
+        runtime=time_of("adapt"),
     params:
+        code=code("adapt"),
         policy=policy,
         exits=of("backbone", "exits"),
         max_new_tokens=of("dataset", "max_new_tokens"),

@@ -8,7 +8,6 @@ rule compare:
     input:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
-        code=code("compare"),
     output:
         equal_compute=report(
             f"{R}/tables/equal_compute.csv",
@@ -36,9 +35,10 @@ rule compare:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
+        code=code("compare"),
         settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,
@@ -54,7 +54,6 @@ rule claims:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=config["backbones"]),
-        code=code("claims"),
     output:
         table=report(
             f"{R}/tables/claims.csv",
@@ -76,9 +75,10 @@ rule claims:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
+        code=code("claims"),
         settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,

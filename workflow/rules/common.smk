@@ -29,15 +29,6 @@ MODEL_ENV = f"../../envs/{'gpu' if GPUS else 'model'}.yaml"
 SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
 
 
-onstart:
-    # Here it is known which jobs will run; a dry run, and the jobs themselves, do not come by.
-    command = cached.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
-    try:
-        cached.check(config, R, workflow.dag.needrun_jobs(), command)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-
-
 wildcard_constraints:
     backbone="[a-z0-9][a-z0-9._-]*",
     dataset=r"(?!corpus\.parquet)[a-z0-9][a-z0-9._-]*",  # data/corpus.parquet is the corpus
@@ -49,9 +40,8 @@ wildcard_constraints:
 
 
 def code(script):
-    """The files of the modules that a script uses. (Through `workflow.source_path` a touch would re-run it.)"""
-    scripts = Path(workflow.basedir, "workflow/scripts")
-    return [os.path.relpath(scripts / f"early_exit/{name}.py") for name in imports.modules(scripts / f"{script}.py")]
+    """The code that a script runs, as a param: an edit of a module re-runs the rules that use it, a touch none."""
+    return imports.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
 
 
 def spec(wildcards, name):
@@ -74,7 +64,7 @@ def source(config_part, *others):
 
 
 def backbone_source(wildcards):
-    return source(spec(wildcards, "backbone"), "exits", "dtype")
+    return source(spec(wildcards, "backbone"), "exits", "dtype", "parameters")
 
 
 def dataset_source(wildcards):

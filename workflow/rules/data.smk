@@ -4,7 +4,6 @@
 rule fetch_dataset:
     input:
         source=dataset_files,
-        code=code("fetch_dataset"),
     output:
         f"{R}/data/{{dataset}}.parquet",
     log:
@@ -16,9 +15,10 @@ rule fetch_dataset:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=each_try(4000),
+        runtime=each_try(60),
     params:
+        code=code("fetch_dataset"),
         name="{dataset}",
         spec=dataset_source,
         seed=config["seed"],
@@ -30,7 +30,6 @@ rule fetch_dataset:
 rule fetch_corpus:
     input:
         source=layout.data_files(config["corpus"]),
-        code=code("fetch_corpus"),
     output:
         f"{R}/data/corpus.parquet",
     log:
@@ -42,9 +41,10 @@ rule fetch_corpus:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
+        code=code("fetch_corpus"),
         spec=source(config["corpus"], "max_tokens"),
         seed=config["seed"],
         root=ROOT,
@@ -55,7 +55,6 @@ rule fetch_corpus:
 rule fetch_backbone:
     input:
         source=model_files,
-        code=code("fetch_backbone"),
     output:
         f"{R}/backbones/{{backbone}}.json",
     log:
@@ -66,9 +65,11 @@ rule fetch_backbone:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=each_try(4000),
+        disk_mb=download_disk,
+        runtime=download_time,
     params:
+        code=code("fetch_backbone"),
         spec=backbone_source,
         local=is_local,
     script:
@@ -77,8 +78,6 @@ rule fetch_backbone:
 
 # Only the loss curves are outputs: were the models and data, every run would ask whether they are up to date.
 rule pretrain_tiny:
-    input:
-        code=code("pretrain_tiny"),
     output:
         expand(
             "workflow/resources/tiny/{family}/loss.csv",
@@ -92,9 +91,10 @@ rule pretrain_tiny:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=600,
+        mem_mb=each_try(4000),
+        runtime=each_try(600),
     params:
+        code=code("pretrain_tiny"),
         folder=subpath(output[0], ancestor=2),
         world_seed=7,
         seed=1,

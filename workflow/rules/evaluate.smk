@@ -6,7 +6,6 @@ SETTINGS = layout.settings(config, R)
 rule layer_costs:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
-        code=code("layer_costs"),
         head_code=head_code,
     output:
         f"{R}/costs/{{backbone}}.json",
@@ -18,9 +17,10 @@ rule layer_costs:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("layer_costs"),
         heads=config["heads"],
     script:
         "../scripts/layer_costs.py"
@@ -30,7 +30,6 @@ rule count_flops:
     input:
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
         costs=f"{R}/costs/{{backbone}}.json",
-        code=code("count_flops"),
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/flops.parquet",
     log:
@@ -41,9 +40,10 @@ rule count_flops:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("count_flops"),
         kind=of("policy", "kind"),
         counted=counted,
     script:
@@ -55,7 +55,6 @@ rule score:
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
         full=f"{R}/runs/{{backbone}}/{{dataset}}/full/test.parquet",
         data=f"{R}/data/{{dataset}}.parquet",
-        code=code("score"),
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/scores.parquet",
     log:
@@ -66,9 +65,10 @@ rule score:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
+        code=code("score"),
         kind=of("dataset", "kind"),
         rules=config["scoring"]["rules"],
     script:
@@ -85,7 +85,6 @@ rule tables:
         training=[f"{R}/heads/{backbone}/{recipe}/training.csv" for backbone, recipe in layout.trainings(config)],
         settle=expand(f"{R}/settle/{{backbone}}.csv", backbone=config["backbones"]),
         disjoint=f"{R}/data/disjoint.json",
-        code=code("tables"),
     output:
         results=report(
             f"{R}/tables/results.csv",
@@ -105,9 +104,10 @@ rule tables:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
+        code=code("tables"),
         settings=SETTINGS,
         preset=config["preset"],
         oracles=[name for name, spec in config["policies"].items() if spec["kind"] == "oracle"],

@@ -9,7 +9,6 @@ rule check_disjoint:
     input:
         corpus=f"{R}/data/corpus.parquet",
         datasets=expand(f"{R}/data/{{dataset}}.parquet", dataset=config["datasets"]),
-        code=code("check_disjoint"),
     output:
         f"{R}/data/disjoint.json",
     log:
@@ -21,8 +20,10 @@ rule check_disjoint:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=each_try(4000),
+        runtime=each_try(60),
+    params:
+        code=code("check_disjoint"),
     script:
         "../scripts/check_disjoint.py"
 
@@ -31,7 +32,6 @@ rule train_heads:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
-        code=code("train_heads"),
         head_code=head_code,
     output:
         heads=f"{R}/heads/{{backbone}}/{{recipe}}/heads.safetensors",
@@ -46,9 +46,10 @@ rule train_heads:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("train_heads"),
+        runtime=time_of("train_heads"),
     params:
+        code=code("train_heads"),
         heads=recipe_heads,
         exits=of("backbone", "exits"),
         distillation=DISTILLATION,
@@ -62,7 +63,6 @@ rule settle:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
-        code=code("settle"),
     output:
         f"{R}/settle/{{backbone}}.csv",
     log:
@@ -74,9 +74,10 @@ rule settle:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("settle"),
+        runtime=time_of("settle"),
     params:
+        code=code("settle"),
         max_tokens=config["corpus"]["max_tokens"],
         batch_tokens=config["distillation"]["batch_tokens"],
         runtime=torch_settings,

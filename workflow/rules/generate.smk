@@ -22,7 +22,6 @@ rule generate:
         plan=plan,
         matched=matched_run,
         block_scores=block_scores,
-        code=code("generate"),
         head_code=head_code,
     output:
         calibration=f"{R}/runs/{PART}/calibration.parquet",
@@ -36,9 +35,10 @@ rule generate:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("generate"),
+        runtime=time_of("generate"),
     params:
+        code=code("generate"),
         policy=policy,
         thresholds=grid,
         splits=splits,
@@ -57,7 +57,6 @@ if SHARDS > 1:
         input:
             calibration=shards("calibration"),
             test=shards("test"),
-            code=code("join_shards"),
         output:
             calibration=f"{R}/runs/{RUN}/calibration.parquet",
             test=f"{R}/runs/{RUN}/test.parquet",
@@ -69,7 +68,9 @@ if SHARDS > 1:
             "../../envs/score.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
-            runtime=30,
+            mem_mb=each_try(4000),
+            runtime=each_try(30),
+        params:
+            code=code("join_shards"),
         script:
             "../scripts/join_shards.py"

@@ -12,7 +12,6 @@ rule head_tables:
         confidences=[f"{R}/quality/{backbone}/{recipe}/confidences.parquet" for backbone, recipe in MEASURED],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=dict(MEASURED)),
         disjoint=f"{R}/data/disjoint.json",
-        code=code("head_tables"),
     output:
         heads=report(
             f"{R}/tables/heads.csv",
@@ -35,9 +34,10 @@ rule head_tables:
         "../../envs/score.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
+        code=code("head_tables"),
         measured=MEASURED,
         recipes=RECIPES,
         bootstrap=config["bootstrap"],
@@ -51,7 +51,6 @@ rule head_figures:
         heads=rules.head_tables.output.heads,
         differences=rules.head_tables.output.differences,
         reliability=rules.head_tables.output.reliability,
-        code=code("head_figures"),
     output:
         [
             report(
@@ -72,9 +71,10 @@ rule head_figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("head_figures"),
         plots=HEAD_PLOTS,
     script:
         "../scripts/head_figures.py"

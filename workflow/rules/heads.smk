@@ -21,7 +21,6 @@ rule measure_heads:
         corpus=f"{R}/data/corpus.parquet",
         heads=all_seeds("heads.safetensors"),
         heads_manifests=all_seeds("manifest.json"),
-        code=code("measure_heads"),
         head_code=head_code,
     output:
         f"{R}/quality/{{backbone}}/{{recipe}}/confidences.parquet",
@@ -34,9 +33,10 @@ rule measure_heads:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_heads"),
+        runtime=time_of("measure_heads"),
     params:
+        code=code("measure_heads"),
         heads=recipe_heads,
         exits=of("backbone", "exits"),
         label=config["distillation"]["label"],

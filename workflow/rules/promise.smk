@@ -14,7 +14,6 @@ rule calibrate:
         data=f"{R}/data/{{dataset}}.parquet",
         costs=f"{R}/costs/{{backbone}}.json",
         schema=os.path.relpath(f"{workflow.basedir}/workflow/schemas/thresholds.schema.yaml"),
-        code=code("calibrate"),
     output:
         thresholds=f"{R}/thresholds/{{backbone}}/{{dataset}}.json",
         losses=f"{R}/losses/{{backbone}}/{{dataset}}.parquet",
@@ -26,9 +25,10 @@ rule calibrate:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=each_try(4000),
+        runtime=each_try(120),
     params:
+        code=code("calibrate"),
         policies=calibrated_policies,
         counted=counted_policies,
         promises=config["calibration"]["promises"],
@@ -43,7 +43,6 @@ rule promise:
         losses=[f"{R}/losses/{backbone}/{dataset}.parquet" for backbone, dataset in CALIBRATIONS],
         scores=[run["scores"] for run in PROMISED],
         flops=[run["flops"] for run in PROMISED],
-        code=code("promise"),
     output:
         report(
             f"{R}/tables/promise.csv",
@@ -59,9 +58,10 @@ rule promise:
         "../../envs/calibrate.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=each_try(8000),
+        runtime=each_try(120),
     params:
+        code=code("promise"),
         settings=PROMISED,
         policies=CALIBRATED,
         promises=config["calibration"]["promises"],
@@ -76,7 +76,6 @@ rule promise_figures:
         promise=rules.promise.output,
         results=rules.tables.output.results,
         thresholds=[f"{R}/thresholds/{backbone}/{dataset}.json" for backbone, dataset in CALIBRATIONS],
-        code=code("promise_figures"),
     output:
         [
             report(
@@ -97,9 +96,10 @@ rule promise_figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("promise_figures"),
         plots=PROMISE_PLOTS,
     script:
         "../scripts/promise_figures.py"

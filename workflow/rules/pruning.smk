@@ -8,7 +8,6 @@ rule score_blocks:
     input:
         manifest=f"{R}/backbones/{{backbone}}.json",
         corpus=f"{R}/data/corpus.parquet",
-        code=code("score_blocks"),
     output:
         f"{R}/pruning/{{backbone}}/{{measure}}.csv",
     log:
@@ -20,9 +19,10 @@ rule score_blocks:
     threads: config["threads"]
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("score_blocks"),
+        runtime=time_of("score_blocks"),
     params:
+        code=code("score_blocks"),
         measure="{measure}",
         documents=config["pruning"]["documents"],
         most=blocks_gone,
@@ -37,7 +37,6 @@ rule pruned_blocks:
     input:
         scores=[f"{R}/pruning/{backbone}/{measure}.csv" for backbone, measure in MEASURED_BLOCKS],
         disjoint=f"{R}/data/disjoint.json",
-        code=code("pruned_blocks"),
     output:
         scores=report(
             f"{R}/tables/block_scores.csv",
@@ -75,9 +74,10 @@ rule pruned_blocks:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("pruned_blocks"),
         policies=PRUNED,
         depths={name: backbone["depth"] for name, backbone in config["backbones"].items()},
     script:

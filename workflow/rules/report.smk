@@ -17,7 +17,6 @@ rule figures:
         settle=rules.tables.output.settle,
         equal_compute=rules.compare.output.equal_compute,
         policies=rules.compare.output.policies,
-        code=code("figures"),
     output:
         [
             report(
@@ -38,9 +37,10 @@ rule figures:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("figures"),
         plots=PLOTS,
         plain=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
     script:
@@ -52,7 +52,6 @@ rule provenance:
         results=rules.tables.output.results,
         disjoint=f"{R}/data/disjoint.json",
         manifests=expand(f"{R}/backbones/{{backbone}}.json", backbone=config["backbones"]),
-        code=code("provenance"),
     output:
         html=report(
             f"{R}/provenance.html",
@@ -68,9 +67,10 @@ rule provenance:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
+        code=code("provenance"),
         config=config,
         benchmarks=layout.benchmarks(config, R),
     script:
@@ -102,8 +102,8 @@ rule report:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         python=sys.executable,
         snakefile=workflow.main_snakefile,

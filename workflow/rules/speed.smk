@@ -10,7 +10,6 @@ rule measure_speed:
         costs=f"{R}/costs/{{backbone}}.json",
         data=timed_data,
         heads=timed_heads,
-        code=code("measure_speed"),
         head_code=timed_head_code,
     output:
         f"{R}/speed/{{backbone}}.csv",
@@ -23,9 +22,10 @@ rule measure_speed:
     threads: whole_machine
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_speed"),
+        runtime=time_of("measure_speed"),
     params:
+        code=code("measure_speed"),
         plan=timed,
         exits=of("backbone", "exits"),
         settings={**config["speed"], "seed": config["seed"], "slots": config["batch_size"]},
@@ -37,7 +37,6 @@ rule measure_speed:
 rule speed:
     input:
         measured=expand(f"{R}/speed/{{backbone}}.csv", backbone=SPEED),
-        code=code("speed"),
     output:
         table=report(
             f"{R}/tables/speed.csv",
@@ -65,7 +64,9 @@ rule speed:
         "../../envs/plot.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
+    params:
+        code=code("speed"),
     script:
         "../scripts/speed.py"

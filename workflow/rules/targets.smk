@@ -1,4 +1,5 @@
-"""Targets to ask for by name: `fetch` gets all that comes from a hub, `status` says what is done."""
+"""Targets to ask for by name: `fetch` gets all that comes from a hub, `status` says what is done, `estimate` what a run
+takes."""
 
 
 rule fetch:
@@ -8,12 +9,10 @@ rule fetch:
         f"{R}/data/corpus.parquet",
 
 
-# Nothing is its input, so that asking runs nothing; no output, so that it can be asked again.
+# Nothing is its input, so that asking runs nothing; it has no output and no benchmark, so that it can be asked again.
 rule status:
     log:
         f"{R}/logs/status.log",
-    benchmark:
-        f"{R}/benchmarks/status.tsv"
     conda:
         "../../envs/score.yaml"
     threads: 1
@@ -24,3 +23,18 @@ rule status:
         jobs=layout.outputs(config, R),
     script:
         "../scripts/status.py"
+
+
+rule estimate:
+    log:
+        f"{R}/logs/estimate.log",
+    conda:
+        "../../envs/score.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        lines=estimate_lines,
+    script:
+        "../scripts/estimate.py"

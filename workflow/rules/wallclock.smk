@@ -11,7 +11,6 @@ rule measure_wallclock:
         matched=matched_run,
         block_scores=block_scores,
         run=f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/test.parquet",
-        code=code("measure_wallclock"),
         head_code=head_code,
     output:
         f"{R}/runs/{{backbone}}/{{dataset}}/{{policy}}/seconds.csv",
@@ -24,9 +23,10 @@ rule measure_wallclock:
     threads: whole_machine
     resources:
         gpu=GPUS,
-        mem_mb=config["resources"]["mem_mb"],
-        runtime=config["resources"]["runtime"],
+        mem_mb=memory_of("measure_wallclock"),
+        runtime=time_of("measure_wallclock"),
     params:
+        code=code("measure_wallclock"),
         policy=policy,
         thresholds=grid,
         exits=of("backbone", "exits"),

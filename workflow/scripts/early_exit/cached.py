@@ -8,15 +8,15 @@ they would read from the hub, and the models that they open.
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import manifests
+from early_exit import imports, manifests
 from early_exit.files import InputError
 from early_exit.records import read_json
 
-OPENS_MODELS = "early_exit/backbones.py"  # among a job's code: it loads a backbone
+OPENS_MODELS = "backbones"  # a module among those of a job's script: it loads a backbone
 
 
 def use(folder: str | None, root: Path) -> None:
@@ -57,7 +57,7 @@ def missing(config: Mapping[str, Any], results: str, jobs: Iterable[Any]) -> Ite
     for job in jobs:
         if job.rule.name in ("fetch_dataset", "fetch_corpus"):
             data.add(job.wildcards_dict.get("dataset", "corpus"))
-        elif job.rule.name == "fetch_backbone" or any(str(file).endswith(OPENS_MODELS) for file in _code(job)):
+        elif job.rule.name == "fetch_backbone" or _opens_models(job):
             models.add(job.wildcards_dict["backbone"])
     for name, spec in config["backbones"].items():
         if name in models and spec["path"] is None:
@@ -123,9 +123,9 @@ def fetch_command(snakefile: str, directory: str | None, settings: Any) -> str:
     return shlex.join(words)
 
 
-def _code(job: Any) -> Sequence[str]:
-    code = job.input.get("code", [])
-    return [code] if isinstance(code, str) else code
+def _opens_models(job: Any) -> bool:
+    script = job.rule.script and imports.PACKAGE.parent / Path(job.rule.script).name
+    return bool(script) and OPENS_MODELS in imports.modules(script)
 
 
 def _at(spec: Mapping[str, Any]) -> str:

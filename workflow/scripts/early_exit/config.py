@@ -5,7 +5,6 @@ that names the key and its value.
 """
 
 import copy
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,14 +14,13 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit import head_config, manifests, policy_config
+from early_exit import backbone_config, head_config, policy_config
 from early_exit.hints import for_each, hint
-from early_exit.records import InputError, read_json
+from early_exit.records import InputError
 
 PRESETS = "workflow/presets"
 REVISIONS = "workflow/presets/revisions.yaml"
 SCHEMA = "workflow/schemas/config.schema.yaml"
-EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)
 STATE_FILLS = {"transformer": ("copy", "propagate", "deferred"), "mamba": ("skip", "propagate", "deferred")}
 
 Key = tuple[str | int, ...]
@@ -33,14 +31,15 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
     `user` is what config.yaml and the command line say, `root` the repository, where relative sources start. Beside
     the schema's keys every source has a `path`: where a local one lies, None for one on the hub. Keys that may be null
-    because they follow from others (name, revision, family, depth, exits, dtype, thresholds) are filled.
+    because they follow from others (name, revision, family, depth, parameters, exits, dtype,
+    thresholds) are filled.
     """
     config = merge_preset(user, root)
     config["name"] = config["name"] or config["preset"]
     revisions = read_yaml(root / REVISIONS) if (root / REVISIONS).exists() else {}
     revisions |= config["revisions"]
     for_each(lambda key, spec: _locate(key, spec, root, revisions), sources(config))
-    for_each(lambda name, spec: _measure(("backbones", name), spec), config["backbones"].items())
+    for_each(_complete, config["backbones"].items())
     for spec in config["backbones"].values():
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
@@ -158,31 +157,10 @@ def _locate(key: Key, spec: dict[str, Any], root: Path, revisions: Mapping[str, 
         spec["source"] = os.path.expanduser(source)
 
 
-def _measure(key: Key, spec: dict[str, Any]) -> None:
-    """Resolve a backbone's family, depth and exits, and check them against its config.json where that is at hand."""
-    facts: dict[str, Any] = {}
-    if spec["path"]:
-        folder = Path(spec["path"])
-        if not folder.is_dir():
-            _fail((*key, "source"), spec["source"], "is a file; give its folder, and its name as `gguf` if it is one")
-        if spec["gguf"] and not (folder / spec["gguf"]).is_file():
-            _fail((*key, "gguf"), spec["gguf"], f"does not exist in {folder}")
-        if (folder / "config.json").exists():
-            model = read_json(folder / "config.json")
-            facts = {"family": manifests.family(model, _dotted((*key, "source"))), "depth": model["num_hidden_layers"]}
-    for name in ("family", "depth"):
-        found = facts.get(name)
-        if found and spec[name] not in (None, found):
-            _fail((*key, name), spec[name], f"is not what config.json says: {found}")
-        spec[name] = spec[name] or found
-        if not spec[name]:
-            _fail((*key, name), None, "cannot be read from a config.json in a local folder, so give it here")
-    depth = spec["depth"]
-    if spec["exits"] is None:
-        spec["exits"] = sorted({n for n in (math.ceil(depth * share) for share in EXIT_FRACTIONS) if n < depth})
-    _check_ascending((*key, "exits"), spec["exits"])
-    if spec["exits"][-1] >= depth:
-        _fail((*key, "exits"), spec["exits"][-1], f"is beyond the last exit, {depth - 1}: there are {depth} blocks")
+def _complete(name: str, spec: dict[str, Any]) -> None:
+    """Fill in what follows from a backbone's model."""
+    for key, value, why in backbone_config.complete(name, spec):
+        _fail(key, value, why)
 
 
 def _check_names(config: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """Which modules of this package a script uses, by itself or through others, read from its import statements.
 
-Snakemake looks at a rule's script alone; with these files as inputs an edit of one re-runs the rules that use it, and
-no others.
+Snakemake looks at a rule's script alone; with a digest of these files as a param an edit of one re-runs the rules that
+use it, and no others. (As inputs, dozens for each job, they would take longer to look after than some jobs to run.)
 """
 
 import ast
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,19 @@ def modules(script: Path) -> list[str]:
         seen.add(name)
         waiting |= _imported(PACKAGE / f"{name}.py") - seen
     return sorted(seen)
+
+
+def digest(script: Path) -> str:
+    """SHA-256 over the names and contents of these modules; the script itself is not among them."""
+    found = hashlib.sha256()
+    for name in modules(script):
+        found.update(f"{name}\0{_content_digest(PACKAGE / f'{name}.py')}\n".encode())
+    return found.hexdigest()
+
+
+@cache
+def _content_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache

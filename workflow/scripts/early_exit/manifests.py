@@ -24,8 +24,14 @@ TESTED: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": None},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-    "mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": "auto"},
-    "falcon_mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": "auto"},
+    "mamba": {"state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": "auto", "tie_word_embeddings": True},
+    "falcon_mamba": {
+        "state_size": 16,
+        "conv_kernel": 4,
+        "expand": 2,
+        "time_step_rank": "auto",
+        "tie_word_embeddings": True,
+    },
     "mamba2": {"num_heads": 128, "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4},
 }
 SUPPORTED = (

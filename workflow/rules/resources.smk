@@ -1,0 +1,66 @@
+"""What jobs ask for: functions of their wildcards and of how often they have been tried; and what is said of all of them
+before the first."""
+
+from early_exit import estimate, resources, work
+
+
+def memory_of(rule):
+    """A function of a job: its memory, for a rule that runs a model."""
+
+    def mem_mb(wildcards, attempt):
+        return resources.memory_mb(config, rule, "/".join(wildcards), attempt)
+
+    return mem_mb
+
+
+def time_of(rule):
+    """A function of a job: its time limit, for a rule that runs a model."""
+
+    def runtime(wildcards, attempt):
+        return resources.runtime_minutes(config, rule, "/".join(wildcards), attempt)
+
+    return runtime
+
+
+def each_try(amount):
+    """A function of a job: so much for each time that it is tried, for a rule that runs no model."""
+
+    def asked(wildcards, attempt):
+        return amount * attempt
+
+    return asked
+
+
+def download_time(wildcards, attempt):
+    return resources.download_minutes(config, wildcards.backbone, attempt)
+
+
+def download_disk(wildcards):
+    return resources.disk_mb(config, wildcards.backbone)
+
+
+def estimate_lines(wildcards):
+    return estimate.lines(config)
+
+
+def runs_models():
+    """Whether some job of this run does what the estimate is about."""
+    return any(job.rule.name in work.WORK for job in workflow.dag.needrun_jobs())
+
+
+def refuse_what_is_missing():
+    """Ends the run, in one message, if the hub is switched off and what jobs of this run need from it is not here."""
+    command = cached.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
+    try:
+        cached.check(config, R, workflow.dag.needrun_jobs(), command)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+
+
+# Snakemake calls this, and of several such blocks the last alone, in the first process: not in a job's, nor where a
+# report is drawn, nor in a dry run. Only here is it known which jobs will run.
+onstart:
+    if workflow.is_main_process:
+        refuse_what_is_missing()
+        if runs_models():
+            logger.info("\n".join(estimate.lines(config)))
