@@ -1,12 +1,14 @@
 """The smallest experiment that still trains, generates and scores, run by the real Snakemake; where its files lie."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from conftest import ROOT
 
@@ -51,3 +53,15 @@ def run(
     text = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, text[-6000:]
     return text
+
+
+def unshared(kind: str) -> list[str]:
+    """The command that runs another in a namespace of its own, `--net` or `--mount`; skips where none is granted."""
+    said = "there is no unshare"
+    for words in (["unshare", kind], ["unshare", "--map-root-user", kind]):
+        if shutil.which("unshare"):
+            tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+            if tried.returncode == 0:
+                return words
+            said = tried.stderr.strip()
+    return pytest.skip(f"no namespace can be made here: {said}")

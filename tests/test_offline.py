@@ -5,7 +5,6 @@ The hub is one of our own on loopback; what runs after `fetch` runs in a network
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,18 +42,6 @@ def environment(folder: Path, url: str, **more: str) -> dict[str, str]:
     return kept | {"HF_HOME": str(folder / "home"), "HF_ENDPOINT": url, **more}
 
 
-def no_network() -> list[str]:
-    """The command that runs another without a network; skips where the system grants none."""
-    said = "there is no unshare"
-    for words in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
-        if shutil.which("unshare"):
-            tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
-            if tried.returncode == 0:
-                return words
-            said = tried.stderr.strip()
-    return pytest.skip(f"no network namespace can be made here: {said}")
-
-
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
     """A folder after `snakemake fetch`, and the hub that it fetched from."""
@@ -66,7 +53,7 @@ def fetched(tmp_path_factory):
 
 def test_after_fetch_all_runs_without_a_network_and_gives_the_same_answers(fetched, tmp_path):
     folder, server = fetched
-    before = no_network()
+    before = small.unshared("--net")
     assert any("model.safetensors" in asked for asked in server.asked)
     reached = subprocess.run([*before, sys.executable, "-c", LOOK, str(server.server_port)], check=False,
                              capture_output=True)  # fmt: skip
@@ -82,6 +69,30 @@ def test_after_fetch_all_runs_without_a_network_and_gives_the_same_answers(fetch
     small.run(tmp_path, f"{small.RUN}/test.parquet")  # the same from local folders
     for file in (f"{small.RUN}/test.parquet", f"{small.HEADS}/heads.safetensors"):
         assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_a_model_that_has_gone_from_the_cache_is_named_and_the_command_brings_it_back(fetched):
+    folder, server = fetched
+    run, settle = {"config": config_in(folder)}, ("--force", f"{small.RESULTS}/settle/tiny-transformer.csv")
+    weights = next((folder / "cache/hub").glob("models--*/snapshots/*/model.safetensors"))
+    weights.resolve().unlink()
+    env = environment(folder, server.url)
+    text = small.run(folder, *settle, fails=True, env=env, **run)
+    assert (
+        "backbones.tiny-transformer: model.safetensors in the hub's cache of we/tiny at 0123456789ab: missing" in text
+    )
+    assert "Traceback" not in text
+    offline = environment(folder, server.url, HF_HUB_OFFLINE="1")
+    text = small.run(folder, *settle, fails=True, env=offline, **run)
+    assert f"  backbones.tiny-transformer: we/tiny at {hub.COMMIT[:12]}: model.safetensors\n" in text
+    command = text.splitlines()[-1]
+    assert command.endswith(f"--forcerun {small.RESULTS}/backbones/tiny-transformer.json")
+    done = subprocess.run(
+        f"{sys.executable} -m {command.strip()}", shell=True, env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 0 and weights.resolve().stat().st_size > 0
+    before = small.unshared("--net")
+    small.run(folder, *settle, before=before, env=offline, **run)
 
 
 def test_all_that_is_missing_is_named_before_the_first_job_with_the_command_that_fetches_it(tmp_path):

@@ -1,7 +1,7 @@
 """What jobs ask for: functions of their wildcards and of how often they have been tried; and what is said of all of them
 before the first."""
 
-from early_exit import estimate, resources, work
+from early_exit import estimate, files, resources, work
 
 
 def memory_of(rule):
@@ -64,3 +64,10 @@ onstart:
         refuse_what_is_missing()
         if runs_models():
             logger.info("\n".join(estimate.lines(config)))
+
+
+# Not the jobs themselves: one whose Snakemake was killed ends well, and is run again all the same.
+onsuccess:
+    if workflow.is_main_process:
+        for path in (files.kept(path) for job in workflow.dag.jobs for path in job.output):
+            path.unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
-from pathlib import Path
-
 from early_exit import ceiling, checkpoints, generation, job_inputs, pruning, records, runtime
+from early_exit.files import kept
 from early_exit.journal import Journal
 
 with runtime.job(snakemake) as log:
@@ -10,7 +9,7 @@ with runtime.job(snakemake) as log:
     examples = job_inputs.questions(params, files, snakemake.wildcards.get("shard"))
     fingerprint = checkpoints.fingerprint(files, dict(params.items()) | {"versions": runtime.versions()})
     rows = snakemake.config["generation"]["checkpoint_rows"]
-    journals = {split: Journal(Path(path).with_suffix(".partial"), fingerprint, rows) for split, path in output.items()}
+    journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer = params.policy["kind"] == "oracle", None
     for split, path in output.items():
         asked = examples[examples["split"] == split]
@@ -25,5 +24,3 @@ with runtime.job(snakemake) as log:
             answers = generation.run(answerer, asked, journals[split])
         records.write_table(answers, path, records.GENERATIONS, pruning.metadata(job_inputs.dropped(params, files)))
         log.info("%s: %d answers", split, len(answers))
-    for journal in journals.values():  # only now: Snakemake deletes both outputs of a job that fails
-        journal.remove()

@@ -1,10 +1,8 @@
 """Rule train_heads: all heads of a recipe, distilled from one backbone in one pass over the corpus."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from early_exit import backbones, checkpoints, distill, heads, records, runtime, training
+from early_exit import backbones, checkpoints, distill, files, heads, records, runtime, training
 
 with runtime.job(snakemake) as log:
     params, out = snakemake.params, snakemake.output
@@ -19,7 +17,7 @@ with runtime.job(snakemake) as log:
     versions = runtime.versions()
     of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
     checkpoint = checkpoints.Checkpoint(
-        Path(out.heads).with_name(".training.partial"),
+        files.kept(out.heads),
         checkpoints.fingerprint(snakemake.input, of_this),
         snakemake.config["distillation"]["checkpoint_seconds"],
     )
@@ -29,4 +27,3 @@ with runtime.job(snakemake) as log:
                    "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
                    "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
     heads.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
-    checkpoint.remove()

@@ -207,10 +207,14 @@ def _architecture(config: dict[str, Any]):
 
 
 def _location(manifest: dict[str, Any], root: Path) -> tuple[str, dict[str, Any]]:
+    lacking = manifests.absent(manifest, manifest["sizes"], root)
+    if lacking:
+        where = manifest["path"] or f"the hub's cache of {manifest['source']} at {manifest['revision'][:12]}"
+        raise InputError(
+            f"backbones.{manifest['name']}: {', '.join(lacking)} in {where}: missing, or not as when it was fetched; "
+            "put it back, or fetch it again (snakemake --cores 4 fetch --forcerun fetch_backbone)"
+        )
     if manifest["path"] is None:
         return manifest["source"], {"revision": manifest["revision"], "local_files_only": True}
     folder = root / manifest["path"]
-    for name, size in manifest["sizes"].items():
-        if not (folder / name).is_file() or (folder / name).stat().st_size != size:
-            raise InputError(f"{folder / name}: missing or changed since fetch_backbone; fetch the backbone again")
     return str(folder), {"gguf_file": manifest["gguf"]} if manifest["gguf"] else {}

@@ -31,14 +31,25 @@ def use(folder: str | None, root: Path) -> None:
 
 
 def check(config: Mapping[str, Any], results: str, jobs: Iterable[Any], command: str) -> None:
-    """InputError if the hub is off and jobs need what is not here; `command` fetches it."""
+    """InputError if jobs need model files that have gone, or if the hub is off and what they need from it is not here.
+
+    `command` fetches it. That is found out before the first job: one that fails loses its output, and all that was made
+    of it would be made again.
+    """
     from huggingface_hub import constants
 
+    jobs = list(jobs)
+    if lost := list(gone(config, results, jobs)):
+        raise InputError("\n".join(lost))
     if not constants.is_offline_mode():
         return
     lacking = list(missing(config, results, jobs))
     if lacking:
         lines = "\n".join(f"  {line}" for line in lacking)
+        named = {line.partition(":")[0] for line in lacking}
+        again = [path for name in config["backbones"] if f"backbones.{name}" in named
+                 and os.path.exists(path := f"{results}/backbones/{name}.json")]  # fmt: skip
+        command += f" --forcerun {shlex.join(again)}" if again else ""  # they say that all was fetched
         raise InputError(
             f"HF_HUB_OFFLINE is set, and this is not here (models: {constants.HF_HUB_CACHE}):\n{lines}\n"
             f"Where the hub can be reached, without HF_HUB_OFFLINE, this fetches it:\n  {command}"
@@ -71,25 +82,27 @@ def missing(config: Mapping[str, Any], results: str, jobs: Iterable[Any]) -> Ite
             yield f"{key}: {_at(spec)}, of which {results}/data/{name}.parquet is made"
 
 
+def gone(config: Mapping[str, Any], results: str, jobs: Iterable[Any]) -> Iterator[str]:
+    """A line for each local backbone that lacks files that it had, if one of the jobs needs it."""
+    needed = {job.wildcards_dict["backbone"] for job in jobs if job.rule.name == "fetch_backbone" or _opens_models(job)}
+    for name in sorted(needed):
+        spec, path = config["backbones"][name], Path(results, "backbones", f"{name}.json")
+        if spec["path"] and (sizes := _sizes_by_manifest(spec, path)):
+            lacking = manifests.absent(spec, dict.fromkeys(sizes))
+            if lacking:
+                files = ", ".join(os.path.join(spec["path"], file) for file in lacking)
+                yield f"backbones.{name}: {files}: missing; put it back, or delete {path} if the model is whole without"
+
+
 def absent_files(spec: Mapping[str, Any], manifest: Path) -> list[str]:
     """Files of a backbone on the hub that its revision's cached snapshot lacks, or has in another size.
 
     Which there must be, its manifest says, else the hub's listing that lies in the cache, else the model's own files.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    def find(name: str) -> Path | None:
-        found = try_to_load_from_cache(spec["source"], name, revision=spec["revision"])
-        return Path(found) if isinstance(found, str) and os.path.isfile(found) else None
-
     wanted = _sizes_by_manifest(spec, manifest) or _sizes_by_listing(spec)
     if wanted is None:
-        wanted = dict.fromkeys(_own_files(spec, find))
-    lacking = []
-    for name, size in wanted.items():
-        path = find(name)
-        if path is None or size not in (None, path.stat().st_size):
-            lacking.append(name)
+        wanted = dict.fromkeys(_own_files(spec))
+    lacking = manifests.absent(spec, wanted)
     return ["all of it"] if len(lacking) == len(wanted) else lacking
 
 
@@ -157,10 +170,12 @@ def _sizes_by_listing(spec: Mapping[str, Any]) -> dict[str, int | None] | None:
     return {file.path: file.size for file in wanted}
 
 
-def _own_files(spec: Mapping[str, Any], find: Any) -> list[str]:
+def _own_files(spec: Mapping[str, Any]) -> list[str]:
     """What every model has: its config, and its weights as their index lists them."""
     if spec["gguf"]:
         return [spec["gguf"]]
-    index = find("model.safetensors.index.json")
-    shards = sorted(set(read_json(index)["weight_map"].values())) if index else ["model.safetensors"]
+    index = manifests.find(spec, "model.safetensors.index.json")
+    shards = (
+        sorted(set(read_json(index)["weight_map"].values())) if index and index.is_file() else ["model.safetensors"]
+    )
     return ["config.json", *shards]

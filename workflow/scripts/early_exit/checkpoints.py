@@ -1,6 +1,6 @@
 """Where a training is, in a file beside its outputs, so that a killed one goes on instead of starting over.
 
-The file is no declared output: Snakemake deletes those of a job that failed. It is moved into place whole, read without
+The file is no declared output (see `files.kept`). It is moved into place whole, read without
 running anything that is in it, and belongs to one training: its fingerprint is of all that determines the result.
 What does not fit is passed over, with a line in the log.
 """
@@ -67,7 +67,3 @@ class Checkpoint:
         else:
             runtime.log.warning("%s: is of other settings, code or data; training starts over", self.path)
         return None
-
-    def remove(self) -> None:
-        """Take it away, when the training's outputs are in place."""
-        self.path.unlink(missing_ok=True)

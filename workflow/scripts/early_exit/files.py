@@ -7,13 +7,16 @@ model's config.json, results that were copied without it) is taken as it is.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system that knows no locks
 
 
 class InputError(Exception):
@@ -56,6 +59,46 @@ def read(path: str | Path) -> bytes:
     if sealed is not None and sealed != [hashlib.sha256(content).hexdigest()]:
         raise broken(path, "its SHA-256 is not the one it was written with")
     return content
+
+
+def kept(path: str | Path) -> Path:
+    """Where the job that makes `path` keeps what it has done so far, to go on from if it is killed.
+
+    It is no declared output: Snakemake deletes those of a job that failed, and those of one that ended well without its
+    knowledge (it was killed itself). So the job leaves it, and it goes when the whole run has succeeded.
+    """
+    return Path(path).with_suffix(".partial")
+
+
+@contextmanager
+def alone(lock: str | Path, made: str) -> Iterator[None]:
+    """Holds a lock while the block, and so the process, lives; InputError if another process holds it.
+
+    A job lives on when its Snakemake is killed, on a cluster even on another node; beside the one that the next
+    Snakemake starts it would write the same files. And of several runs in one folder the first that ends takes the
+    locks of all away (Snakemake 9.27). `lock` is where the lock's file lies, `made` what the job makes.
+    """
+    path = Path(lock)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InputError(
+                f"{made}: {file.read().strip()} is still at it, started by another Snakemake or one that "
+                "was killed; wait for its end, or kill it, and run again"
+            ) from error
+        except OSError as error:
+            if error.errno not in UNLOCKED:
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def seal(path: Path) -> Path:

@@ -1,6 +1,6 @@
 """The answers that a job has given so far, in a file beside its output, so that a killed one asks only for the others.
 
-The file is no declared output: Snakemake deletes those of a job that failed. It grows by a line for each answer, with
+The file is no declared output (see `files.kept`). It grows by a line for each answer, with
 a checksum before it, after a first line with the fingerprint of all that determines the answers (see `checkpoints`).
 What a killed job left half-written, and all after it, is cut off; a file of another fingerprint is passed over. Both
 are said in the log.
@@ -47,10 +47,6 @@ class Journal:
         if len(self._waiting) >= self.every:
             self._append(self._waiting)
             self._waiting = []
-
-    def remove(self) -> None:
-        """Take it away, when the job's output is in place."""
-        self.path.unlink(missing_ok=True)
 
     def _append(self, lines: list[bytes]) -> None:
         with files.room_for(self.path), self.path.open("ab") as file:

@@ -103,13 +103,17 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         folder: where config.json, weights and tokenizer are.
         shown: the path as jobs shall use it; None if they load from the hub's cache.
     """
+    if not spec.get("gguf"):
+        _check_whole(name, folder)
     config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
     found = family(config, f"backbones.{name}")
     if spec.get("family") not in (None, found):
         raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {found}")
     files = _files(folder, spec.get("gguf"))
     if not any(path.suffix in (".safetensors", ".gguf") for path in files):
-        raise InputError(f"backbones.{name}: no .safetensors or .gguf weights in {folder}; pickled ones are refused")
+        raise InputError(
+            f"backbones.{name}: {folder} holds no .safetensors or .gguf weights; put them there (pickled ones are refused)"
+        )
     hashes = {path.name: sha256(path) for path in files}
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
     return {
@@ -146,6 +150,28 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
     return Path(snapshot_download(**at, **wanted(spec.get("gguf")))), None
 
 
+def absent(spec: Mapping[str, Any], sizes: Mapping[str, int | None], root: Path = Path()) -> list[str]:
+    """Files that a backbone's folder, or the hub's cache, lacks, or has in another size than `sizes` says (if it does).
+
+    `spec` is a backbone's entry in the config, or its manifest: `path` counts from `root`, null is on the hub.
+    """
+    return [name for name, size in sizes.items() if not _is_here(find(spec, name, root), size)]
+
+
+def find(spec: Mapping[str, Any], name: str, root: Path = Path()) -> Path | None:
+    """Where a backbone's file lies; None if it is not in the hub's cache."""
+    if spec["path"] is not None:
+        return root / spec["path"] / name
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec["source"], name, revision=spec["revision"])
+    return Path(found) if isinstance(found, str) else None
+
+
+def _is_here(path: Path | None, size: int | None) -> bool:
+    return path is not None and path.is_file() and size in (None, path.stat().st_size)
+
+
 def wanted(gguf: str | None) -> dict[str, list[str]]:
     """Which files of a model on the hub are fetched, in the words of the hub's library."""
     return {
@@ -157,6 +183,16 @@ def wanted(gguf: str | None) -> dict[str, list[str]]:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_whole(name: str, folder: Path) -> None:
+    """InputError if config.json, or a shard that the weights' index lists, is not there."""
+    wanted, index = ["config.json"], folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted += sorted({*read_json(index)["weight_map"].values()})
+    lacking = [str(folder / file) for file in wanted if not (folder / file).is_file()]
+    if lacking:
+        raise InputError(f"backbones.{name}: {', '.join(lacking)}: missing; put it back, or fetch the model again")
 
 
 def _files(folder: Path, gguf: str | None) -> list[Path]:

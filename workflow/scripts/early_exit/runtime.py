@@ -30,8 +30,9 @@ def job(snakemake) -> Iterator[logging.Logger]:
     )  # fmt: skip
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
+    made = snakemake.output[0] if snakemake.output else snakemake.rule
     try:
-        with files.room_for(snakemake.output[0] if snakemake.output else snakemake.rule):
+        with files.alone(f"{path}.lock", made), files.room_for(made):
             yield log
     except InputError as error:
         log.error("%s", error)
