@@ -150,7 +150,7 @@ def test_a_job_killed_in_the_middle(outputs, place, call, left, said, folder, wh
     assert_same(folder, whole)
 
 
-def test_snakemake_killed_while_its_job_lives_on_and_two_runs_in_one_folder(folder, whole, config):
+def test_snakemake_killed_while_its_job_lives_on(folder, whole, config):
     take_away(folder, ANSWERS, SCORES)
     with in_the_middle(folder, SCORES, *GENERATING, 3, config=config) as run:
         text = small.run(folder, SCORES, fails=True, config=config)
@@ -158,9 +158,6 @@ def test_snakemake_killed_while_its_job_lives_on_and_two_runs_in_one_folder(fold
         run.snakemake.kill()
         run.snakemake.wait(WAIT)
         small.run(folder, SCORES, "--unlock", config=config)
-        text = small.run(folder, SCORES, fails=True, config=config)
-        assert f"Error in generate: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
-        assert "wait for its end, or kill it, and run again" in text and "Traceback" not in text
         assert not (folder / ANSWERS).exists() and (folder / JOURNAL).exists()
         run.go_on()
     assert calls(folder) == 4
@@ -178,10 +175,12 @@ def test_two_experiments_in_one_folder_at_once(folder, whole, config):
     with in_the_middle(folder, SCORES, *GENERATING, 1, config=config) as run:
         small.run(folder, "results/other/data/triviaqa.parquet", config=config | {"name": "other"}, file="other.yaml")
         text = small.run(folder, SCORES, fails=True, config=config)
-        assert f"process {run.job} on " in text and "started by another Snakemake" in text
+        assert f"Error in generate: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
+        assert "started by another Snakemake" in text and "wait for its end, or kill it, and run again" in text
+        assert "Traceback" not in text
         run.go_on()
         assert run.snakemake.wait(WAIT) == 0, run.said()
-    assert [path.name for path in (folder / "results/other").iterdir()] == ["data", "logs", "benchmarks"]
+    assert {path.name for path in (folder / "results/other").iterdir()} == {"data", "logs", "benchmarks"}
     assert_same(folder, whole)
 
 
@@ -203,7 +202,7 @@ def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
     shutil.rmtree(place)
     place.mkdir()
     run = shlex.join(small.command(folder, SCORES, config=config))
-    script = FILLED.format(size="24k", place=place, run=run, hook=ROOT / "tests/interrupt")
+    script = FILLED.format(size="20k", place=place, run=run, hook=ROOT / "tests/interrupt")
     done = subprocess.run([*before, "sh", "-c", script], cwd=folder, check=False, capture_output=True, text=True)
     first = (folder / "first.txt").read_text()
     assert done.returncode == 0, (done, first, (folder / "second.txt").read_text())
@@ -220,7 +219,8 @@ def fill(folder: Path) -> None:
 
     made = heads.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
     backbone = dict.fromkeys(("name", "source", "revision", "sha256")) | {"config": {"hidden_size": 64}}
-    (folder / "filler").write_bytes(bytes(20_000))
+    with pytest.raises(OSError, match="No space left"):
+        (folder / "filler").write_bytes(bytes(30_000))
     frame, paths = pd.DataFrame({"key": [str(number) for number in range(3000)]}), []
     for name, write in {
         "table.parquet": lambda path: records.write_table(frame, path, records.pa.schema({"key": records.pa.string()})),
@@ -281,20 +281,17 @@ def test_a_hand_over_file_cut_or_flipped_anywhere_is_refused_by_name(kind, tmp_p
         READ[kind](path)
 
 
-@pytest.mark.parametrize("harm", ["cut", "flipped"])
-def test_a_broken_hand_over_file_stops_the_job_that_reads_it(harm, folder, whole, config):
+def test_a_broken_hand_over_file_stops_the_job_that_reads_it(folder, whole, config):
     take_away(folder, SCORES)
     content = (folder / ANSWERS).read_bytes()
     middle = len(content) // 2
-    broken = content[:middle] + (b"" if harm == "cut" else bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    (folder / ANSWERS).write_bytes(broken)
+    (folder / ANSWERS).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     text = small.run(folder, SCORES, fails=True, config=config)
     assert f"Error in score: {ANSWERS}: cannot be read" in text and "delete it and run again" in text
     assert "Traceback" not in text and not (folder / SCORES).exists()
-    if harm == "cut":
-        take_away(folder, ANSWERS)
-        small.run(folder, SCORES, config=config)
-        assert_same(folder, whole)
+    take_away(folder, ANSWERS)
+    small.run(folder, SCORES, config=config)
+    assert_same(folder, whole)
 
 
 def test_a_model_file_that_has_gone_is_named_before_the_first_job(folder, whole, config, model):
@@ -302,8 +299,8 @@ def test_a_model_file_that_has_gone_is_named_before_the_first_job(folder, whole,
     away = [(model / name).rename(model.parent / name) for name in ("model.safetensors", "tokenizer.json")]
     text = small.run(folder, SCORES, fails=True, config=config)
     assert (
-        f"Error: backbones.tiny-transformer: {model}/model.safetensors, {model}/tokenizer.json: missing; put it back, or "
-        f"delete {small.RESULTS}/backbones/tiny-transformer.json if the model is whole without"
+        f"Error: backbones.tiny-transformer: {model}/model.safetensors, {model}/tokenizer.json: missing; put it back, "
+        f"or delete {small.RESULTS}/backbones/tiny-transformer.json if the model is whole without"
     ) in text
     assert "Traceback" not in text
     for path in away:

@@ -112,7 +112,7 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
     files = _files(folder, spec.get("gguf"))
     if not any(path.suffix in (".safetensors", ".gguf") for path in files):
         raise InputError(
-            f"backbones.{name}: {folder} holds no .safetensors or .gguf weights; put them there (pickled ones are refused)"
+            f"backbones.{name}: {folder} holds no .safetensors or .gguf weights; put them there (never pickled ones)"
         )
     hashes = {path.name: sha256(path) for path in files}
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
