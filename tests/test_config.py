@@ -353,8 +353,23 @@ def test_a_mistake_gets_one_line_with_key_and_value(user, parts):
 
 def test_without_revisions_the_line_says_make_pin(monkeypatch):
     monkeypatch.setattr(module, "REVISIONS", "workflow/presets/no-such-file.yaml")
-    line = message(preset="paper", revisions={})
-    assert "backbones.mistral-7b.revision" in line and "make pin" in line
+    with pytest.raises(InputError) as caught:
+        load(preset="paper", revisions={})
+    lines = str(caught.value).splitlines()  # all at once
+    assert len(lines) == 6 and all("make pin" in line for line in lines)
+    assert lines[0].startswith("config key 'backbones.mistral-7b.revision'")
+
+
+def test_sources_that_are_not_here_are_named_all_at_once():
+    with pytest.raises(InputError) as caught:
+        load(backbones={"m": {"source": "./gone"}}, datasets={"coqa": {"source": "./away"}}, corpus={"source": "~/no"})
+    named = [line.split("'")[1] for line in str(caught.value).splitlines()]
+    assert named == ["backbones.m.source", "datasets.coqa.source", "corpus.source"]
+    gguf = {"source": "workflow/resources/tiny/mamba", "gguf": "no.gguf"}
+    with pytest.raises(InputError) as caught:
+        load(backbones={"a": gguf, "b": gguf})
+    named = [line.split("'")[1] for line in str(caught.value).splitlines()]
+    assert named == ["backbones.a.gguf", "backbones.b.gguf"]
 
 
 def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monkeypatch, tmp_path):

@@ -212,7 +212,7 @@ def test_a_relative_source_counts_from_root(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_code_reads_what_local_code_reads(tmp_path, monkeypatch, streaming):
-    """`load_dataset` takes a folder in the hub's layout for a hub id, so the real call runs without a network."""
+    """A builder takes a folder in the hub's layout for a hub id, so the real call runs without a network."""
     import datasets as hugging_face
 
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path)
@@ -232,7 +232,7 @@ def test_hub_out_of_reach_is_one_line(monkeypatch):
     def refuse(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'a/b' on the Hub\nlong story")
 
-    monkeypatch.setattr(hugging_face, "load_dataset", refuse)
+    monkeypatch.setattr(hugging_face, "load_dataset_builder", refuse)
     given = spec("triviaqa", "a/b", splits=TINY_SPLITS, revision="0" * 40)
     with pytest.raises(InputError, match=r"^datasets.t: a/b at revision 0+ cannot be read .*on the Hub\)$"):
         datasets.load("t", given, seed=0)

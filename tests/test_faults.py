@@ -57,7 +57,6 @@ def run(folder, history, every=2, place=None, **changes):
     )  # fmt: skip
     frame = generation.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
-    journal.remove()
     return kept
 
 
@@ -81,4 +80,3 @@ def test_a_killed_generation_goes_on_and_ends_with_the_same_bytes(history, tmp_p
     assert len(kept) == 10  # of eleven, as two are written at a time
     assert any(f"answers: {24 - 10}/{24 - 10}" in message for message in caplog.messages)
     assert (again / "test.parquet").read_bytes() == (whole / "test.parquet").read_bytes()
-    assert not (again / "test.partial").exists()

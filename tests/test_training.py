@@ -352,7 +352,7 @@ def test_a_fingerprint_is_of_contents_and_settings(tmp_path):
     assert of_these != checkpoints.fingerprint(files, settings)
 
 
-def test_a_checkpoint_is_due_by_the_clock_and_goes_away(tmp_path, monkeypatch):
+def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
     checkpoint = checkpoints.Checkpoint(tmp_path / ".training.partial", "f", 30.0)
@@ -362,6 +362,3 @@ def test_a_checkpoint_is_due_by_the_clock_and_goes_away(tmp_path, monkeypatch):
     checkpoint.save({"step": 1})
     assert not checkpoint.is_due()
     assert [path.name for path in tmp_path.iterdir()] == [".training.partial"]
-    checkpoint.remove()
-    assert list(tmp_path.iterdir()) == []
-    checkpoint.remove()

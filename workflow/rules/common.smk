@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import imports, layout, policy_kinds, redaction
+from early_exit import cached, imports, layout, policy_kinds, redaction
 from early_exit.config import load
 from early_exit.records import InputError
 
@@ -22,6 +22,7 @@ try:
     config.update(load(config, Path(workflow.basedir)))
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
+cached.use(config["cache"], Path(workflow.basedir))
 
 ROOT = os.path.relpath(workflow.basedir)  # the repository, where relative sources start
 R = f"results/{config['name']}"

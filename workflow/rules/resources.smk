@@ -1,6 +1,7 @@
-"""What jobs ask for: functions of their wildcards and of how often they have been tried; and what all of them take."""
+"""What jobs ask for: functions of their wildcards and of how often they have been tried; and what is said of all of them
+before the first."""
 
-from early_exit import estimate, resources, work
+from early_exit import estimate, files, resources, work
 
 
 def memory_of(rule):
@@ -47,7 +48,26 @@ def runs_models():
     return any(job.rule.name in work.WORK for job in workflow.dag.needrun_jobs())
 
 
-# Snakemake calls this in the first process alone: not in a job's, nor where a report is drawn, nor in a dry run.
+def refuse_what_is_missing():
+    """Ends the run, in one message, if the hub is switched off and what jobs of this run need from it is not here."""
+    command = cached.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
+    try:
+        cached.check(config, R, workflow.dag.needrun_jobs(), command)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+
+
+# Snakemake calls this, and of several such blocks the last alone, in the first process: not in a job's, nor where a
+# report is drawn, nor in a dry run. Only here is it known which jobs will run.
 onstart:
-    if workflow.is_main_process and runs_models():
-        logger.info("\n".join(estimate.lines(config)))
+    if workflow.is_main_process:
+        refuse_what_is_missing()
+        if runs_models():
+            logger.info("\n".join(estimate.lines(config)))
+
+
+# Not the jobs themselves: one whose Snakemake was killed ends well, and is run again all the same.
+onsuccess:
+    if workflow.is_main_process:
+        for path in (files.kept(path) for job in workflow.dag.jobs for path in job.output):
+            path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from early_exit import cells, claims, claims_page, records, runtime
+from early_exit import cells, claims, claims_page, files, records, runtime
 
 with runtime.job(snakemake) as log:
     params = snakemake.params
@@ -13,10 +13,9 @@ with runtime.job(snakemake) as log:
         for runs, rows in cells.read(params.settings)
     ]
     table = claims.test(found, costs, experiment=params.name, preset=params.preset)
-    with records.whole_file(snakemake.output.table) as path:
-        table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    records.write_csv(table, snakemake.output.table)
     page = claims_page.page(table, experiment=params.name, preset=params.preset, resamples=resamples)
-    with records.whole_file(snakemake.output.html) as path:
+    with files.whole_file(snakemake.output.html) as path:
         path.write_text(page, encoding="utf-8")
     for row in table[table["dataset"] == claims.POOLED].itertuples():
         log.info("%s, %s, %s: %s", row.claim, row.family, row.metric, row.verdict)

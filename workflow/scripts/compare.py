@@ -18,5 +18,4 @@ with runtime.job(snakemake) as log:
         ]
         log.info("%s, %s: %d runs, %d groups", cell.backbone, cell.dataset, len(runs), cell.groups)
     for name, frames in {"equal_compute": equal, "differences": against_full, "policies": standings}.items():
-        with records.whole_file(snakemake.output[name]) as path:
-            pd.concat(frames).to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+        records.write_csv(pd.concat(frames), snakemake.output[name])

@@ -2,15 +2,13 @@
 
 from functools import partial
 
-import pandas as pd
-
-from early_exit import figures, forest, policy_figures, runtime
+from early_exit import figures, forest, policy_figures, records, runtime
 
 with runtime.job(snakemake) as log:
     results, exits, training, settle, compared = (
-        pd.read_csv(snakemake.input[name]) for name in ("results", "exits", "training", "settle", "equal_compute")
+        records.read_csv(snakemake.input[name]) for name in ("results", "exits", "training", "settle", "equal_compute")
     )
-    standings = pd.read_csv(snakemake.input.policies)
+    standings = records.read_csv(snakemake.input.policies)
     # Curves of the paper's policies; all that there are stand side by side in a figure of their own.
     plain, plain_exits = (frame[frame["policy"].isin(snakemake.params.plain)] for frame in (results, exits))
     draw = {

@@ -1,8 +1,7 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
-from pathlib import Path
-
 from early_exit import ceiling, checkpoints, generation, job_inputs, pruning, records, runtime
+from early_exit.files import kept
 from early_exit.journal import Journal
 
 with runtime.job(snakemake) as log:
@@ -11,20 +10,20 @@ with runtime.job(snakemake) as log:
     of_this = {"device": runtime.device_name(params.runtime["device"]), "versions": runtime.versions()}
     fingerprint = checkpoints.fingerprint(files, dict(params.items()) | of_this)
     rows = snakemake.config["generation"]["checkpoint_rows"]
-    journals = {split: Journal(Path(path).with_suffix(".partial"), fingerprint, rows) for split, path in output.items()}
-    is_oracle, answerer = params.policy["kind"] == "oracle", None
-    for split, path in output.items():
+    journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
+    is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}
+    for split in output.keys():  # noqa: SIM118
         asked = examples[examples["split"] == split]
         if asked.empty:
-            answers = generation.none()
+            answers[split] = generation.none()
         elif is_oracle:
             full = records.read_table(files.full, records.GENERATIONS)
             options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
-            answers = ceiling.run(records.read_json(files.manifest), asked, full, params.exits, **options)
+            answers[split] = ceiling.run(records.read_json(files.manifest), asked, full, params.exits, **options)
         else:
             answerer = answerer or job_inputs.answerer(params, files, snakemake.resources.mem_mb)
-            answers = generation.run(answerer, asked, journals[split])
-        records.write_table(answers, path, records.GENERATIONS, pruning.metadata(job_inputs.dropped(params, files)))
-        log.info("%s: %d answers", split, len(answers))
-    for journal in journals.values():  # only now: Snakemake deletes both outputs of a job that fails
-        journal.remove()
+            answers[split] = generation.run(answerer, asked, journals[split])
+        log.info("%s: %d answers", split, len(answers[split]))
+    for split, path in output.items():  # all at the end: a second Snakemake in the folder may take earlier ones away
+        dropped = pruning.metadata(job_inputs.dropped(params, files))
+        records.write_table(answers[split], path, records.GENERATIONS, dropped)

@@ -2,13 +2,11 @@
 
 from functools import partial
 
-import pandas as pd
-
-from early_exit import figures, head_figures, runtime
+from early_exit import figures, head_figures, records, runtime
 
 with runtime.job(snakemake) as log:
     heads, differences, reliability = (
-        pd.read_csv(snakemake.input[name]) for name in ("heads", "differences", "reliability")
+        records.read_csv(snakemake.input[name]) for name in ("heads", "differences", "reliability")
     )
     draw = {
         "reliability": partial(head_figures.reliability, reliability),

@@ -21,6 +21,5 @@ with runtime.job(snakemake) as log:
         "reliability": head_tables.reliability(measured),
     }
     for name, table in tables.items():
-        with records.whole_file(snakemake.output[name]) as path:
-            table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+        records.write_csv(table, snakemake.output[name])
     log.info("%d heads, %d rows", len(measured), len(tables["heads"]))

@@ -36,5 +36,4 @@ with runtime.job(snakemake) as log:
         for name, cases in bench.groups().items():
             log.info("%s, %s: %d cases", entry["dataset"], name, len(cases))
             tables.append(speed.measure(cases, params.settings["repeats"], probe, **same))
-    with records.whole_file(snakemake.output[0]) as path:
-        pd.concat(tables).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    records.write_csv(pd.concat(tables), snakemake.output[0], "%.6g")

@@ -10,7 +10,6 @@ with runtime.job(snakemake) as log:
     answerer = job_inputs.answerer(params, files, snakemake.resources.mem_mb)
     probe = speed.Probe(answerer.backbone.device)
     measured = wallclock.measure(answerer, examples, thresholds, repeats=params.settings["repeats"], probe=probe)
-    with records.whole_file(snakemake.output[0]) as path:
-        measured.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    records.write_csv(measured, snakemake.output[0], "%.6g")
     for row in measured.to_dict("records"):
         log.info("threshold %(threshold)g: %(seconds_per_token).5f s a token", row)

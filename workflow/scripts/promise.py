@@ -10,6 +10,5 @@ with runtime.job(snakemake) as log:
     }
     pools = list(promise.pools(params.settings, losses, params.policies))
     found = promise.observe(pools, params.promises, splits=params.splits, seed=params.seed)
-    with records.whole_file(snakemake.output[0]) as path:
-        found.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    records.write_csv(found, snakemake.output[0])
     log.info("%d policies, %d rows", len(pools), len(found))

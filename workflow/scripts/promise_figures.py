@@ -2,14 +2,12 @@
 
 from functools import partial
 
-import pandas as pd
-
 from early_exit import figures, promise_figures, records, runtime
 
 with runtime.job(snakemake) as log:
     files = snakemake.input
     if snakemake.params.plots:
-        table, results = pd.read_csv(files.promise[0]), pd.read_csv(files.results)
+        table, results = records.read_csv(files.promise[0]), records.read_csv(files.results)
         curves = promise_figures.curves(map(records.read_json, files.thresholds))
     for plot in snakemake.params.plots:
         draw = {

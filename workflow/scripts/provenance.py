@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from early_exit import provenance, records, runtime
+from early_exit import files, provenance, records, runtime
 
 with runtime.job(snakemake):
     roots = [Path.cwd(), runtime.ROOT]
     html = provenance.page(
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),
-        results=pd.read_csv(snakemake.input.results),
+        results=records.read_csv(snakemake.input.results),
         disjoint=records.read_json(snakemake.input.disjoint),
         benchmarks={
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}
@@ -20,5 +18,5 @@ with runtime.job(snakemake):
         versions=runtime.versions(),
         hardware=runtime.hardware(),
     )
-    with records.whole_file(snakemake.output.html) as path:
+    with files.whole_file(snakemake.output.html) as path:
         path.write_text(html, encoding="utf-8")

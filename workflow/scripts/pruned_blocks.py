@@ -6,14 +6,13 @@ from early_exit import figures, pruning, pruning_figures, records, runtime
 
 with runtime.job(snakemake) as log:
     params, output = snakemake.params, snakemake.output
-    scores = pd.concat(map(pd.read_csv, snakemake.input.scores))
+    scores = pd.concat(map(records.read_csv, snakemake.input.scores))
     blocks = [
         pruning.sets(params.policies, params.depths[backbone], table).assign(backbone=backbone)
         for backbone, table in scores.groupby("backbone", sort=False)
     ]
     tables = {"scores": scores, "blocks": pd.concat(blocks)[["backbone", *pruning.SETS]]}
     for name, table in tables.items():
-        with records.whole_file(output[name]) as path:
-            table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+        records.write_csv(table, output[name])
     figures.save(pruning_figures.blocks(tables["scores"], tables["blocks"]), output.svg, output.png)
     log.info("%d scores, %d sets of blocks", *map(len, tables.values()))

@@ -14,6 +14,5 @@ with runtime.job(snakemake) as log:
     rows = block_scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
     table = pd.DataFrame(rows)
     table.insert(0, "backbone", manifest["name"])
-    with records.whole_file(snakemake.output[0]) as path:
-        table.to_csv(path, index=False, float_format="%.8g", lineterminator="\n")
+    records.write_csv(table, snakemake.output[0])
     log.info("%d scores on %d tokens", len(table), sum(len(document.token_ids) for document in documents))

@@ -12,5 +12,4 @@ with runtime.job(snakemake):
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
     table = pd.DataFrame(settle.settling(backbone, documents, params.batch_tokens))
     table.insert(0, "backbone", manifest["name"])
-    with records.whole_file(snakemake.output[0]) as path:
-        table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    records.write_csv(table, snakemake.output[0], "%.6f")

@@ -5,8 +5,7 @@ import pandas as pd
 from early_exit import figures, records, runtime, speed_figures
 
 with runtime.job(snakemake) as log:
-    table = pd.concat(map(pd.read_csv, snakemake.input.measured), ignore_index=True)
-    with records.whole_file(snakemake.output.table) as path:
-        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    table = pd.concat(map(records.read_csv, snakemake.input.measured), ignore_index=True)
+    records.write_csv(table, snakemake.output.table, "%.6g")
     figures.save(speed_figures.speed(table), snakemake.output.svg, snakemake.output.png)
     log.info("%d measurements", len(table))

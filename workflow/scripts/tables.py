@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import records, runtime, tables
+from early_exit import files, records, runtime, tables
 
 NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill")
 
 
 def read_run(setting: dict) -> tables.Run:
     """The run of one entry of `params.settings`, with its hand-over files read."""
-    seconds = pd.read_csv(setting["seconds"]).set_index("threshold") if setting["seconds"] else None
+    seconds = records.read_csv(setting["seconds"]).set_index("threshold") if setting["seconds"] else None
     return tables.Run(
         **{name: setting[name] or "" for name in NAMES},
         generations=records.read_table(setting["run"], records.GENERATIONS),
@@ -31,10 +31,11 @@ with runtime.job(snakemake) as log:
         exits.append(tables.exits(run))
     results, chosen = pd.concat(results, ignore_index=True), records.read_thresholds(snakemake.input.thresholds)
     results = tables.with_oracle_share(tables.with_calibration(results, chosen), params.oracles)
-    training = {Path(path).parts[-3:-1]: pd.read_csv(path) for path in snakemake.input.training}
-    settle = pd.concat(map(pd.read_csv, snakemake.input.settle))
+    training = {Path(path).parts[-3:-1]: records.read_csv(path) for path in snakemake.input.training}
+    settle = pd.concat(map(records.read_csv, snakemake.input.settle))
     frames = {"results": results, "exits": pd.concat(exits), "training": tables.training(training), "settle": settle}
     for name, frame in frames.items():
-        frame.to_csv(output[name], index=False, float_format="%.8g", lineterminator="\n")
-    Path(output.tex).write_text(tables.to_latex(results), encoding="utf-8")
+        records.write_csv(frame, output[name])
+    with files.whole_file(output.tex) as path:
+        path.write_text(tables.to_latex(results), encoding="utf-8")
     log.info("%d settings of %d runs", len(results), len(exits))

@@ -1,10 +1,8 @@
 """Rule train_heads: all heads of a recipe, distilled from one backbone in one pass over the corpus."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from early_exit import backbones, checkpoints, distill, heads, records, runtime, training
+from early_exit import backbones, checkpoints, distill, files, heads, records, runtime, training
 
 with runtime.job(snakemake) as log:
     params, out = snakemake.params, snakemake.output
@@ -19,15 +17,13 @@ with runtime.job(snakemake) as log:
     versions = runtime.versions()
     of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
     checkpoint = checkpoints.Checkpoint(
-        Path(out.heads).with_name(".training.partial"),
+        files.kept(out.heads),
         checkpoints.fingerprint(snakemake.input, of_this),
         snakemake.config["distillation"]["checkpoint_seconds"],
     )
     curve = training.train(backbone, made, documents, exits, options, checkpoint)
-    with records.whole_file(out.training) as path:
-        pd.DataFrame(curve).to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    records.write_csv(pd.DataFrame(curve), out.training, "%.6f")
     description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens,
                    "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
                    "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
     heads.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
-    checkpoint.remove()

@@ -1,6 +1,6 @@
 """Where a training is, in a file beside its outputs, so that a killed one goes on instead of starting over.
 
-The file is no declared output: Snakemake deletes those of a job that failed. It is moved into place whole, read without
+The file is no declared output (see `files.kept`). It is moved into place whole, read without
 running anything that is in it, and belongs to one training: its fingerprint is of all that determines the result.
 What does not fit is passed over, with a line in the log.
 """
@@ -16,7 +16,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from early_exit import runtime
-from early_exit.records import whole_file
+from early_exit.files import whole_file
 
 
 def fingerprint(files: Iterable[str | Path], settings: Mapping[str, Any]) -> str:
@@ -46,8 +46,8 @@ class Checkpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Keep a state of tensors, numbers, text, lists and dicts."""
-        with whole_file(self.path) as temporary:
-            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, temporary)
+        with whole_file(self.path) as temporary, temporary.open("wb") as file:  # given a path, torch hides a full disk
+            torch.save({"fingerprint": self.fingerprint, "state": dict(state)}, file)
         self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -67,7 +67,3 @@ class Checkpoint:
         else:
             runtime.log.warning("%s: is of other settings, code or data; training starts over", self.path)
         return None
-
-    def remove(self) -> None:
-        """Take it away, when the training's outputs are in place."""
-        self.path.unlink(missing_ok=True)

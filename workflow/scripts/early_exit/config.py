@@ -15,7 +15,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
 from early_exit import backbone_config, head_config, policy_config, redaction
-from early_exit.hints import hint
+from early_exit.hints import for_each, hint
 from early_exit.records import InputError
 
 PRESETS = "workflow/presets"
@@ -38,11 +38,10 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
     config = merge_preset(user, root)
     config["name"] = config["name"] or config["preset"]
     revisions = read_yaml(root / REVISIONS) if (root / REVISIONS).exists() else {}
-    for key, spec in sources(config):
-        _locate(key, spec, root, revisions | config["revisions"])
-    for name, spec in config["backbones"].items():
-        for key, value, why in backbone_config.complete(name, spec):
-            _fail(key, value, why)
+    revisions |= config["revisions"]
+    for_each(lambda key, spec: _locate(key, spec, root, revisions), sources(config))
+    for_each(_complete, config["backbones"].items())
+    for spec in config["backbones"].values():
         spec["dtype"] = spec["dtype"] or config["dtype"]
     _check_names(config)
     if config["distillation"]["seed"] is None:
@@ -159,6 +158,12 @@ def _locate(key: Key, spec: dict[str, Any], root: Path, revisions: Mapping[str, 
         inside = Path(os.path.abspath(path)).is_relative_to(Path.cwd())
         spec["path"] = os.path.relpath(path) if inside else os.path.abspath(path)
         spec["source"] = os.path.expanduser(source)
+
+
+def _complete(name: str, spec: dict[str, Any]) -> None:
+    """Fill in what follows from a backbone's model."""
+    for key, value, why in backbone_config.complete(name, spec):
+        _fail(key, value, why)
 
 
 def _check_names(config: Mapping[str, Any]) -> None:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from early_exit import head_sources, manifests, model_files, products
 from early_exit.block_costs import Cost
+from early_exit.files import InputError, whole_file
 from early_exit.head_kinds import KINDS, Head
-from early_exit.records import InputError, read_json, whole_file, write_json
+from early_exit.records import read_json, write_json
 
 
 def kind_class(kind: str) -> type[Head]:
@@ -94,7 +95,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
             raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
     weights = folder / "heads.safetensors"
     if model_files.sha256(weights) != manifest["sha256"]:
-        raise InputError(f"{weights}: is not the file that manifest.json tells of; train the heads again")
+        raise InputError(f"{weights}: is not the file that manifest.json tells of; delete it and train the heads again")
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
         heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})

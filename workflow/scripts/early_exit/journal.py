@@ -1,6 +1,6 @@
 """The answers that a job has given so far, in a file beside its output, so that a killed one asks only for the others.
 
-The file is no declared output: Snakemake deletes those of a job that failed. It grows by a line for each answer, with
+The file is no declared output (see `files.kept`). It grows by a line for each answer, with
 a checksum before it, after a first line with the fingerprint of all that determines the answers (see `checkpoints`).
 What a killed job left half-written, and all after it, is cut off; a file of another fingerprint is passed over. Both
 are said in the log.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import runtime
+from early_exit import files, runtime
 
 
 class Journal:
@@ -34,9 +34,10 @@ class Journal:
         whole = self._read(fingerprint) if self.path.exists() else 0
         if self.rows:
             runtime.log.info("%s: going on after %d answers", self.path, len(self.rows))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.truncate(whole)
+        with files.room_for(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.truncate(whole)
         if not whole:
             self._append([_line({"fingerprint": fingerprint})])
 
@@ -47,12 +48,8 @@ class Journal:
             self._append(self._waiting)
             self._waiting = []
 
-    def remove(self) -> None:
-        """Take it away, when the job's output is in place."""
-        self.path.unlink(missing_ok=True)
-
     def _append(self, lines: list[bytes]) -> None:
-        with self.path.open("ab") as file:
+        with files.room_for(self.path), self.path.open("ab") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())

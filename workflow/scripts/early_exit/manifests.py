@@ -148,7 +148,36 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
         if config.is_file():
             family(read_json(config), f"backbones.{name}")  # before gigabytes of weights
         folder = Path(snapshot_download(**at, allow_patterns=list(model_files.SMALL)))
-        return Path(snapshot_download(**at, allow_patterns=model_files.weights(folder))), None
+        weights = [spec["gguf"]] if spec.get("gguf") else model_files.weights(folder)
+        return Path(snapshot_download(**at, allow_patterns=weights)), None
+
+
+def absent(spec: Mapping[str, Any], sizes: Mapping[str, int | None], root: Path = Path()) -> list[str]:
+    """Files that a backbone's folder, or the hub's cache, lacks, or has in another size than `sizes` says (if it does).
+
+    `spec` is a backbone's entry in the config, or its manifest: `path` counts from `root`, null is on the hub.
+    """
+    return [name for name, size in sizes.items() if not _is_here(find(spec, name, root), size)]
+
+
+def find(spec: Mapping[str, Any], name: str, root: Path = Path()) -> Path | None:
+    """Where a backbone's file lies; None if it is not in the hub's cache."""
+    if spec["path"] is not None:
+        return root / spec["path"] / name
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec["source"], name, revision=spec["revision"])
+    return Path(found) if isinstance(found, str) else None
+
+
+def _is_here(path: Path | None, size: int | None) -> bool:
+    return path is not None and path.is_file() and size in (None, path.stat().st_size)
+
+
+def wanted(gguf: str | None) -> dict[str, list[str]]:
+    """Which files of a model on the hub are fetched, at most, in the words of the hub's library."""
+    allowed = [gguf] if gguf else [*model_files.SMALL, "*.safetensors"]
+    return {"allow_patterns": allowed, "ignore_patterns": list(model_files.OTHERS)}
 
 
 def cached(manifest: Mapping[str, Any]) -> Path:

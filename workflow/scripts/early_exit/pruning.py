@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit.records import InputError
+from early_exit.records import InputError, read_csv
 
 BY = ("last", "block-influence", "angular", "one-by-one")
 PROMPTS = ("pruned", "full")
@@ -46,7 +46,7 @@ def read(policy: Mapping[str, Any], depth: int, path: str | None) -> dict[float,
     """`chosen` with the scores of a file, if there is one; nothing for a policy of another kind."""
     if policy["kind"] != "pruned":
         return {}
-    return chosen(policy, depth, pd.read_csv(path) if path else None)
+    return chosen(policy, depth, read_csv(path) if path else None)
 
 
 def metadata(dropped: Mapping[float, Sequence[int]]) -> dict[str, str]:

@@ -1,13 +1,12 @@
-"""The hand-over files between rules: Parquet schemas, JSON manifests, and how they are written and read.
+"""The hand-over files between rules: Parquet schemas, JSON manifests, CSV tables, and how they are written and read.
 
-A file is written under a temporary name and moved into place, so a half-written one never looks whole; a file that
-does not have its schema is refused with its name. Shares (`agreement`, `degenerate`) are 0..1, metrics 0..100.
+What is half-written or was changed never looks whole (see `files`); a file that does not have its schema is refused
+with its name. Shares (`agreement`, `degenerate`) are 0..1, metrics 0..100.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-
-class InputError(Exception):
-    """Something the user gave (config, file, model) is wrong; the message is one line that says what to do."""
-
+from early_exit import files
+from early_exit.files import InputError
 
 EXAMPLES = pa.schema(
     {
@@ -127,26 +124,13 @@ def scores_schema(kind: str) -> pa.Schema:
     return pa.schema(fields)
 
 
-@contextmanager
-def whole_file(path: str | Path):
-    """Gives a temporary path beside `path`; it takes the real name only if the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_table(rows: pd.DataFrame, path: str | Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None):
     """Write a frame as Parquet; ValueError if a column is missing, too many, or of another type."""
     if set(rows.columns) != set(schema.names):
         raise ValueError(f"{path}: columns {sorted(rows.columns)} are not the schema's {sorted(schema.names)}")
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False, safe=True)
     table = table.replace_schema_metadata({k: str(v) for k, v in sorted((metadata or {}).items())})
-    with whole_file(path) as temporary:
+    with files.hand_over(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
@@ -168,10 +152,26 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _open(path: str | Path) -> pa.Table:
+    content = files.read(path)
     try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from error
+        return pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise files.broken(path, error) from error
+
+
+def write_csv(rows: pd.DataFrame, path: str | Path, float_format: str = "%.8g") -> None:
+    """Write a frame as CSV, without its index."""
+    with files.hand_over(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+
+
+def read_csv(path: str | Path) -> pd.DataFrame:
+    """Read what `write_csv` wrote; InputError if it is broken."""
+    content = files.read(path)
+    try:
+        return pd.read_csv(BytesIO(content))
+    except ValueError as error:
+        raise files.broken(path, error) from error
 
 
 def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -> None:
@@ -184,15 +184,17 @@ def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -
         from jsonschema import Draft202012Validator
 
         Draft202012Validator(yaml.safe_load(Path(schema).read_text(encoding="utf-8"))).validate(value)
-    with whole_file(path) as temporary:
+    with files.hand_over(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: str | Path) -> Any:
+    """A JSON file's value; InputError if it is broken."""
+    content = files.read(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it and run again") from error
+        return json.loads(content)
+    except ValueError as error:
+        raise files.broken(path, error) from error
 
 
 def read_thresholds(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, float | None]]:

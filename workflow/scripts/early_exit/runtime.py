@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from early_exit import redaction
-from early_exit.records import InputError
+from early_exit import files, redaction
+from early_exit.files import InputError
 
 log = logging.getLogger("early_exit")
 ROOT = Path(__file__).resolve().parents[3]  # the repository: relative sources in a config start here
@@ -26,13 +26,17 @@ def job(snakemake) -> Iterator[logging.Logger]:
 
     Neither the file nor what is printed of an error holds tokens (see `redaction`).
     """
-    handler = logging.FileHandler(str(snakemake.log[0]), mode="w", encoding="utf-8")
+    path = str(snakemake.log[0])
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     handler.setFormatter(redaction.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.INFO, force=True, handlers=[handler])
     logging.captureWarnings(True)
     sys.excepthook = redaction.excepthook
+    logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
+    made = snakemake.output[0] if snakemake.output else snakemake.rule
     try:
-        yield log
+        with files.alone(f"{path}.lock", made), files.room_for(made):
+            yield log
     except InputError as error:
         log.error("%s", error)
         sys.exit(redaction.redact(f"Error in {snakemake.rule}: {error}"))

@@ -46,7 +46,7 @@ def open_source(key: str, spec: Mapping[str, Any], root: str | Path) -> "LocalSo
 
 
 class HubSource:
-    """A dataset on the Hugging Face hub, read through `datasets.load_dataset` and its cache, or streamed."""
+    """A dataset on the Hugging Face hub, read through a builder of `datasets` and its cache, or streamed."""
 
     def __init__(self, key: str, source: str, name: str | None, revision: str):
         self.key, self.source, self.name, self.revision = key, source, name, revision
@@ -61,10 +61,17 @@ class HubSource:
             return _only_split(get_dataset_split_names(self.source, self.name, revision=self.revision), self, key)
 
     def rows(self, split: str, streaming: bool = False) -> Iterator[Row]:
-        from datasets import load_dataset
+        from datasets import load_dataset_builder
 
         with self._one_line_errors():
-            data = load_dataset(self.source, self.name, revision=self.revision, split=split, streaming=streaming)
+            builder = load_dataset_builder(self.source, self.name, revision=self.revision)
+            if self.revision and builder.hash != self.revision:  # out of reach, so `datasets` took what it read last
+                raise ConnectionError(f"out of reach, and the cache has another revision, {builder.hash}")
+            if streaming:
+                data = builder.as_streaming_dataset(split)
+            else:
+                builder.download_and_prepare()
+                data = builder.as_dataset(split)
             for number, values in enumerate(data, 1):
                 yield Row(f"{self.source}, split {split}, row {number}", values)
 
