@@ -174,7 +174,7 @@ def test_a_token_of_any_shape_is_struck_out_if_the_environment_names_it(monkeypa
 def test_a_job_that_fails_says_no_token_in_its_log_nor_on_the_terminal(tmp_path):
     code = (
         "import os, sys; from types import SimpleNamespace; from early_exit import runtime\n"
-        "with runtime.job(SimpleNamespace(log=[sys.argv[1]], rule='r')) as log:\n"
+        "with runtime.job(SimpleNamespace(log=[sys.argv[1]], output=[], rule='r')) as log:\n"
         "    log.warning('a header: %s', os.environ['HF_TOKEN'])\n"
         "    raise RuntimeError('401: ' + os.environ['HF_TOKEN'])\n"
     )
@@ -188,12 +188,14 @@ def test_a_job_that_fails_says_no_token_in_its_log_nor_on_the_terminal(tmp_path)
 
 def test_an_error_of_the_user_s_making_says_none_either(tmp_path, capsys):
     handlers, level = logging.root.handlers[:], logging.root.level
+    job = SimpleNamespace(log=[tmp_path / "log"], output=[], rule="fetch")
     try:
-        with pytest.raises(SystemExit) as caught, runtime.job(SimpleNamespace(log=[tmp_path / "log"], rule="fetch")):
+        with pytest.raises(SystemExit) as caught, runtime.job(job):
             raise InputError(f"refused: {TOKEN}")
     finally:
         logging.root.handlers, logging.root.level, sys.excepthook = handlers, level, sys.__excepthook__
         logging.captureWarnings(False)
+        logging.raiseExceptions = True
     assert str(caught.value) == f"Error in fetch: refused: {redaction.HIDDEN}"
     assert TOKEN not in (tmp_path / "log").read_text() + capsys.readouterr().err
 

@@ -54,7 +54,7 @@ def refuse_what_is_missing():
     try:
         cached.check(config, R, workflow.dag.needrun_jobs(), command)
     except InputError as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(redaction.redact(f"Error: {error}"))
 
 
 # Snakemake calls this, and of several such blocks the last alone, in the first process: not in a job's, nor where a
