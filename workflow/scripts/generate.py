@@ -12,7 +12,7 @@ with runtime.job(snakemake) as log:
     rows = snakemake.config["generation"]["checkpoint_rows"]
     journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}
-    for split in output.keys():  # noqa: SIM118
+    for split in journals:
         asked = examples[examples["split"] == split]
         if asked.empty:
             answers[split] = generation.none()
