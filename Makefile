@@ -8,6 +8,7 @@ CUDA ?= 12.9
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements
+FILES := $(VENV)/share/mistral-common
 SNAKEMAKE := $(BIN)/snakemake
 ENVS := $(wildcard envs/*.yaml)
 
@@ -37,7 +38,7 @@ paper: $(STAMP)
 pin: $(STAMP)
 	$(BIN)/python workflow/scripts/pin_revisions.py $(CONFIG)
 
-test: $(STAMP)
+test: $(STAMP) $(FILES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
@@ -48,6 +49,12 @@ test: $(STAMP)
 gpu: $(STAMP)
 	MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
+
+# Mistral's tokenizer, for tests alone: where transformers does not find the package.
+$(FILES): tests/files.txt $(STAMP)
+	rm -rf $@
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $@ -r tests/files.txt
+	@touch $@
 
 lock:
 	$(PYTHON) -m venv $(VENV)

@@ -380,10 +380,11 @@ def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
         "prompt": texts, "prompt_sha256": [questions.sha256(text) for text in texts], "prompt_parts": [[]] * 3,
         "stop_strings": [["\n"]] * 3,
     })  # fmt: skip
-    answers = generation.run(
-        {"kind": "full"}, manifest, examples, [1.0], max_new_tokens=8, rules=RULES, settings=SETTINGS, job_mib=4000,
-        journal=Journal(tmp_path / "run.partial", "same", 9),
+    answerer = generation.Answerer(
+        {"kind": "full"}, manifest, [1.0], stop_strings=["\n"], max_new_tokens=8, rules=RULES, settings=SETTINGS,
+        job_mib=4000,
     )  # fmt: skip
+    answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
     with products.as_loaded(backbone.model):
         library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
