@@ -3,13 +3,17 @@ PYTHON ?= python3
 CORES ?= 2
 GPUS ?= 1
 CONFIG ?=
+CONDA ?= conda
+CUDA ?= 12.9
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements
 SNAKEMAKE := $(BIN)/snakemake
+ENVS := $(wildcard envs/*.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo paper pin test clean
+.DELETE_ON_ERROR:
+.PHONY: help demo paper pin test gpu lock freeze rulegraph clean
 
 help:
 	@echo "make demo    install into .venv, run the embedded preset, print where its report is"
@@ -17,6 +21,10 @@ help:
 	@echo "make pin     ask the hub for the revisions of all sources (CONFIG=my.yaml: of yours too)"
 	@echo "make test    install into .venv, run every check"
 	@echo "make clean   delete results, their records and the environment"
+	@echo "make gpu     build Mamba's CUDA kernels into .venv (needs nvcc and a CUDA build of torch)"
+	@echo "make lock    write the hashes of all pins, after a version has changed"
+	@echo "make freeze  solve the conda environments of envs/ and write their *.linux-64.pin.txt"
+	@echo "make rulegraph   draw the README's graph of the rules (needs Graphviz)"
 
 demo: $(STAMP)
 	$(SNAKEMAKE) --cores $(CORES) --config preset=tiny
@@ -36,11 +44,38 @@ test: $(STAMP)
 	$(SNAKEMAKE) --lint
 	$(BIN)/pytest -q -n $(CORES) --dist loadfile
 
-clean:
-	rm -rf results .snakemake $(VENV)
+# No cache: a wheel that lies there may have been built for another torch.
+gpu: $(STAMP)
+	MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  $(BIN)/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
 
-$(STAMP): requirements.txt requirements-dev.txt
+lock:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-emit-package torch \
+	  --custom-compile-command "make lock" requirements-dev.txt --output-file requirements-lock.txt
+
+freeze: $(ENVS:.yaml=.linux-64.pin.txt)
+
+# Strict priority, as Snakemake asks for; with CUDA's version said, no GPU is needed here.
+envs/%.linux-64.pin.txt: envs/%.yaml
+	rm -rf .conda/$*
+	CONDA_SUBDIR=linux-64 CONDA_OVERRIDE_CUDA=$(CUDA) CONDA_CHANNEL_PRIORITY=strict \
+	  $(CONDA) env create --yes --no-default-packages --prefix .conda/$* --file $<
+	$(CONDA) list --explicit --md5 --prefix .conda/$* > $@
+	rm -rf .conda/$*
+
+rulegraph: $(STAMP)
+	PYTHONHASHSEED=0 $(SNAKEMAKE) --rulegraph dot --config preset=tiny > $(VENV)/rulegraph.dot
+	dot -Tsvg -o report/rulegraph.svg $(VENV)/rulegraph.dot
+
+clean:
+	rm -rf results .snakemake .conda $(VENV)
+
+# Everything by its hash but torch, which the last line adds, and with a CUDA build of it CUDA's libraries.
+$(STAMP): requirements.txt requirements-dev.txt requirements-lock.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-lock.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -56,12 +56,16 @@ def make_random_model(name: str, dtype: torch.dtype = torch.float32):
     Norm weights, biases, D and the like start out equal in every block; a mix-up of blocks would not show.
     """
     torch.manual_seed(0)
-    model = RANDOM_MODELS[name]().eval()
+    return make_random_norms(RANDOM_MODELS[name]()).to(dtype)
+
+
+def make_random_norms(model):
+    """A model with random norm weights, biases and the like."""
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if parameter.ndim < 2 or key.endswith("A_log"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    return model.to(dtype)
+    return model.eval()
 
 
 @pytest.fixture(scope="session", params=list(RANDOM_MODELS))

@@ -10,7 +10,7 @@ from conftest import Float64, make_random_model
 from engine import Length, prompts, requests_for, run
 from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
 
-from early_exit import adaptive, backbones, costs, exit_policies, fills, forced, planning
+from early_exit import adaptive, backbones, costs, exit_policies, fills, forced, planning, steering
 from early_exit.costs import flops
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
@@ -25,7 +25,7 @@ def make_rule(adapt, table, fill):
     if adapt == "per-exit":
         return adaptive.PerExit(VECTORS)
     options = {"exits": EXITS, "state_fill": fill, "check": "softmax"}
-    return adaptive.Budget(**CURVE, spend=planning.spending(table, options), horizon=HORIZON)
+    return adaptive.Budget(**CURVE, spend=steering.spending(table, options), horizon=HORIZON)
 
 
 def defined(adapt, table, fill):
@@ -118,7 +118,7 @@ def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):
     """FLOPs over the full model's, of answers of these lengths that a budget steers."""
     generator = np.random.default_rng(seed)
     points = planning.curve(measured(generator, generator.integers(1, 9, size=60)))
-    spend = planning.spending(TABLE, COSTS)
+    spend = steering.spending(TABLE, COSTS)
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     rule = adaptive.Budget(thresholds, shares, spend, horizon)
     rows = [SimpleNamespace(threshold=budget, prompt_tokens=20, token_ids=[0], exit_blocks=[8]) for _ in lengths]
@@ -148,12 +148,54 @@ def test_steering_meets_the_budget_where_the_calibration_misleads():
     assert simulated(0.75, lengths, horizon=1e9, unsure=2.0) > 0.8
 
 
+def answers(generator, count=200):
+    """Measured answers whose tokens are the surer the nearer they are to their end, as those that end an answer are."""
+    lengths = generator.integers(3, 9, size=count)
+    unsure = np.concatenate([np.linspace(3.0, -2.0, length) for length in lengths])
+    sure = surer_with_depth(generator, len(unsure), unsure[:, None])
+    prompt_tokens = generator.integers(10, 60, size=count)
+    which = np.repeat(np.arange(count), lengths)
+    return planning.Measured(sure, np.ones_like(sure, dtype=bool), which, prompt_tokens, TABLE, COSTS)
+
+
+def steered(found, budget, rule):
+    """FLOPs over the full model's of measured answers, one after another."""
+    rows = []
+    for answer, prompt_tokens in enumerate(found.prompt_tokens):
+        row = SimpleNamespace(threshold=budget, prompt_tokens=prompt_tokens, token_ids=[0], exit_blocks=[8])
+        for sure in found.confidence[found.answer == answer]:
+            levels = rule([row], 4).numpy()[0]
+            left = [exit_block for exit_block, c, level in zip(COSTS["exits"], sure, levels, strict=True) if c > level]
+            row.exit_blocks.append(left[0] if left else 8)
+            row.token_ids.append(0)
+        rows.append(row)
+    spent, full, _ = rule.spend(rows)
+    return spent.sum() / full.sum()
+
+
+def test_answers_that_end_surely_miss_a_budget_and_what_is_aimed_at_mends_that():
+    """Aims are found on some answers, and tried on others of the kind, by a loop of their own."""
+    generator = np.random.default_rng(3)
+    known, fresh = answers(generator), answers(generator)
+    policy = {"horizon": 4, "budgets": [0.7, 0.8, 0.9]}
+    points = planning.curve(known)
+    aims = steering.aims(known, policy, points)
+    assert [entry["budget"] for entry in aims] == policy["budgets"]
+    naive, aimed = (steering.rule(points, TABLE, COSTS, 4, found) for found in ((), aims))
+    for entry in aims:
+        budget = entry["budget"]
+        assert steered(known, budget, aimed) == pytest.approx(entry["share"])  # the same account
+        assert entry["share"] == pytest.approx(budget, abs=0.002)
+        assert steered(fresh, budget, aimed) == pytest.approx(budget, abs=0.01)
+    assert max(abs(steered(fresh, budget, naive) - budget) for budget in policy["budgets"]) > 0.02
+
+
 def test_the_spending_of_rows_is_what_costs_count():
     rows = [
         SimpleNamespace(prompt_tokens=7, token_ids=[0] * 3, exit_blocks=[8, 4, 8]),
         SimpleNamespace(prompt_tokens=3, token_ids=[0], exit_blocks=[8]),
     ]
-    spent, full, coming = planning.spending(TABLE, COSTS)(rows)
+    spent, full, coming = steering.spending(TABLE, COSTS)(rows)
     longer = costs.generation_flops(TABLE, prompt_tokens=[7, 3], exit_blocks=[[8, 4, 8, 8], [8, 8]], **COSTS)
     assert full + coming == pytest.approx(longer["flops_full"])
     checks = 4 * flops(TABLE["heads"]["calm"])
@@ -164,7 +206,7 @@ def test_the_spending_of_rows_is_what_costs_count():
 # --- from the config's entry to the policy -----------------------------------------------------------------------
 
 PLAN = {
-    "adapt": "budget", "costs": TABLE, "settings": [{"setting": 0.9, "thresholds": [0.1, 0.2, 0.3, 0.4]}],
+    "adapt": "budget", "costs": TABLE, "aims": [], "settings": [{"setting": 0.9, "thresholds": [0.1, 0.2, 0.3, 0.4]}],
     "curve": [{"threshold": 0.0, "share": 0.5}, {"threshold": 1.0, "share": 1.1}],
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ import pytest
 import small
 from conftest import ROOT
 
-from early_exit import cached, manifests, sources
+from early_exit import cached, model_files, sources
 from early_exit.files import InputError
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -64,7 +64,7 @@ def test_after_fetch_all_runs_without_a_network_and_gives_the_same_answers(fetch
     assert server.asked == [] and (folder / small.RESULTS / "report.html").exists()
     manifest = json.loads((folder / small.RESULTS / "backbones/tiny-transformer.json").read_text())
     assert (manifest["source"], manifest["revision"], manifest["path"]) == ("we/tiny", hub.COMMIT, None)
-    assert manifest["files"]["model.safetensors"] == manifests.sha256(TINY / "transformer/model.safetensors")
+    assert manifest["files"]["model.safetensors"] == model_files.sha256(TINY / "transformer/model.safetensors")
 
     small.run(tmp_path, f"{small.RUN}/test.parquet")  # the same from local folders
     for file in (f"{small.RUN}/test.parquet", f"{small.HEADS}/heads.safetensors"):

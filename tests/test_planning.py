@@ -149,16 +149,16 @@ def test_vectors_come_close_to_the_best_there_is():
 def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
     schema = yaml.safe_load((ROOT / "workflow/schemas/adaptive.schema.yaml").read_text())
     found = some_measured(5)
-    for policy in ({"adapt": "per-exit", "levels": [0.9]}, {"adapt": "budget", "budgets": [0.7, 0.9]}):
+    for policy in ({"adapt": "per-exit", "levels": [0.9]}, {"adapt": "budget", "budgets": [0.7, 0.9], "horizon": 4}):
         plan = planning.plan("mine", policy, found)
         jsonschema.validate(plan, schema)
         assert (plan["answers"], plan["passes"]) == (12, len(found.answer))
         assert bool(plan["settings"]) == (policy["adapt"] == "per-exit")
     with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):
-        planning.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9]}, found)
+        planning.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9], "horizon": 4}, found)
     none = planning.Measured(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
     with pytest.raises(InputError, match=r"policy mine: .* one token long"):
-        planning.plan("mine", {"adapt": "budget", "budgets": [0.9]}, none)
+        planning.plan("mine", {"adapt": "budget", "budgets": [0.9], "horizon": 4}, none)
 
 
 def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():

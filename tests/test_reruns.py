@@ -35,11 +35,12 @@ CHANGES = {
         RUN | CALIBRATED | TRAINED | {"layer_costs"},
     ),
     "`batch_size`": ({"batch_size": 5}, RUN | CALIBRATED),
+    "`generation.shards`": ({"generation": {"shards": 2}}, RUN | CALIBRATED | {"join_shards"}),
 }
 ROWS = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text().split("## What a change runs again")[1],
                   re.MULTILINE)[2:]  # fmt: skip
 DATA = {"fetch_dataset", "fetch_corpus", "check_disjoint"}
-JOBS = RUN | CALIBRATED | TRAINED | DATA | {"fetch_backbone", "settle", "layer_costs"}
+JOBS = RUN | CALIBRATED | TRAINED | DATA | {"join_shards", "fetch_backbone", "settle", "layer_costs"}
 AFTER = {"tables", "compare", "claims", "claims_page", "figures", "head_tables", "head_figures", "provenance", "report",
          "promise", "promise_figures", "all"}  # fmt: skip
 

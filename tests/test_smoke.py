@@ -1,6 +1,7 @@
 """The whole DAG for real, on few questions: every rule runs on both families, to a report."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,7 @@ CONFIG = {
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
     | {"mamba-propagate": None, "calm-decay": None, "chance": {"kind": "random", "match": "mamba-copy"}},
 }
+TOKEN = "hf_" + "Zk4" * 11  # of a hub's shape, and nobody's
 RUNS = {
     "tiny-transformer": ["full", "pruned", "mamba-copy", "chance"],
     "tiny-mamba": ["full", "pruned", "mamba-skip"],
@@ -44,7 +46,8 @@ def snakemake(folder, *options):
     path.write_text(yaml.safe_dump(CONFIG))
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder,
                "--cores", "2", "--replace-workflow-config", "--configfile", path, *options]  # fmt: skip
-    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    environment = os.environ | {"HF_TOKEN": TOKEN}
+    done = subprocess.run(command, text=True, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
@@ -68,6 +71,17 @@ def test_the_report_holds_the_figures_and_the_table(results):
 
 def test_a_second_run_does_nothing(results):
     assert "Nothing to be done" in snakemake(results.parents[1])
+
+
+def test_neither_tokens_nor_answers_are_in_what_people_look_at(results):
+    """A token of the environment is in no file at all; what models say is on no page of the report."""
+    files = [path for path in results.parents[1].rglob("*") if path.is_file()]
+    assert len(files) > 200 and not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    said = {text for path in results.glob("runs/*/*/*/test.parquet") for text in pd.read_parquet(path)["text"]}
+    said = [text for text in said if len(text) >= 20]
+    pages = [path for kind in ("html", "csv", "svg") for path in results.rglob(f"*.{kind}") if "runs" not in path.parts]
+    assert said and len(pages) > 20
+    assert not [path for path in pages for text in said if text in path.read_text()]
 
 
 def test_every_handover_file_validates(results):

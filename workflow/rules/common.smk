@@ -10,15 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import cached, imports, layout, policy_kinds
+from early_exit import cached, imports, layout, policy_kinds, redaction
 from early_exit.config import load
 from early_exit.records import InputError
+
+# With the package `kernels` installed, transformers would fetch code from the hub and run it.
+os.environ.update(USE_HUB_KERNELS="NO")
 
 USER_CONFIG = json.dumps(config, default=str)
 try:
     config.update(load(config, Path(workflow.basedir)))
 except InputError as error:
-    sys.exit(f"Error: {error}")  # a WorkflowError would bring a traceback along
+    sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
 cached.use(config["cache"], Path(workflow.basedir))
 
 ROOT = os.path.relpath(workflow.basedir)  # the repository, where relative sources start

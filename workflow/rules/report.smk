@@ -99,7 +99,7 @@ rule report:
     benchmark:
         f"{R}/benchmarks/report.tsv"
     conda:
-        "../../envs/plot.yaml"
+        "../../envs/snakemake.yaml"
     threads: 1
     resources:
         mem_mb=each_try(2000),

@@ -5,7 +5,7 @@ from early_exit import speed_plan
 try:
     SPEED = speed_plan.plan(config, R)
 except InputError as error:
-    sys.exit(f"Error: {error}")
+    sys.exit(redaction.redact(f"Error: {error}"))
 
 
 def timed(wildcards):

@@ -24,4 +24,6 @@ with runtime.job(snakemake) as log:
     plan = planning.plan(snakemake.wildcards.policy, policy, measured)
     for entry in plan["settings"]:
         log.info("%(setting)g: thresholds %(thresholds)s, share %(share).3f, agreement %(agreement).3f", entry)
+    for entry in plan["aims"]:
+        log.info("%(budget)g: aims at %(aim).3f, share %(share).3f", entry)
     records.write_json(plan, snakemake.output[0])

@@ -7,7 +7,8 @@ from early_exit.journal import Journal
 with runtime.job(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output
     examples = job_inputs.questions(params, files, snakemake.wildcards.get("shard"))
-    fingerprint = checkpoints.fingerprint(files, dict(params.items()) | {"versions": runtime.versions()})
+    of_this = {"device": runtime.device_name(params.runtime["device"]), "versions": runtime.versions()}
+    fingerprint = checkpoints.fingerprint(files, dict(params.items()) | of_this)
     rows = snakemake.config["generation"]["checkpoint_rows"]
     journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}

@@ -10,7 +10,7 @@ import yaml
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
 
-from early_exit import config
+from early_exit import config, redaction
 from early_exit.records import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,4 +36,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (InputError, HTTPError, OSError) as error:
-        sys.exit(f"Error: the hub gave no revisions: {error}")
+        sys.exit(redaction.redact(f"Error: the hub gave no revisions: {error}"))

@@ -70,17 +70,19 @@ class Budget(Same):
         spend: from rows to their FLOPs so far, what the full model would have spent, and what it would on the coming
             token: three arrays (rows,).
         horizon: tokens.
+        aims: by setting, the share to aim at for the setting's to come out (see `steering`); itself where not given.
     """
 
     def __init__(
         self, thresholds: Sequence[float], shares: Sequence[float],
         spend: Callable[[Sequence[Row]], tuple[Any, Any, Any]], horizon: float,
+        aims: Mapping[float, float] | None = None,
     ):  # fmt: skip
-        self.table, self.spend, self.horizon = (shares, thresholds), spend, horizon
+        self.table, self.spend, self.horizon, self.aims = (shares, thresholds), spend, horizon, aims or {}
 
     def __call__(self, rows, exits):
         spent, full, coming = self.spend(rows)
-        budgets = np.array([row.threshold for row in rows])
+        budgets = np.array([self.aims.get(row.threshold, row.threshold) for row in rows])
         wanted = budgets + (budgets * full - spent) / (self.horizon * coming)
         levels = np.interp(wanted, *self.table)
         return torch.tensor(levels, dtype=torch.float32)[:, None].expand(-1, exits)

@@ -5,7 +5,8 @@ backbone does here is run; where a token leaves is not its business. Blocks are 
 after n" means that n blocks were run).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, manifests, products, runtime, structure
+from early_exit import attention, manifests, model_files, products, runtime, structure
 from early_exit.records import InputError
 from early_exit.state import AttentionState, RecurrentState
 
@@ -171,50 +172,73 @@ def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> t
     return backbone, load_tokenizer(manifest, runtime.ROOT)
 
 
-def load(manifest: dict[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
-    """Load the weights that a backbone manifest names (safetensors or GGUF, never pickle, no remote code)."""
-    where, options = _location(manifest, root)
+def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
+    """Load the weights that a backbone manifest names (safetensors or GGUF, never pickle, no remote code).
+
+    InputError if a file is not the one that was fetched, or if weights are missing: the library would draw them.
+    """
+    folder, options = _location(manifest, root)
     # What they say of each job (bars, kernels that are not installed) would bury what Snakemake says.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     # The class by its name: the Auto class costs every job seconds of imports.
     auto = manifest["gguf"] is not None or not manifest["config"].get("architectures")
     loader = transformers.AutoModelForCausalLM if auto else _architecture(manifest["config"])
-    options |= {} if manifest["gguf"] else {"use_safetensors": True}
+    options |= {} if manifest["gguf"] else {"use_safetensors": True, "ignore_mismatched_sizes": True}  # refused below
     kernel = {} if manifest["family"] == "mamba" else {"attn_implementation": "sdpa"}
-    model = loader.from_pretrained(where, dtype=dtype, **options, **kernel)
+    with _no_code(folder):
+        model, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
+    for problem in ("missing_keys", "mismatched_keys"):
+        if found[problem]:
+            first = sorted(map(str, found[problem]))[0]
+            raise InputError(
+                f"{folder}: its weights do not fit its config ({problem}: {first}); fetch or copy both again"
+            )
     return adapt(model.to(device))
 
 
-def load_tokenizer(manifest: dict[str, Any], root: Path = Path()):
-    """The tokenizer that belongs to a backbone manifest."""
-    where, options = _location(manifest, root)
-    return transformers.AutoTokenizer.from_pretrained(where, **options)
+def load_tokenizer(manifest: Mapping[str, Any], root: Path = Path()):
+    """The tokenizer that belongs to a backbone manifest, by its tokenizer.json, whatever else is installed."""
+    folder, options = _location(manifest, root, with_weights=False)
+    with _no_code(folder):
+        return transformers.AutoTokenizer.from_pretrained(folder, mistral_format=False, **options)
 
 
 def stop_token_ids(backbone: Backbone, tokenizer) -> frozenset[int]:
-    """End-of-sequence ids, as the library's own `generate` would use them."""
+    """End-of-sequence ids, those of the library's own `generate` and the tokenizer's.
+
+    They differ where a config was left at its defaults: Codestral Mamba's says 0, its tokenizer's end is 2.
+    """
     ids = backbone.model.generation_config.eos_token_id
-    ids = tokenizer.eos_token_id if ids is None else ids
-    return frozenset(ids if isinstance(ids, Sequence) else [ids])
+    ids = ids if isinstance(ids, Sequence) else [ids]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
-def _architecture(config: dict[str, Any]):
+@contextmanager
+def _no_code(folder: str) -> Iterator[None]:
+    """One line instead of the library's advice to trust what came with a model."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise InputError(f"{folder}: needs code that comes with it, which is never run") from error
+
+
+def _architecture(config: Mapping[str, Any]) -> type:
     name = config["architectures"][0]
-    if not hasattr(transformers, name):
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise InputError(f"architecture '{name}' is unknown to the installed transformers")
-    return getattr(transformers, name)
+    return found
 
 
-def _location(manifest: dict[str, Any], root: Path) -> tuple[str, dict[str, Any]]:
-    lacking = manifests.absent(manifest, manifest["sizes"], root)
-    if lacking:
-        where = manifest["path"] or f"the hub's cache of {manifest['source']} at {manifest['revision'][:12]}"
-        raise InputError(
-            f"backbones.{manifest['name']}: {', '.join(lacking)} in {where}: missing, or not as when it was fetched; "
-            "put it back, or fetch it again (snakemake --cores 4 fetch --forcerun fetch_backbone)"
-        )
-    if manifest["path"] is None:
-        return manifest["source"], {"revision": manifest["revision"], "local_files_only": True}
-    folder = root / manifest["path"]
-    return str(folder), {"gguf_file": manifest["gguf"]} if manifest["gguf"] else {}
+def _location(manifest: Mapping[str, Any], root: Path, with_weights: bool = True) -> tuple[str, dict[str, Any]]:
+    """The folder to load from, its files unchanged since they were fetched, and how to load from it.
+
+    It is always a folder: by a hub id, libraries look for more than what was fetched.
+    """
+    folder = manifests.cached(manifest) if manifest["path"] is None else root / manifest["path"]
+    model_files.check_unchanged(folder, manifest, with_weights)
+    options = {"gguf_file": manifest["gguf"]} if manifest["gguf"] else {}
+    return str(folder), {"trust_remote_code": False, "local_files_only": True} | options

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit import backbone_config, head_config, policy_config
+from early_exit import backbone_config, head_config, policy_config, redaction
 from early_exit.hints import for_each, hint
 from early_exit.records import InputError
 
@@ -22,6 +22,7 @@ PRESETS = "workflow/presets"
 REVISIONS = "workflow/presets/revisions.yaml"
 SCHEMA = "workflow/schemas/config.schema.yaml"
 STATE_FILLS = {"transformer": ("copy", "propagate", "deferred"), "mamba": ("skip", "propagate", "deferred")}
+TOKENS = "belongs in no config, which the report shows; set HF_TOKEN in the environment instead"
 
 Key = tuple[str | int, ...]
 
@@ -59,6 +60,8 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
 def merge_preset(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """The user's keys over their preset's, valid by the schema, defaults filled in; sources are not looked at."""
+    for key in redaction.find(user):
+        _fail(key, redaction.HIDDEN, TOKENS)
     schema = read_yaml(root / SCHEMA)
     preset = user.get("preset") or schema["properties"]["preset"]["default"]
     known = sorted(path.stem for path in (root / PRESETS).glob("*.yaml") if path != root / REVISIONS)
@@ -211,12 +214,14 @@ def _explain(error: ValidationError) -> NoReturn:
     if error.validator in ("additionalProperties", "unevaluatedProperties"):
         known = list(error.schema["properties"])
         name = next(name for name in value if name not in known)
+        if redaction.is_secret(name):
+            _fail((*key, name), redaction.HIDDEN, TOKENS)
         _fail((*key, name), value[name], f"stands under an unknown key; {hint(name, known)}")
     if error.validator == "required":
         _fail((*key, next(name for name in rule if name not in value)), None, "is missing")
     if error.validator == "enum":
         _check_known(key, value, [choice for choice in rule if choice is not None])
-    raise InputError(f"config key '{_dotted(key)}': {' '.join(error.message.split())}")
+    raise InputError(f"config key '{_dotted(key)}': {redaction.redact(' '.join(error.message.split()))}")
 
 
 def _dotted(key: Key) -> str:
@@ -224,4 +229,5 @@ def _dotted(key: Key) -> str:
 
 
 def _fail(key: Key, value: Any, why: str) -> NoReturn:
-    raise InputError(f"config key '{_dotted(key)}': {'null' if value is None else repr(value)} {why}")
+    shown = "null" if value is None else repr(value)
+    raise InputError(redaction.redact(f"config key '{_dotted(key)}': {shown} {why}"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from early_exit import adaptive, confidences, forced, heads, planning, policy_kinds
+from early_exit import adaptive, confidences, forced, heads, policy_kinds, steering
 from early_exit.backbones import Backbone
 from early_exit.policies import FullDepth, Policy
 
@@ -52,8 +52,6 @@ def _thresholds(policy: Mapping[str, Any], given: Given) -> adaptive.Same:
     if adapt == "per-exit" and plan:
         return adaptive.PerExit({entry["setting"]: entry["thresholds"] for entry in plan["settings"]})
     if adapt == "budget" and plan:
-        points = plan["curve"]
-        spend = planning.spending(plan["costs"], policy_kinds.counted(policy, given.exits))
-        shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
-        return adaptive.Budget(thresholds, shares, spend, policy["horizon"])
+        costs = policy_kinds.counted(policy, given.exits)
+        return steering.rule(plan["curve"], plan["costs"], costs, policy["horizon"], plan["aims"])
     return adaptive.Same()

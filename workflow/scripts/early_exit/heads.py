@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from early_exit import head_sources, manifests, products
+from early_exit import head_sources, manifests, model_files, products
 from early_exit.block_costs import Cost
 from early_exit.files import InputError, whole_file
 from early_exit.head_kinds import KINDS, Head
@@ -94,7 +94,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
         if manifest["code"].get(kind) != digest:
             raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
     weights = folder / "heads.safetensors"
-    if manifests.sha256(weights) != manifest["sha256"]:
+    if model_files.sha256(weights) != manifest["sha256"]:
         raise InputError(f"{weights}: is not the file that manifest.json tells of; delete it and train the heads again")
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
@@ -117,7 +117,7 @@ def save(
         "code": head_sources.digests(configs.values()),
         "hidden_size": backbone["config"]["hidden_size"],
         "exits": list(exits),
-        "sha256": manifests.sha256(Path(weights_path)),
+        "sha256": model_files.sha256(Path(weights_path)),
     }
     write_json(manifest, manifest_path)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from early_exit import head_sources, policy_kinds
 from early_exit.config import runs_on
-from early_exit.manifests import PATTERNS
+from early_exit.model_files import present
 from early_exit.records import COMPARED_HEADS
 from early_exit.sources import READERS
 
@@ -217,10 +217,7 @@ def outputs(config: Config, results: str) -> dict[str, list[str]]:
 
 def model_files(spec: Config) -> list[str]:
     """The files of a local backbone, which its manifest depends on; none for one on the hub."""
-    if not spec["path"]:
-        return []
-    patterns = [spec["gguf"]] if spec["gguf"] else PATTERNS
-    return sorted(str(file) for pattern in patterns for file in Path(spec["path"]).glob(pattern))
+    return list(map(str, present(Path(spec["path"]), spec["gguf"]))) if spec["path"] else []
 
 
 def head_files(config: Config, names: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Backbone manifests: what was fetched, from where, at which revision, with which bytes. Weights stay where they are.
 
-A source is a folder in the hub's format, a folder with a GGUF file, or a hub id with an immutable revision. Only
-safetensors and GGUF weights are taken; pickled weights are refused, and remote code is never run.
+A source is a folder in the hub's format, a folder with a GGUF file, or a hub id with an immutable revision. Which of
+its files are taken, and that they are whole, is said in `model_files`.
 
 A backbone's family is told by the keys of its config, not by its name: a model with the keys of a Llama or of a Mamba,
 and none that make it something else, is taken for one. What keys cannot show (fused projections, scaled embeddings)
@@ -12,12 +12,13 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from early_exit import model_files
 from early_exit.records import InputError, read_json
 
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 # The architectures that our tests run, and what Hugging Face assumes where their config.json is silent on a shape.
 TESTED: dict[str, dict[str, Any]] = {
     "mistral": {"num_key_value_heads": 8},
@@ -103,18 +104,16 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         folder: where config.json, weights and tokenizer are.
         shown: the path as jobs shall use it; None if they load from the hub's cache.
     """
-    if not spec.get("gguf"):
-        _check_whole(name, folder)
-    config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
+    with _named(name):
+        model_files.check_against_hub([folder / "config.json"], {})
+        config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
     found = family(config, f"backbones.{name}")
     if spec.get("family") not in (None, found):
         raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {found}")
-    files = _files(folder, spec.get("gguf"))
-    if not any(path.suffix in (".safetensors", ".gguf") for path in files):
-        raise InputError(
-            f"backbones.{name}: {folder} holds no .safetensors or .gguf weights; put them there (never pickled ones)"
-        )
-    hashes = {path.name: sha256(path) for path in files}
+    with _named(name):
+        files = model_files.collect(folder, spec.get("gguf"))
+        hashes = model_files.hashes(files)
+        model_files.check_against_hub(files, hashes)
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
     return {
         "name": name,
@@ -143,11 +142,14 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
         return folder, str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
     from huggingface_hub import snapshot_download
 
-    at = {"repo_id": spec["source"], "revision": spec["revision"]}
-    config = Path(snapshot_download(**at, allow_patterns=["config.json"])) / "config.json"
-    if config.is_file():
-        family(read_json(config), f"backbones.{name}")  # before gigabytes of weights
-    return Path(snapshot_download(**at, **wanted(spec.get("gguf")))), None
+    at = {"repo_id": spec["source"], "revision": spec["revision"], "ignore_patterns": list(model_files.OTHERS)}
+    with _hub_errors(name, spec):
+        config = Path(snapshot_download(**at, allow_patterns=["config.json"])) / "config.json"
+        if config.is_file():
+            family(read_json(config), f"backbones.{name}")  # before gigabytes of weights
+        folder = Path(snapshot_download(**at, allow_patterns=list(model_files.SMALL)))
+        weights = [spec["gguf"]] if spec.get("gguf") else model_files.weights(folder)
+        return Path(snapshot_download(**at, allow_patterns=weights)), None
 
 
 def absent(spec: Mapping[str, Any], sizes: Mapping[str, int | None], root: Path = Path()) -> list[str]:
@@ -173,34 +175,50 @@ def _is_here(path: Path | None, size: int | None) -> bool:
 
 
 def wanted(gguf: str | None) -> dict[str, list[str]]:
-    """Which files of a model on the hub are fetched, in the words of the hub's library."""
-    return {
-        "allow_patterns": [*PATTERNS, *([gguf] if gguf else [])],
-        "ignore_patterns": ["consolidated*"],  # the weights a second time
-    }
+    """Which files of a model on the hub are fetched, at most, in the words of the hub's library."""
+    allowed = [gguf] if gguf else [*model_files.SMALL, "*.safetensors"]
+    return {"allow_patterns": allowed, "ignore_patterns": list(model_files.OTHERS)}
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def cached(manifest: Mapping[str, Any]) -> Path:
+    """The folder of the hub's cache that `locate` filled for a backbone; nothing is asked of the hub.
+
+    InputError if it is not there, or lacks a file of the manifest.
+    """
+    from huggingface_hub import snapshot_download
+
+    at = {"repo_id": manifest["source"], "revision": manifest["revision"], "local_files_only": True}
+    try:
+        return Path(snapshot_download(**at, allow_patterns=sorted(manifest["files"])))
+    except OSError as error:
+        where = f"{manifest['source']} at {manifest['revision']}"
+        why = f"is not, or not whole, in the hub's cache of this machine ({_one_line(error)}); fetch the backbone again"
+        raise InputError(f"backbones.{manifest['name']}: {where} {why}") from error
 
 
-def _check_whole(name: str, folder: Path) -> None:
-    """InputError if config.json, or a shard that the weights' index lists, is not there."""
-    wanted, index = ["config.json"], folder / "model.safetensors.index.json"
-    if index.is_file():
-        wanted += sorted({*read_json(index)["weight_map"].values()})
-    lacking = [str(folder / file) for file in wanted if not (folder / file).is_file()]
-    if lacking:
-        raise InputError(f"backbones.{name}: {', '.join(lacking)}: missing; put it back, or fetch the model again")
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What is wrong with a file, with the backbone that it belongs to."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"backbones.{name}: {error}") from error
 
 
-def _files(folder: Path, gguf: str | None) -> list[Path]:
-    if gguf:
-        if not (folder / gguf).is_file():
-            raise InputError(f"{folder / gguf}: no such GGUF file")
-        return [folder / gguf]
-    return sorted({path for pattern in PATTERNS for path in folder.glob(pattern)})
+@contextmanager
+def _hub_errors(name: str, spec: Mapping[str, Any]) -> Iterator[None]:
+    """What goes wrong at the hub, as one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # all of the hub's errors are one of these
+        where = f"{spec['source']} at {spec['revision']} cannot be fetched from the hub"
+        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+        hint = "; a gated model needs a token, in the environment as HF_TOKEN" if refused else ""
+        raise InputError(f"backbones.{name}: {where} ({_one_line(error)}){hint}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _gguf_config(folder: Path, gguf: str) -> dict[str, Any]:
@@ -208,4 +226,4 @@ def _gguf_config(folder: Path, gguf: str) -> dict[str, Any]:
         raise InputError(f"{folder / gguf}: no such GGUF file")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, gguf_file=gguf).to_dict()
+    return AutoConfig.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False).to_dict()

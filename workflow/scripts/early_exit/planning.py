@@ -6,7 +6,8 @@ that costs, and how many tokens would differ. Hidden states are the full model's
 caches, and other tokens that follow a first different one, are not in it. So it is no forecast of quality; it is what
 thresholds are chosen by, before they are tried.
 
-`budget` takes a curve: the expected share of FLOPs over one threshold for all exits. `per-exit` takes a vector of
+`budget` takes a curve, the expected share of FLOPs over one threshold for all exits, and what to aim at (`steering`).
+`per-exit` takes a vector of
 thresholds for each level: the cheapest found whose passes keep the full model's token in at least that share. It is
 chosen on one half of the calibration split's groups (conversations, in CoQA; elsewhere examples) and leaves the other
 half to `calibrate`, which may not see what a vector was fitted to (Pareto testing: arXiv 2210.07913).
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit.costs import flops, generation_flops
+from early_exit import steering
+from early_exit.costs import generation_flops
 from early_exit.records import InputError
 
 POINTS = 101  # thresholds of the curve
@@ -87,14 +89,16 @@ def plan(name: str, policy: Mapping[str, Any], measured: Measured) -> dict[str, 
     if not len(measured.answer):
         raise InputError(f"policy {name}: the full model's answers to the calibration questions are one token long; "
                          "nothing can be chosen on them; give more questions (examples.calibration)")  # fmt: skip
-    points = curve(measured)
+    points, aims = curve(measured), []
     if policy["adapt"] == "budget":
-        check_budgets(name, policy["budgets"], points)
+        steering.check(name, policy["budgets"], points)
+        aims = steering.aims(measured, policy, points)
     return {
         "adapt": policy["adapt"],
         "answers": len(measured.prompt_tokens),
         "passes": len(measured.answer),
         "curve": points,
+        "aims": aims,
         "settings": per_exit(measured, policy["levels"]) if policy["adapt"] == "per-exit" else [],
         "costs": dict(measured.table),
     }
@@ -170,31 +174,6 @@ def _best_threshold(confidence: np.ndarray, losses: np.ndarray, vector: np.ndarr
 
 def _outcome(measured: Measured, left: np.ndarray) -> dict[str, float]:
     return {"share": measured.share(left), "agreement": measured.kept(left)}
-
-
-def check_budgets(name: str, budgets: Sequence[float], points: Sequence[Mapping[str, float]]) -> None:
-    """InputError if a budget is below what is spent when every token leaves as early as it can."""
-    least = min(point["share"] for point in points)
-    if budgets[0] < least:
-        raise InputError(
-            f"config key 'policies.{name}.budgets': {budgets[0]:g} cannot be met, leaving as early as can be takes "
-            f"{least:.3f} of the full model's FLOPs; raise it, or take earlier exits or a cheaper state fill"
-        )
-
-
-def spending(table: Mapping[str, Any], costs: Mapping[str, Any]):
-    """For `adaptive.Budget`: rows to FLOPs so far, and the full model's so far and on the coming token."""
-
-    def spend(rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        prompt_tokens = [row.prompt_tokens for row in rows]
-        counted = generation_flops(
-            table, prompt_tokens=prompt_tokens, exit_blocks=[row.exit_blocks for row in rows], **costs
-        )
-        context = np.array([row.prompt_tokens + len(row.token_ids) for row in rows])
-        coming = table["depth"] * flops(table["block"], context) + flops(table["lm_head"])
-        return counted["flops"], counted["flops_full"], coming
-
-    return spend
 
 
 def chosen_on(examples: pd.DataFrame, seed: int) -> pd.Series:

@@ -104,9 +104,10 @@ def _coqa(row: Row) -> Iterator[Example]:
     questions = _turns(row.values["questions"], row, "questions")
     annotators = [_turns(row.values["answers"], row, "answers")]
     extra = row.values.get("additional_answers") or {}
-    annotators += [_turns(extra[key], row, f"additional_answers.{key}") for key in sorted(extra) if extra[key]]
-    annotators = [answers for answers in annotators if answers]  # the hub's train split has empty additional ones
-    if not annotators or {len(answers) for answers in annotators} != {len(questions)}:
+    for key in sorted(key for key in extra if extra[key]):
+        answers = _turns(extra[key], row, f"additional_answers.{key}", may_be_blank=True)
+        annotators += [answers] if any(answers) else []
+    if {len(answers) for answers in annotators} != {len(questions)}:
         raise InputError(f"{row.where}: there is not one answer for each of the {len(questions)} questions")
     identity = str(row.values.get("id") or sha256("\n".join([story, *questions]))[:16])
     history: list[Turn] = []
@@ -149,8 +150,11 @@ def _strings(value: Any, row: Row, column: str) -> list[str]:
     return [item.strip() for item in value if item.strip()]
 
 
-def _turns(value: Any, row: Row, column: str) -> list[str]:
-    """The texts of a conversation's turns, in any of its forms: texts, records, or (on the hub) a record of lists."""
+def _turns(value: Any, row: Row, column: str, *, may_be_blank: bool = False) -> list[str]:
+    """The texts of a conversation's turns, in any of its forms: texts, records, or (on the hub) a record of lists.
+
+    All may be blank in additional answers: EleutherAI/coqa's train split has one without text, numbered -1, for each.
+    """
     if isinstance(value, dict):
         texts, numbers = value.get("input_text"), value.get("turn_id")
     elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
@@ -159,7 +163,8 @@ def _turns(value: Any, row: Row, column: str) -> list[str]:
         texts, numbers = value, None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{row.where}: {column} has no text for some turn")
-    if numbers and None not in numbers and list(numbers) != list(range(1, len(texts) + 1)):
+    blank = may_be_blank and not any(text.strip() for text in texts)
+    if not blank and numbers and None not in numbers and list(numbers) != list(range(1, len(texts) + 1)):
         raise InputError(f"{row.where}: the turn_id of {column} do not count 1, 2, ..., {len(texts)}")
     return [text.strip() for text in texts]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from early_exit import files
+from early_exit import files, redaction
 from early_exit.files import InputError
 
 log = logging.getLogger("early_exit")
@@ -22,13 +22,16 @@ PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", 
 
 @contextmanager
 def job(snakemake) -> Iterator[logging.Logger]:
-    """Log to the rule's log file; an InputError also ends the job with its one line on the terminal."""
+    """Log to the rule's log file; an InputError also ends the job with its one line on the terminal.
+
+    Neither the file nor what is printed of an error holds tokens (see `redaction`).
+    """
     path = str(snakemake.log[0])
-    logging.basicConfig(
-        level=logging.INFO, force=True, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S",
-        handlers=[logging.FileHandler(path, mode="w", encoding="utf-8")],
-    )  # fmt: skip
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    handler.setFormatter(redaction.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, force=True, handlers=[handler])
     logging.captureWarnings(True)
+    sys.excepthook = redaction.excepthook
     logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
     made = snakemake.output[0] if snakemake.output else snakemake.rule
     try:
@@ -36,7 +39,7 @@ def job(snakemake) -> Iterator[logging.Logger]:
             yield log
     except InputError as error:
         log.error("%s", error)
-        sys.exit(f"Error in {snakemake.rule}: {error}")
+        sys.exit(redaction.redact(f"Error in {snakemake.rule}: {error}"))
     except BaseException:
         log.exception("%s failed", snakemake.rule)
         raise
@@ -68,13 +71,20 @@ def progress(
             log.info("%s: %d/%d, %.1f per second%s", label, done, total, done / max(now - begin, 1e-9), rest)
 
 
+def device_name(device: str) -> str:
+    """What a config's `device` is on this machine: cpu or cuda."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
 def prepare_torch(seed: int, device: str, dtype: str, threads: int):
     """Seed torch, fix its threads, and give (torch.device, torch.dtype). `device` may be auto, cpu or cuda."""
     import torch
 
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    name = device_name(device)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda, but torch sees no GPU here; set device: auto or cpu")
     return torch.device(name), getattr(torch, dtype)

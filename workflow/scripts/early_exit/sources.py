@@ -1,8 +1,7 @@
 """Rows of a data source: a hub id at a pinned revision, a local folder in the hub's layout, or one local file.
 
-A folder holds one file per split (`test.jsonl`) or its shards (`test-00000-of-00002.parquet`), directly, under `data/`
-or under the subset's name; files whose names tell no split belong to `train`, as on the hub. A single file is one
-split, which serves for whatever split is asked. What cannot be read is an `InputError` that names file and line.
+Which files of a folder hold which split is said in `split_files`. A single file is one split, which serves for whatever
+split is asked. What cannot be read is an `InputError` that names file and line.
 """
 
 import csv
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from early_exit import split_files
 from early_exit.records import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*)(-\d{5}-of-(?P<shards>\d{5})(-[0-9a-f]{16})?)?")
 
 
 class Row(NamedTuple):
@@ -95,12 +94,13 @@ class LocalSource:
 
     def __init__(self, key: str, source: str, path: Path, name: str | None):
         self.key, self.source, self.path = key, source, path
-        self.files = _split_files(path, name) if path.is_dir() else {"": [path]}
+        self.files = split_files.find(path, name, READERS) if path.is_dir() else {"": [path]}
         for file in (file for files in self.files.values() for file in files):
             if file.suffix not in READERS:
                 raise InputError(f"{key}.source: {file} is none of {', '.join(READERS)}")
         if not self.files:
-            raise InputError(f"{key}.source: no {', '.join(READERS)} file in {path}, nor in its folder data")
+            where = f"nor in its folder {name or 'data'}, nor by a README.md that names any"
+            raise InputError(f"{key}.source: no {', '.join(READERS)} file in {path}, {where}")
 
     def split(self, wanted: str | None, key: str) -> str:
         """The split to read: the wanted one, or for null the only one; InputError names those there are."""
@@ -132,25 +132,6 @@ def _only_split(names: list[str], source: LocalSource | HubSource, key: str) -> 
     if len(names) != 1:
         raise InputError(f"{key}: null, but {source.source} has more than one split; name one of {', '.join(names)}")
     return names[0]
-
-
-def _split_files(folder: Path, name: str | None) -> dict[str, list[Path]]:
-    """The data files of each split; InputError if a split lacks shards or has a file too many."""
-    if name and (folder / name).is_dir():
-        folder = folder / name
-    places = [place for place in (folder, folder / "data") if place.is_dir()]
-    found: dict[str, list[Path]] = {}
-    for file in sorted(file for place in places for file in place.iterdir() if file.suffix in READERS):
-        if file.name.startswith((".", "dataset_info")):
-            continue
-        match = _SPLIT_FILE.fullmatch(file.stem)
-        found.setdefault(match["split"] if match else "train", []).append(file)
-    for split, files in found.items():
-        matches = [match for file in files if (match := _SPLIT_FILE.fullmatch(file.stem))]
-        if matches and {int(match["shards"] or 1) for match in matches} != {len(files)}:
-            names = ", ".join(file.name for file in files)
-            raise InputError(f"{folder}: the files of split {split} are not one whole set: {names}")
-    return found
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -1,0 +1,102 @@
+"""Which files of a local dataset's folder hold which split: by its dataset card, else by their names, as on the hub.
+
+A card (`README.md`) may name subsets and the files of each split; a whole copy of a repository is read by that. Without
+one, files lie directly in the folder, under `data/` or under the subset's name: `test.jsonl`, shards
+(`test-00000-of-00002.parquet`), or names with the split in them (`coqa_train.parquet`). Files whose names tell no split
+belong to `train`.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from early_exit.hints import hint
+from early_exit.records import InputError
+
+_SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*)(-\d{5}-of-(?P<shards>\d{5})(-[0-9a-f]{16})?)?")
+# What the hub takes for the name of a split, where a file's name has it as a word.
+_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
+          "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
+          "evaluation": "test"}  # fmt: skip
+
+Splits = dict[str, list[Path]]
+
+
+def find(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
+    """The data files of each split, those with one of `suffixes`; none if the folder has no data.
+
+    `name` is the subset's. InputError if a split lacks shards or has a file too many, or if a card has other subsets.
+    """
+    found = _by_card(folder, name) or _by_names(folder, name, suffixes)
+    for split, place in ((split, place) for split, files in found.items() for place in {file.parent for file in files}):
+        files = [file for file in found[split] if file.parent == place]
+        matches = [match for file in files if (match := _SPLIT_FILE.fullmatch(file.stem))]
+        if matches and {int(match["shards"] or 1) for match in matches} != {len(files)}:
+            names = ", ".join(file.name for file in files)
+            raise InputError(f"{place}: the files of split {split} are not one whole set: {names}")
+    return found
+
+
+def _by_card(folder: Path, name: str | None) -> Splits:
+    """The files that a card names, as far as they are here; none without a card that names any."""
+    subsets = dict(_subsets(folder))
+    if name is None:
+        chosen = subsets.get("default") or (next(iter(subsets.values())) if len(subsets) == 1 else {})
+    elif name in subsets or not subsets or (folder / name).is_dir():
+        chosen = subsets.get(name, {})
+    else:
+        raise InputError(f"{folder}: its README.md has no subset '{name}'; {hint(name, list(subsets))}")
+    found = {}
+    for split, patterns in chosen.items():
+        for pattern in patterns:
+            if pattern.startswith("/") or ".." in Path(pattern).parts:
+                raise InputError(f"{folder / 'README.md'}: '{pattern}' leads out of its folder")
+        files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+        found |= {split: files} if files else {}
+    return found
+
+
+def _subsets(folder: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """The subsets of a card, each with the patterns of its splits' files."""
+    for subset in _front_matter(folder / "README.md").get("configs") or ():
+        files, splits = subset.get("data_files", []), {}
+        for entry in files if isinstance(files, list) else [files]:
+            entry = entry if isinstance(entry, Mapping) else {"split": "train", "path": entry}
+            paths = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+            splits.setdefault(str(entry["split"]), []).extend(map(str, paths))
+        yield str(subset.get("config_name", "default")), splits
+
+
+def _front_matter(card: Path) -> Mapping[str, Any]:
+    """What stands in YAML between the two lines `---` at the top of a card."""
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        match = re.match(r"---\s*\n(.*?\n)---\s*$", text, re.DOTALL | re.MULTILINE)
+        content = yaml.safe_load(match[1]) if match else None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{card}: cannot be read ({' '.join(str(error).split())})") from error
+    return content if isinstance(content, Mapping) else {}
+
+
+def _by_names(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
+    if name and (folder / name).is_dir():
+        folder = folder / name
+    places = [place for place in (folder, folder / "data") if place.is_dir()]
+    found: Splits = {}
+    for file in sorted(file for place in places for file in place.iterdir() if file.suffix in suffixes):
+        if not file.name.startswith((".", "dataset_info")):
+            found.setdefault(_split(file.stem), []).append(file)
+    return found
+
+
+def _split(stem: str) -> str:
+    """The split that a file's name tells: itself, a word in it that is the hub's for a split, or `train`."""
+    match = _SPLIT_FILE.fullmatch(stem)
+    bare = match["split"] if match else stem
+    words = {_WORDS[word] for word in re.split(r"[-._ 0-9]+", bare) if word in _WORDS}
+    if bare not in _WORDS and len(words) == 1:
+        return words.pop()
+    return match["split"] if match else "train"
