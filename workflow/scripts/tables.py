@@ -23,11 +23,10 @@ def read_run(setting: dict) -> tables.Run:
 
 with runtime.job(snakemake) as log:
     params, output = snakemake.params, snakemake.output
-    bootstrap = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
     results, exits = [], []
     for setting in runtime.progress(params.settings, len(params.settings), "runs"):
         run = read_run(setting)
-        results.append(tables.results(run, preset=params.preset, **bootstrap))
+        results.append(tables.results(run, preset=params.preset, seed=params.seed, **params.bootstrap))
         exits.append(tables.exits(run))
     results, chosen = pd.concat(results, ignore_index=True), records.read_thresholds(snakemake.input.thresholds)
     results = tables.with_oracle_share(tables.with_calibration(results, chosen), params.oracles)
