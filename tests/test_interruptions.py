@@ -313,5 +313,5 @@ def test_a_model_without_its_config_is_refused_when_it_is_fetched(tmp_path, mode
     """Missing shards, and those cut short, are in test_formats."""
     folder = shutil.copytree(model, tmp_path / "model")
     take_away(folder, "config.json")
-    with pytest.raises(InputError, match=f"^backbones.m: {folder}/config.json: cannot be read"):
+    with pytest.raises(InputError, match=f"^backbones.m: {folder}/config.json: missing; put it there"):
         manifests.describe("m", {"source": "m"}, folder, None)

@@ -105,6 +105,8 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, shown: str | None
         shown: the path as jobs shall use it; None if they load from the hub's cache.
     """
     with _named(name):
+        if not (spec.get("gguf") or (folder / "config.json").is_file()):
+            raise InputError(f"{folder / 'config.json'}: missing; put it there, or fetch the model again")
         model_files.check_against_hub([folder / "config.json"], {})
         config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
     found = family(config, f"backbones.{name}")
