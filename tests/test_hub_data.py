@@ -188,14 +188,16 @@ def preset(request):
 
 def through_the_hub(monkeypatch, folder):
     """Whatever hub id is asked for, the hub's library reads `folder` instead."""
-    real = hugging_face.load_dataset
+    real = hugging_face.load_dataset_builder
     asked = []
 
     def load(source, name, *, revision, **options):
         asked.append((source, revision))
-        return real(str(folder), name, **options)
+        builder = real(str(folder), name, **options)
+        builder.hash = revision  # as of a dataset on the hub
+        return builder
 
-    monkeypatch.setattr(hugging_face, "load_dataset", load)
+    monkeypatch.setattr(hugging_face, "load_dataset_builder", load)
     return asked
 
 

@@ -33,7 +33,11 @@ CONFIG = {
     | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1], "datasets": ["coqa"]}}
     | {"self-speculative": {"kind": "self-speculative", "draft_tokens": [2], "datasets": ["coqa"]}}
     | dict.fromkeys(f"{head}-{fill}" for head in ("calm", "ffn") for fill in ("copy", "skip", "propagate"))
-    | {"mamba-propagate": None, "calm-decay": None, "chance": {"kind": "random", "match": "mamba-copy", "datasets": ["coqa"]}},
+    | {
+        "mamba-propagate": None,
+        "calm-decay": None,
+        "chance": {"kind": "random", "match": "mamba-copy", "datasets": ["coqa"]},
+    },
 }
 TOKEN = "hf_" + "Zk4" * 11  # of a hub's shape, and nobody's
 RUNS = {

@@ -30,6 +30,6 @@ def settling(backbone: Backbone, documents: Sequence[Document], batch_tokens: in
         count += int(real.sum())
         for n in every:
             equal[n] += int(((backbone.logits(hidden[n]).argmax(-1) == final) & real).sum())
-            likeness = F.cosine_similarity(hidden[n].float(), last.float(), dim=-1)
+            likeness = F.cosine_similarity(hidden[n].float(), last.float(), dim=-1).clamp(-1, 1)  # it may round above
             cosine[n] += float(likeness[real].double().sum())
     return [{"block": n, "share": equal[n] / count, "cosine": cosine[n] / count, "tokens": count} for n in every]
