@@ -36,7 +36,7 @@ CONFIG = {
     | {
         "mamba-propagate": None,
         "calm-decay": None,
-        "chance": {"kind": "random", "match": "mamba-copy", "datasets": ["coqa"]},
+        "chance": {"kind": "random", "match": "mamba-copy"},
     },
 }
 TOKEN = "hf_" + "Zk4" * 11  # of a hub's shape, and nobody's
