@@ -24,6 +24,6 @@ with runtime.job(snakemake) as log:
             answerer = answerer or job_inputs.answerer(params, files, snakemake.resources.mem_mb)
             answers[split] = generation.run(answerer, asked, journals[split])
         log.info("%s: %d answers", split, len(answers[split]))
+    dropped = pruning.metadata(job_inputs.dropped(params, files))
     for split, path in output.items():  # all at the end: a second Snakemake in the folder may take earlier ones away
-        dropped = pruning.metadata(job_inputs.dropped(params, files))
         records.write_table(answers[split], path, records.GENERATIONS, dropped)

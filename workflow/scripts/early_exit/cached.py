@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import imports, manifests
+from early_exit import imports, manifests, model_files
 from early_exit.files import InputError
 from early_exit.records import read_json
 
@@ -177,8 +177,5 @@ def _own_files(spec: Mapping[str, Any]) -> list[str]:
     """What every model has: its config, and its weights as their index lists them."""
     if spec["gguf"]:
         return [spec["gguf"]]
-    index = manifests.find(spec, "model.safetensors.index.json")
-    shards = (
-        sorted(set(read_json(index)["weight_map"].values())) if index and index.is_file() else ["model.safetensors"]
-    )
-    return ["config.json", *shards]
+    found = manifests.find(spec, "config.json")
+    return ["config.json", *(model_files.weights(found.parent) if found else [model_files.SINGLE])]

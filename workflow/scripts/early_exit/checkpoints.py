@@ -1,8 +1,8 @@
 """Where a training is, in a file beside its outputs, so that a killed one goes on instead of starting over.
 
-The file is no declared output (see `files.kept`). It is moved into place whole, read without
-running anything that is in it, and belongs to one training: its fingerprint is of all that determines the result.
-What does not fit is passed over, with a line in the log.
+The file is no declared output (see `files.kept`). It is moved into place whole, read without running anything that is
+in it, and belongs to one training: its fingerprint is of all that determines the result. What does not fit is passed
+over, with a line in the log.
 """
 
 import hashlib

@@ -32,8 +32,7 @@ def load(user: Mapping[str, Any], root: Path) -> dict[str, Any]:
 
     `user` is what config.yaml and the command line say, `root` the repository, where relative sources start. Beside
     the schema's keys every source has a `path`: where a local one lies, None for one on the hub. Keys that may be null
-    because they follow from others (name, revision, family, depth, parameters, exits, dtype,
-    thresholds) are filled.
+    because they follow from others (name, revision, family, depth, parameters, exits, dtype, thresholds) are filled.
     """
     config = merge_preset(user, root)
     config["name"] = config["name"] or config["preset"]

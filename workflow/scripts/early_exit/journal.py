@@ -1,9 +1,8 @@
 """The answers that a job has given so far, in a file beside its output, so that a killed one asks only for the others.
 
-The file is no declared output (see `files.kept`). It grows by a line for each answer, with
-a checksum before it, after a first line with the fingerprint of all that determines the answers (see `checkpoints`).
-What a killed job left half-written, and all after it, is cut off; a file of another fingerprint is passed over. Both
-are said in the log.
+The file is no declared output (see `files.kept`). It grows by a line for each answer, with a checksum before it, after
+a first line with the fingerprint of all that determines the answers (see `checkpoints`). What a killed job left
+half-written, and all after it, is cut off; a file of another fingerprint is passed over. Both are said in the log.
 """
 
 import json

@@ -7,10 +7,10 @@ caches, and other tokens that follow a first different one, are not in it. So it
 thresholds are chosen by, before they are tried.
 
 `budget` takes a curve, the expected share of FLOPs over one threshold for all exits, and what to aim at (`steering`).
-`per-exit` takes a vector of
-thresholds for each level: the cheapest found whose passes keep the full model's token in at least that share. It is
-chosen on one half of the calibration split's groups (conversations, in CoQA; elsewhere examples) and leaves the other
-half to `calibrate`, which may not see what a vector was fitted to (Pareto testing: arXiv 2210.07913).
+`per-exit` takes a vector of thresholds for each level: the cheapest found whose passes keep the full model's token in
+at least that share. It is chosen on one half of the calibration split's groups (conversations, in CoQA; elsewhere
+examples) and leaves the other half to `calibrate`, which may not see what a vector was fitted to (Pareto testing: arXiv
+2210.07913).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
