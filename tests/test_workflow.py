@@ -371,6 +371,11 @@ def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= most
 
 
+def test_the_report_s_menu_has_one_name_for_each_number():
+    found = {match for path in RULE_FILES for match in re.findall(r'"(\d)\. ([^"]+)"', path.read_text())}
+    assert len(found) >= 7 and len(dict(found)) == len(found)
+
+
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
     for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle", "calibration", "promise",

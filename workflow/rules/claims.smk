@@ -24,7 +24,7 @@ rule compare:
         policies=report(
             f"{R}/tables/policies.csv",
             caption="../../report/policies.rst",
-            category="4. All results",
+            category="5. All results",
             labels={"table": "all policies at equal compute", "format": "csv"},
         ),
     log:
