@@ -157,7 +157,6 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
         "full",
         "oracle",
         *(f"calm-{adapt}" for adapt in ("decay", "per-exit", "budget")),
-        "pruned-full-prompt",
         *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
     }
 

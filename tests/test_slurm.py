@@ -35,7 +35,7 @@ CONFIG = {
     "head_quality": {"seeds": 1},
     "thresholds": [0.9],
     "bootstrap": {"resamples": 20},
-    "policies": dict.fromkeys(["oracle", "pruned", "pruned-full-prompt", "calm-decay", "calm-per-exit",
+    "policies": dict.fromkeys(["oracle", "pruned", "calm-decay", "calm-per-exit",
                                "calm-budget", "calm-propagate", "ffn-skip", "ffn-propagate", "mamba-skip",
                                "mamba-propagate", "calm-copy", "ffn-copy", "mamba-copy"]),
     "resources": {"mem_mb": 2000},

@@ -28,7 +28,7 @@ CONFIG = {
     "pruning": {"documents": 2},
     "thresholds": [0.5, 0.9],
     "bootstrap": {"resamples": 50},
-    "policies": {"pruned": {"drop": [2, 4]}, "pruned-full-prompt": None}
+    "policies": {"pruned": {"drop": [2, 4]}}
     | {"oracle": {"datasets": ["coqa"]}}
     | {"pruned-greedy": {"kind": "pruned", "by": "one-by-one", "prompt": "full", "drop": [1], "datasets": ["coqa"]}}
     | {"self-speculative": {"kind": "self-speculative", "draft_tokens": [2], "datasets": ["coqa"]}}

@@ -45,10 +45,10 @@ EXPECTED = {
     "calibrate": 6,
     "promise": 1,
     "promise_figures": 1,
-    "generate": 66,
+    "generate": 60,
     "layer_costs": 2,
-    "count_flops": 66,
-    "score": 66,
+    "count_flops": 60,
+    "score": 60,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -63,7 +63,7 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
-    "policies": dict.fromkeys(["pruned", "pruned-full-prompt", "calm-skip", "calm-propagate", "ffn-skip",
+    "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip",
                                "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
                                "calm-per-exit", "calm-budget"]),
 }  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
 def test_all_policies_run_where_all_are_asked_for(tmp_path):
     """On six pairs each, also those that are held to one dataset by default."""
     counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
-    assert counts["generate"] == counts["score"] == 60 + 6 * 3 + 6 * 14
+    assert counts["generate"] == counts["score"] == 54 + 6 * 3 + 6 * 15
     assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
 
 
@@ -283,7 +283,7 @@ def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finishe
 
 
 def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
-    kept = {"full", "pruned", "pruned-full-prompt"}
+    kept = {"full", "pruned"}
     presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
     config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
     text = snakemake("--dry-run", folder=tmp_path, config=config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from early_exit import recurrence
 from early_exit.backbones import Backbone
 from early_exit.fills import Fill
 from early_exit.greedy import Greedy
@@ -115,7 +116,8 @@ def generate(
         if admitted:
             prefill(batch, admitted)
         else:
-            step(batch)
+            with recurrence.single_tokens():
+                step(batch)
         yield from batch.release_finished()
 
 

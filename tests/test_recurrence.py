@@ -1,0 +1,73 @@
+"""The Mamba-2 step of our own against the library's, which shares no code with it, and that mixers take it."""
+
+import pytest
+import torch
+from transformers import DynamicCache, Mamba2Config
+from transformers.models.mamba2 import modeling_mamba2 as library
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+from early_exit import recurrence
+
+pytestmark = pytest.mark.skipif(recurrence.HAS_KERNEL, reason="the library's own kernel is taken")
+
+
+def arguments(rows, heads, width, size, groups, dtype=torch.float32):
+    """What a mixer hands over, in its order, and by name."""
+    torch.manual_seed(rows)
+    spread = (heads, width)
+    return (
+        torch.randn(rows, heads, width, size),
+        torch.randn(rows, heads, width, dtype=dtype),
+        torch.randn(rows, heads, 1, dtype=dtype).expand(-1, -1, width),
+        -torch.rand(heads)[:, None, None].expand(-1, width, size),
+        torch.randn(rows, groups, size, dtype=dtype),
+        torch.randn(rows, groups, size, dtype=dtype),
+        torch.randn(heads, dtype=dtype)[:, None].expand(*spread),
+    ), {"z": None, "dt_bias": torch.randn(heads, dtype=dtype)[:, None].expand(*spread), "dt_softplus": True}
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 64, 32, 2), (7, 8, 16, 16, 8), (3, 6, 5, 4, 1)])
+def test_a_step_is_the_librarys(shape):
+    """Output and state, in double steps of float32's rounding."""
+    given, named = arguments(*shape)
+    states = given[0].clone(), given[0].clone()
+    theirs = library.mamba2_selective_state_update(states[0], *given[1:], **named)
+    ours = recurrence.advance(states[1], *given[1:], **named)
+    torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-5)
+    torch.testing.assert_close(*states, rtol=2e-6, atol=2e-5)
+
+
+def test_in_half_precision_it_is_the_step_of_the_same_numbers_in_float32():
+    """Sums are taken in float32, so only the output is rounded; the library rounds on the way."""
+    given, named = arguments(5, 4, 8, 16, 2, torch.bfloat16)
+    state, exact = given[0].clone(), given[0].clone()
+    out = recurrence.advance(state, *given[1:], **named)
+    wide = [part.float() for part in given[1:]]
+    expected = library.mamba2_selective_state_update(exact, *wide, **{**named, "dt_bias": named["dt_bias"].float()})
+    assert out.dtype == torch.bfloat16 and state.dtype == torch.float32
+    torch.testing.assert_close(state, exact, rtol=2e-6, atol=2e-5)
+    torch.testing.assert_close(out, expected.bfloat16(), rtol=2**-7, atol=2e-5)
+
+
+def test_mixers_take_it_for_single_tokens_only_while_told(monkeypatch):
+    config = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
+    mixer, taken = Mamba2Mixer(config, 0).eval(), []
+    monkeypatch.setattr(recurrence, "advance", lambda *given, **named: taken.append(1) or given[1])
+    made = library.mamba2_selective_state_update
+    with torch.inference_mode():
+        cache = DynamicCache(config=config)
+        mixer(torch.randn(2, 3, 16), cache_params=cache)
+        with recurrence.single_tokens():
+            mixer(torch.randn(2, 3, 16), cache_params=DynamicCache(config=config))
+            assert not taken  # a whole sequence goes through the scan
+            mixer(torch.randn(2, 1, 16), cache_params=cache)
+        assert taken == [1]
+        mixer(torch.randn(2, 1, 16), cache_params=cache)
+    assert taken == [1] and library.mamba2_selective_state_update is made
+
+
+def test_the_library_is_as_it_was_after_an_error():
+    made = library.mamba2_selective_state_update
+    with pytest.raises(ZeroDivisionError), recurrence.single_tokens():
+        raise ZeroDivisionError
+    assert library.mamba2_selective_state_update is made
