@@ -218,8 +218,8 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     b = b.view(-1, groups, size).repeat_interleave(mixer.num_heads // groups, dim=1)  # (rows, heads, state)
     dt = F.softplus(dt + mixer.dt_bias.to(dt.dtype))
     decay = torch.exp(dt.to(recurrent.dtype) * -torch.exp(mixer.A_log.to(recurrent.dtype)))
-    added = (dt[:, :, None] * b)[:, :, None] * x[..., None]
-    return window, (recurrent * decay[:, :, None, None] + added).to(recurrent.dtype)
+    added = (dt[:, :, None] * x)[..., None], b[:, :, None]  # (rows, heads, head_dim, 1) times (rows, heads, 1, state)
+    return window, torch.addcmul(recurrent * decay[:, :, None, None], *added).to(recurrent.dtype)
 
 
 def _convolve(mixer: nn.Module, window: Tensor, new: Tensor, used: int) -> tuple[Tensor, Tensor]:
