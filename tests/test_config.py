@@ -91,7 +91,7 @@ def test_presets_load(preset, schema):
     Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
     config = load(preset=preset)
     assert config["name"] == preset
-    assert len(layout.runs(config)) == 60 + 6  # on every pair, and adaptive thresholds on one dataset
+    assert len(layout.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
     for backbone in config["backbones"].values():
         assert len(backbone["exits"]) == 4
     assert json.loads(json.dumps(config)) == config

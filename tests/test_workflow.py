@@ -226,7 +226,7 @@ def test_without_promises_nothing_is_calibrated(tmp_path):
     promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
     config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
     counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
-    assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 66
+    assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 60
 
 
 def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
