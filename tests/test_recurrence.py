@@ -28,7 +28,7 @@ def arguments(rows, heads, width, size, groups, dtype=torch.float32):
 
 @pytest.mark.parametrize("shape", [(1, 4, 64, 32, 2), (7, 8, 16, 16, 8), (3, 6, 5, 4, 1)])
 def test_a_step_is_the_librarys(shape):
-    """Output and state, in double steps of float32's rounding."""
+    """Output and state, up to float32's rounding."""
     given, named = arguments(*shape)
     states = given[0].clone(), given[0].clone()
     theirs = library.mamba2_selective_state_update(states[0], *given[1:], **named)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from early_exit import recurrence
 from early_exit.state import AttentionState, RecurrentState
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     Args:
         normed: the mixer's input, (rows, hidden).
         window: the last inputs of the convolution, (rows, channels, kernel).
-        recurrent: (rows, heads, head_dim, state).
+        recurrent: (rows, heads, head_dim, state), a copy, which is changed.
     """
     inner, channels, groups, size = mixer.intermediate_size, mixer.conv_dim, mixer.n_groups, mixer.ssm_state_size
     bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[inner:]
@@ -214,12 +215,10 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
     window, x_b = _convolve(mixer, window, x_b_c, inner + groups * size)
     x, b = x_b.split([inner, groups * size], dim=-1)
 
-    x = x.view(-1, mixer.num_heads, mixer.head_dim)
-    b = b.view(-1, groups, size).repeat_interleave(mixer.num_heads // groups, dim=1)  # (rows, heads, state)
-    dt = F.softplus(dt + mixer.dt_bias.to(dt.dtype))
-    decay = torch.exp(dt.to(recurrent.dtype) * -torch.exp(mixer.A_log.to(recurrent.dtype)))
-    added = (dt[:, :, None] * x)[..., None], b[:, :, None]  # (rows, heads, head_dim, 1) times (rows, heads, 1, state)
-    return window, torch.addcmul(recurrent * decay[:, :, None, None], *added).to(recurrent.dtype)
+    x, b = x.view(-1, mixer.num_heads, mixer.head_dim), b.view(-1, groups, size)
+    rate = -torch.exp(mixer.A_log.to(recurrent.dtype))
+    recurrence.update(recurrent, x, dt, mixer.dt_bias, rate, b)
+    return window, recurrent
 
 
 def _convolve(mixer: nn.Module, window: Tensor, new: Tensor, used: int) -> tuple[Tensor, Tensor]:

@@ -37,13 +37,23 @@ def advance(
     Returns:
         (rows, heads, head_dim), in the number format of `x`.
     """
-    wide, per_group = state.dtype, state.shape[1] // into.shape[1]
-    b, c = (part.to(wide).repeat_interleave(per_group, dim=1) for part in (into, out_of))  # (rows, heads, state)
-    step = F.softplus(dt[..., 0].to(wide) + dt_bias[:, 0].to(wide))  # (rows, heads)
-    decay = torch.exp(step * decay_rate[:, 0, 0].to(wide))
-    state.mul_(decay[..., None, None]).addcmul_((x.to(wide) * step[..., None])[..., None], b[:, :, None])
+    wide = state.dtype
+    update(state, x, dt[..., 0], dt_bias[:, 0], decay_rate[:, 0, 0], into)
+    c = out_of.to(wide).repeat_interleave(state.shape[1] // out_of.shape[1], dim=1)  # (rows, heads, state)
     out = torch.matmul(state, c[..., None])[..., 0]
     return (out + x.to(wide) * skip.to(wide)).to(x.dtype)
+
+
+def update(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Tensor, into: Tensor) -> None:
+    """The state's part of a step, in place: it decays and takes a token in; nothing is read out.
+
+    `state`, `x` and `into` as in `advance`; dt (rows, heads), dt_bias and decay_rate (heads,).
+    """
+    wide = state.dtype
+    b = into.to(wide).repeat_interleave(state.shape[1] // into.shape[1], dim=1)  # (rows, heads, state)
+    step = F.softplus(dt.to(wide) + dt_bias.to(wide))  # (rows, heads)
+    state.mul_(torch.exp(step * decay_rate.to(wide))[..., None, None])
+    state.addcmul_((x.to(wide) * step[..., None])[..., None], b[:, :, None])
 
 
 @contextmanager
