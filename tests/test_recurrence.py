@@ -1,4 +1,4 @@
-"""The Mamba-2 step of our own against the library's, which shares no code with it, and that mixers take it."""
+"""The Mamba-2 steps of our own against the library's, which share no code with them, and that mixers take them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit import recurrence
 
-pytestmark = pytest.mark.skipif(recurrence.HAS_KERNEL, reason="the library's own kernel is taken")
+pytestmark = pytest.mark.skipif(any(recurrence.HAS_KERNEL.values()), reason="the library's own kernel is taken")
 
 
 def arguments(rows, heads, width, size, groups, dtype=torch.float32):
@@ -49,11 +49,44 @@ def test_in_half_precision_it_is_the_step_of_the_same_numbers_in_float32():
     torch.testing.assert_close(out, expected.bfloat16(), rtol=2**-7, atol=2e-5)
 
 
-def test_mixers_take_it_for_single_tokens_only_while_told(monkeypatch):
+@pytest.mark.parametrize("next_to_each_other", ["channels", "kernel"])
+@pytest.mark.parametrize("shape", [(1, 4, 4), (7, 12, 3), (3, 5, 2)])
+@pytest.mark.parametrize(("bias", "activation"), [(True, "silu"), (False, None)])
+def test_a_window_is_the_librarys(shape, bias, activation, next_to_each_other):
+    """Output and window, however the window lies in memory."""
+    rows, channels, kernel = shape
+    torch.manual_seed(rows)
+    window, new = torch.randn(rows, channels, kernel), torch.randn(rows, 1, channels).transpose(1, 2)
+    rest = torch.randn(channels, kernel), torch.randn(channels) if bias else None, activation
+    moved = window.clone()
+    expected = library.causal_conv1d_update(new, moved, *rest)
+    if next_to_each_other == "channels":
+        window = window.mT.contiguous().mT
+    torch.testing.assert_close(recurrence.convolve(new, window, *rest), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(window, moved)
+
+
+def test_a_window_in_half_precision():
+    torch.manual_seed(1)
+    window, new = torch.randn(3, 6, 4).bfloat16(), torch.randn(3, 6, 1).bfloat16()
+    weight, bias, moved = torch.randn(6, 4).bfloat16(), torch.randn(6).bfloat16(), window.clone()
+    expected = library.causal_conv1d_update(new, moved, weight, bias, "silu")
+    out = recurrence.convolve(new, window, weight, bias, "silu")
+    assert out.dtype == torch.bfloat16 and torch.equal(window, moved)
+    torch.testing.assert_close(out, expected, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("name", ["advance", "convolve"])
+def test_mixers_take_them_for_single_tokens_only_while_told(monkeypatch, name):
+    """By the name under which the library's mixers look them up."""
     config = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
-    mixer, taken = Mamba2Mixer(config, 0).eval(), []
-    monkeypatch.setattr(recurrence, "advance", lambda *given, **named: taken.append(1) or given[1])
-    made = library.mamba2_selective_state_update
+    mixer, taken, ours = Mamba2Mixer(config, 0).eval(), [], getattr(recurrence, name)
+    steps = [
+        (called, (lambda *given, **named: taken.append(1) or ours(*given, **named)) if step is ours else step, package)
+        for called, step, package in recurrence.STEPS
+    ]
+    monkeypatch.setattr(recurrence, "STEPS", steps)
+    made = {called: getattr(library, called) for called, _, _ in steps}
     with torch.inference_mode():
         cache = DynamicCache(config=config)
         mixer(torch.randn(2, 3, 16), cache_params=cache)
@@ -63,11 +96,11 @@ def test_mixers_take_it_for_single_tokens_only_while_told(monkeypatch):
             mixer(torch.randn(2, 1, 16), cache_params=cache)
         assert taken == [1]
         mixer(torch.randn(2, 1, 16), cache_params=cache)
-    assert taken == [1] and library.mamba2_selective_state_update is made
+    assert taken == [1] and all(getattr(library, called) is step for called, step in made.items())
 
 
 def test_the_library_is_as_it_was_after_an_error():
-    made = library.mamba2_selective_state_update
+    made = [getattr(library, called) for called, _, _ in recurrence.STEPS]
     with pytest.raises(ZeroDivisionError), recurrence.single_tokens():
         raise ZeroDivisionError
-    assert library.mamba2_selective_state_update is made
+    assert [getattr(library, called) for called, _, _ in recurrence.STEPS] == made

@@ -1,10 +1,10 @@
-"""One token through a Mamba-2 state, where no kernel is installed: what `mamba_ssm` has in Triton, in PyTorch.
+"""One token through a Mamba-2 mixer's states, where no kernel is installed: what mamba-ssm and causal-conv1d have, in
+PyTorch.
 
-The library's own fallback spells the decay out for every channel and state, though Mamba-2 has one number a head
-(arXiv 2405.21060, sec. 7.1), and goes over the state eight times. This goes over it three times. 192 rows of the
-embedded model (4 heads of 64, state 32), one thread of a small server: 32 and 3.0 ms a block; 8 rows of Codestral
-Mamba's block (128 heads of 64, state 128): 188 and 18 ms. Sums are taken in the state's number format, float32, as the
-kernel takes them.
+The library's own fallback for the recurrent state spells the decay out for every channel and state, though Mamba-2 has
+one number a head (arXiv 2405.21060, sec. 7.1), and goes over the state eight times; this goes over it three times. Its
+fallback for the convolution's window goes through a convolution over whole sequences; this adds the kernel's few taps
+up. Sums are taken in float32 at least, as the kernels take them.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.activations import ACT2FN
 from transformers.models.mamba2 import modeling_mamba2 as library
-
-NAME = "mamba2_selective_state_update"  # what the library's mixers call; tests hold that they still do
-HAS_KERNEL = find_spec("mamba_ssm") is not None
 
 
 def advance(
@@ -40,7 +38,8 @@ def advance(
     wide = state.dtype
     update(state, x, dt[..., 0], dt_bias[:, 0], decay_rate[:, 0, 0], into)
     c = out_of.to(wide).repeat_interleave(state.shape[1] // out_of.shape[1], dim=1)  # (rows, heads, state)
-    out = torch.matmul(state, c[..., None])[..., 0]
+    # As a row: the same product with a column takes torch five times as long.
+    out = torch.matmul(c[..., None, :], state.transpose(-1, -2))[..., 0, :]
     return (out + x.to(wide) * skip.to(wide)).to(x.dtype)
 
 
@@ -56,18 +55,50 @@ def update(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Te
     state.addcmul_((x.to(wide) * step[..., None])[..., None], b[:, :, None])
 
 
+def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """The library's call: the window moves on by a token, in place, and is convolved.
+
+    Args:
+        new: (rows, channels, 1).
+        window: the convolution's last inputs, (rows, channels, kernel); fastest where channels are next to each other.
+        weight, bias: (channels, kernel) and (channels,).
+        activation: its name.
+
+    Returns:
+        (rows, channels, 1), in the number format of `new`.
+    """
+    for k in range(window.shape[-1] - 1):
+        window[..., k] = window[..., k + 1]
+    window[..., -1] = new[..., 0]
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    taps = weight.T.to(wide).contiguous()  # (kernel, channels)
+    out = window[..., 0].to(wide) * taps[0]
+    for k, tap in enumerate(taps[1:], start=1):
+        out.addcmul_(window[..., k].to(wide), tap)
+    out = (out if bias is None else out + bias.to(wide)).to(weight.dtype)
+    return (out if activation is None else ACT2FN[activation](out))[..., None].to(new.dtype)
+
+
+# What the library's mixers call, what takes its place, and the package whose kernel they would take; tests hold the names.
+STEPS = (
+    ("mamba2_selective_state_update", advance, "mamba_ssm"),
+    ("causal_conv1d_update", convolve, "causal_conv1d"),
+)
+HAS_KERNEL = {name: find_spec(package) is not None for name, _, package in STEPS}
+
+
 @contextmanager
 def single_tokens() -> Iterator[None]:
-    """Meanwhile the library's Mamba-2 mixers take single tokens through `advance`, unless they have a kernel.
+    """Meanwhile the library's Mamba-2 mixers take single tokens through these steps, where they have no kernel.
 
     Outside the library is as it was made, so that its own `generate` stays something to compare with.
     """
-    if HAS_KERNEL:
-        yield
-        return
-    made = getattr(library, NAME)
-    setattr(library, NAME, advance)
+    made = {name: getattr(library, name) for name, _, _ in STEPS}
     try:
+        for name, step, _ in STEPS:
+            if not HAS_KERNEL[name]:
+                setattr(library, name, step)
         yield
     finally:
-        setattr(library, NAME, made)
+        for name, step in made.items():
+            setattr(library, name, step)

@@ -150,10 +150,13 @@ class RecurrentState(Rows):
         """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,))."""
         for index in self.layer_indices:
             layer = prompt.layers[index]
-            for states, filled in ((self.conv, layer.conv_states[0]), (self.recurrent, layer.recurrent_states[0])):
-                if index not in states:
-                    states[index] = filled.new_zeros(self.size, *filled.shape[1:])
-                states[index][slots] = filled[source]
+            conv, recurrent = layer.conv_states[0], layer.recurrent_states[0]
+            if index not in self.conv:
+                # Channels next to each other, as steps read them, and not the kernel's few entries.
+                self.conv[index] = conv.new_zeros(self.size, *conv.mT.shape[1:]).mT
+                self.recurrent[index] = recurrent.new_zeros(self.size, *recurrent.shape[1:])
+            self.conv[index][slots] = conv[source]
+            self.recurrent[index][slots] = recurrent[source]
         self.lengths[slots] = lengths
 
     def begin(self, count: int) -> None:
