@@ -79,7 +79,7 @@ def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, a
     return (out if activation is None else ACT2FN[activation](out))[..., None].to(new.dtype)
 
 
-# What the library's mixers call, what takes its place, and the package whose kernel they would take; tests hold the names.
+# What the library's mixers call, what takes its place, and the package that has a kernel; tests hold the names.
 STEPS = (
     ("mamba2_selective_state_update", advance, "mamba_ssm"),
     ("causal_conv1d_update", convolve, "causal_conv1d"),
