@@ -76,31 +76,59 @@ def test_a_window_in_half_precision():
     torch.testing.assert_close(out, expected, rtol=2**-6, atol=2**-6)
 
 
-@pytest.mark.parametrize("name", ["advance", "convolve"])
-def test_mixers_take_them_for_single_tokens_only_while_told(monkeypatch, name):
-    """By the name under which the library's mixers look them up."""
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 50])
+@pytest.mark.parametrize(("kernel", "bias", "activation"), [(4, True, "silu"), (2, False, None)])
+def test_a_sequence_is_the_librarys(length, kernel, bias, activation):
+    """Sequences shorter than the kernel, too."""
+    torch.manual_seed(length)
+    new = torch.randn(3, length, 10)[..., 2:8].transpose(1, 2)  # as mixers split it from a projection
+    rest = torch.randn(6, kernel), torch.randn(6) if bias else None, activation
+    expected = library.causal_conv1d_fn(new, *rest)
+    torch.testing.assert_close(recurrence.convolve_sequence(new, *rest), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sequence_in_half_precision():
+    torch.manual_seed(2)
+    new, weight, bias = torch.randn(2, 6, 9).bfloat16(), torch.randn(6, 4).bfloat16(), torch.randn(6).bfloat16()
+    exact = library.causal_conv1d_fn(new.float(), weight.float(), bias.float(), None)
+    out = recurrence.convolve_sequence(new, weight, bias, None)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, exact.bfloat16(), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths"), [("advance", [1]), ("convolve", [1]), ("convolve_sequence", [3])]
+)
+def test_mixers_take_them_only_while_told(monkeypatch, name, lengths):
+    """By the name under which the library's mixers look them up: for single tokens, or for sequences."""
     config = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
     mixer, taken, ours = Mamba2Mixer(config, 0).eval(), [], getattr(recurrence, name)
-    steps = [
-        (called, (lambda *given, **named: taken.append(1) or ours(*given, **named)) if step is ours else step, package)
-        for called, step, package in recurrence.STEPS
-    ]
+
+    def watched(*given, **named):
+        taken.append(1)
+        return ours(*given, **named)
+
+    steps = [(called, watched if step is ours else step, package) for called, step, package in recurrence.STEPS]
     monkeypatch.setattr(recurrence, "STEPS", steps)
     made = {called: getattr(library, called) for called, _, _ in steps}
+
+    def answer(length):
+        before = len(taken)
+        mixer(torch.randn(2, length, 16), cache_params=cache)
+        return len(taken) - before
+
     with torch.inference_mode():
         cache = DynamicCache(config=config)
-        mixer(torch.randn(2, 3, 16), cache_params=cache)
-        with recurrence.single_tokens():
-            mixer(torch.randn(2, 3, 16), cache_params=DynamicCache(config=config))
-            assert not taken  # a whole sequence goes through the scan
-            mixer(torch.randn(2, 1, 16), cache_params=cache)
-        assert taken == [1]
-        mixer(torch.randn(2, 1, 16), cache_params=cache)
-    assert taken == [1] and all(getattr(library, called) is step for called, step in made.items())
+        assert answer(3) == answer(1) == 0
+        with recurrence.ours():
+            cache = DynamicCache(config=config)
+            assert [length for length in (3, 1) if answer(length)] == lengths
+        assert answer(1) == 0
+    assert all(getattr(library, called) is step for called, step in made.items())
 
 
 def test_the_library_is_as_it_was_after_an_error():
     made = [getattr(library, called) for called, _, _ in recurrence.STEPS]
-    with pytest.raises(ZeroDivisionError), recurrence.single_tokens():
+    with pytest.raises(ZeroDivisionError), recurrence.ours():
         raise ZeroDivisionError
     assert [getattr(library, called) for called, _, _ in recurrence.STEPS] == made

@@ -1,9 +1,10 @@
 """Attention over cached rows that do not lie side by side, through the library's extension point for attention.
 
 Once rows have left a step, the keys and values of those that go on are scattered over the slots. On a CPU, bringing
-them together costs more than attention itself (0.9 against 6.0 ms for 8 of 16 rows of 600 positions in a block of
-SmolLM2's shape, one thread), so each query attends where its row lies, to its own positions only. A GPU would wait for
-the launches; there they are gathered.
+them together costs more than attention itself where rows are long: for 8 of 16 rows of 600 positions in a block of
+SmolLM2's shape, one thread, 1.6 against 0.9 ms. So there each query attends where its row lies, to its own positions
+only. Short rows are gathered (96 of 192 rows of 100 positions in a block of the embedded Transformer: 1.3 against 3.5
+ms), and all rows are on a GPU, which would wait for the launches.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "early_exit"  # as `attn_implementation`
+GATHERED_BYTES = 64 * 1024  # of a row's keys, at most; about even at 75 KiB, 1.2 times as long at 150
 
 
 @dataclass(frozen=True)

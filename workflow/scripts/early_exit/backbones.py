@@ -16,7 +16,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, manifests, model_files, products, runtime, structure
+from early_exit import attention, manifests, model_files, products, recurrence, runtime, structure
 from early_exit.records import InputError
 from early_exit.state import AttentionState, RecurrentState
 
@@ -119,10 +119,11 @@ class Backbone:
                        "attention_mask": _causal(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
         else:
             options = {"cache_params": cache}
-        for n, block in enumerate(self.blocks, 1):
-            hidden = block(hidden, **options)
-            if n in keep:
-                kept[n] = hidden
+        with recurrence.ours():
+            for n, block in enumerate(self.blocks, 1):
+                hidden = block(hidden, **options)
+                if n in keep:
+                    kept[n] = hidden
         return hidden, kept
 
     def new_prompt_cache(self) -> DynamicCache:

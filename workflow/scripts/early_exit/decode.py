@@ -113,10 +113,10 @@ def generate(
         # Prompts come in groups, once some slots are free: prefill is cheaper for many at once.
         free = slots - len(batch.running)
         admitted = _next_requests(waiting, free) if free >= ADMIT_AT * slots else []
-        if admitted:
-            prefill(batch, admitted)
-        else:
-            with recurrence.single_tokens():
+        with recurrence.ours():
+            if admitted:
+                prefill(batch, admitted)
+            else:
                 step(batch)
         yield from batch.release_finished()
 

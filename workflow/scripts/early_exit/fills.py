@@ -126,8 +126,7 @@ class PropagateMamba(Propagate):
     def advance(self, state, index, block, hidden, slots, positions):
         normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
         step = advance_mamba2 if hasattr(block.mixer, "num_heads") else advance_mamba1
-        window, recurrent = step(block.mixer, normed, state.conv[index][slots], state.recurrent[index][slots])
-        state.conv[index][slots], state.recurrent[index][slots] = window, recurrent
+        state.put(index, slots, *step(block.mixer, normed, *state.copies(index, slots)))
 
 
 class Deferred(Fill):

@@ -1,10 +1,10 @@
-"""One token through a Mamba-2 mixer's states, where no kernel is installed: what mamba-ssm and causal-conv1d have, in
-PyTorch.
+"""A Mamba-2 mixer's steps where no kernel is installed: what mamba-ssm and causal-conv1d have, in PyTorch.
 
 The library's own fallback for the recurrent state spells the decay out for every channel and state, though Mamba-2 has
 one number a head (arXiv 2405.21060, sec. 7.1), and goes over the state eight times; this goes over it three times. Its
-fallback for the convolution's window goes through a convolution over whole sequences; this adds the kernel's few taps
-up. Sums are taken in float32 at least, as the kernels take them.
+fallback for convolutions is torch's, which is made for many channels into each, and wants them apart from each other;
+this adds the kernel's few taps up. Sums are taken in float32 at least, as the kernels take them. What there is beside
+single tokens and convolutions, the scan of a whole sequence, stays the library's.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def update(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Te
 
 
 def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """The library's call: the window moves on by a token, in place, and is convolved.
+    """The library's call for one token: the window moves on by it, in place, and is convolved.
 
     Args:
         new: (rows, channels, 1).
@@ -70,26 +70,50 @@ def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, a
     for k in range(window.shape[-1] - 1):
         window[..., k] = window[..., k + 1]
     window[..., -1] = new[..., 0]
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    taps = weight.T.to(wide).contiguous()  # (kernel, channels)
-    out = window[..., 0].to(wide) * taps[0]
+    taps = _taps(weight)
+    out = window[..., 0].to(taps.dtype) * taps[0]
     for k, tap in enumerate(taps[1:], start=1):
-        out.addcmul_(window[..., k].to(wide), tap)
-    out = (out if bias is None else out + bias.to(wide)).to(weight.dtype)
-    return (out if activation is None else ACT2FN[activation](out))[..., None].to(new.dtype)
+        out.addcmul_(window[..., k].to(taps.dtype), tap)
+    return _activated(out, weight, bias, activation)[..., None].to(new.dtype)
+
+
+def convolve_sequence(
+    new: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **options
+) -> Tensor:
+    """The library's call for whole sequences: (rows, channels, T), what is before them taken as zeros, to the same.
+
+    Fastest where channels are next to each other, as projections leave them. The rest as in `convolve`.
+    """
+    taps, inputs = _taps(weight), new.mT
+    out = inputs.to(taps.dtype) * taps[-1]
+    for back, tap in enumerate(taps[:-1].flip(0), start=1):
+        out[:, back:].addcmul_(inputs[:, :-back].to(taps.dtype), tap)
+    return _activated(out, weight, bias, activation).mT.to(new.dtype)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """(kernel, channels), in float32 or better."""
+    return weight.T.to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
+
+
+def _activated(sums: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """Sums (..., channels) with their bias, in the weights' number format, through the activation."""
+    out = (sums if bias is None else sums + bias.to(sums.dtype)).to(weight.dtype)
+    return out if activation is None else ACT2FN[activation](out)
 
 
 # What the library's mixers call, what takes its place, and the package that has a kernel; tests hold the names.
 STEPS = (
     ("mamba2_selective_state_update", advance, "mamba_ssm"),
     ("causal_conv1d_update", convolve, "causal_conv1d"),
+    ("causal_conv1d_fn", convolve_sequence, "causal_conv1d"),
 )
 HAS_KERNEL = {name: find_spec(package) is not None for name, _, package in STEPS}
 
 
 @contextmanager
-def single_tokens() -> Iterator[None]:
-    """Meanwhile the library's Mamba-2 mixers take single tokens through these steps, where they have no kernel.
+def ours() -> Iterator[None]:
+    """Meanwhile the library's Mamba-2 mixers take these steps, where they have no kernel.
 
     Outside the library is as it was made, so that its own `generate` stays something to compare with.
     """
