@@ -137,7 +137,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(copy):
     """The copy after a run of the smallest config."""
-    (copy / "said.txt").write_text(snakemake("--cores", "2", folder=copy, config=SMALLEST, root=copy))
+    (copy / "said.txt").write_text(snakemake("--cores", "2", "--verbose", folder=copy, config=SMALLEST, root=copy))
     return copy
 
 
@@ -162,6 +162,13 @@ def test_what_the_run_takes_is_said_once_before_it_starts_and_where_it_is_asked_
     for _ in range(2):
         asked = snakemake("estimate", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
         assert asked.count("Estimate for stub") == 1 and "GB of disk" in asked
+
+
+def test_waiting_jobs_are_looked_at_once_for_each_that_ended(finished):
+    """And not every so often, by as many timers as jobs have ended."""
+    said = (finished / "said.txt").read_text()
+    ended = said.count("Finished jobid:")
+    assert ended > 20 and said.count("Ready jobs:") <= ended + 1
 
 
 def test_a_second_run_does_nothing(finished):
