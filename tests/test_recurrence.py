@@ -96,9 +96,7 @@ def test_a_sequence_in_half_precision():
     torch.testing.assert_close(out, exact.bfloat16(), rtol=2**-7, atol=2**-7)
 
 
-@pytest.mark.parametrize(
-    ("name", "lengths"), [("advance", [1]), ("convolve", [1]), ("convolve_sequence", [3])]
-)
+@pytest.mark.parametrize(("name", "lengths"), [("advance", [1]), ("convolve", [1]), ("convolve_sequence", [3])])
 def test_mixers_take_them_only_while_told(monkeypatch, name, lengths):
     """By the name under which the library's mixers look them up: for single tokens, or for sequences."""
     config = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
