@@ -16,6 +16,7 @@ rule adapt:
         f"{R}/logs/adapt/{{backbone}}/{{dataset}}/{{policy}}.log",
     benchmark:
         f"{R}/benchmarks/adapt/{{backbone}}/{{dataset}}/{{policy}}.tsv"
+    priority: 50
     conda:
         MODEL_ENV
     threads: config["threads"]

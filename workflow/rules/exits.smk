@@ -41,6 +41,7 @@ rule train_heads:
         f"{R}/logs/train_heads/{{backbone}}/{{recipe}}.log",
     benchmark:
         f"{R}/benchmarks/train_heads/{{backbone}}/{{recipe}}.tsv"
+    priority: 100  # most runs wait for it
     conda:
         MODEL_ENV
     threads: config["threads"]

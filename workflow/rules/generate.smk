@@ -30,6 +30,7 @@ rule generate:
         f"{R}/logs/generate/{PART}.log",
     benchmark:
         f"{R}/benchmarks/generate/{PART}.tsv"
+    priority: 50  # before short jobs, which else leave the last of these alone on the machine
     conda:
         MODEL_ENV
     threads: config["threads"]

@@ -21,6 +21,7 @@ rule calibrate:
         f"{R}/logs/calibrate/{{backbone}}/{{dataset}}.log",
     benchmark:
         f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}.tsv"
+    priority: 50  # before scores: the longest figures wait for it
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -54,6 +55,7 @@ rule promise:
         f"{R}/logs/promise.log",
     benchmark:
         f"{R}/benchmarks/promise.tsv"
+    priority: 50
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -92,6 +94,7 @@ rule promise_figures:
         f"{R}/logs/promise_figures.log",
     benchmark:
         f"{R}/benchmarks/promise_figures.tsv"
+    priority: 50
     conda:
         "../../envs/plot.yaml"
     threads: 1

@@ -31,7 +31,8 @@ def blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
         own, sets = scores[scores["backbone"] == backbone], chosen[chosen["backbone"] == backbone]
         one = own[own["by"] == "block-influence"]
         influence.plot(one["block"], one["score"], "-o", color=LOOKS[0][0])
-        influence.set(yscale="log", xlabel="block", title=f"{backbone}: block influence (1 - cosine)")
+        influence.set(yscale="log", xlabel="block", title="block influence (1 - cosine)")
+        influence.set_ylabel(backbone, fontweight="bold")
         _angles(angle, own[own["by"] == "angular"], sorted(sets["dropped"].unique()))
         _map(gone, sets, dict(own[own["by"] == "one-by-one"].groupby("dropped")["score"].min()), one["block"].max())
     return figure
