@@ -57,8 +57,8 @@ def policies(standings: pd.DataFrame, dataset: str) -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel(f"{name}, minus the full model's")
     unit = "questions" if counts["groups"] == counts["examples"] else f"questions in {counts['groups']} conversations"
-    figure.suptitle(f"{dataset}: what policies lose at equal compute\n"
-                    f"{counts['examples']} {unit}, 95 % intervals; –: does not save that much")  # fmt: skip
+    figure.suptitle(f"{dataset}: what policies lose at equal compute\n{counts['examples']} {unit}, 95 % intervals; "
+                    "–: every setting saves less, or every one more")  # fmt: skip
     return figure
 
 
