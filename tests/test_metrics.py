@@ -231,6 +231,18 @@ def test_rouge_l(text, reference, score):
     assert metrics.rouge_l(text, reference) == pytest.approx(score)
 
 
+def test_rouge_brings_no_more_than_it_needs_and_hides_nothing_afterwards():
+    """In a process of its own: what it would import stays away, and can be imported behind it."""
+    code = """
+import sys
+from early_exit import metrics
+assert metrics.rouge_l("a b", "a c") == 0.5
+assert "nltk" in sys.modules and not {"scipy", "sklearn"} & sys.modules.keys()
+import scipy.stats, sklearn.metrics
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(metrics.__file__).parents[1])
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc"), max_size=6))
 def test_rouge_l_is_the_longest_common_subsequence(left, right):
     """Brute force: of all subsequences of one text the longest that is one of the other, over the mean length."""

@@ -17,6 +17,7 @@ files, and CHANGELOG.md says why.
 
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -202,6 +203,14 @@ def _bleu():
 @cache
 def _rouge(*kinds: str):
     """Without stemming; `rougeL` takes a text as one sentence, `rougeLsum` its lines as sentences."""
-    from rouge_score.rouge_scorer import RougeScorer
+    # rouge-score imports all of nltk for a stemmer, and nltk these where it finds them, for what is not used here: most
+    # of the time that a job takes to score a hundred answers. It does without what it does not find.
+    hidden = {"scipy", "sklearn"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
     return RougeScorer(list(kinds))
