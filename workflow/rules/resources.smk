@@ -58,12 +58,13 @@ def refuse_what_is_missing():
 
 
 def start_jobs_as_they_come():
-    """Lifts Snakemake's limit on how many jobs start in a while, which is for clusters and is always there.
+    """Lifts Snakemake's limit on how many jobs start in a while, which is for clusters, unless somebody asked for one.
 
     For each job that ended it looks at all waiting ones anew every such while, for the rest of the run: after 200 jobs,
     two fifths of a core (Snakemake 9.27.1, every 3 seconds; its pull request 3744).
     """
-    if workflow.local_exec:
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if workflow.local_exec and (limit.max_jobs, limit.timespan) == (100, 1):  # the default, which no option takes away
         workflow.scheduler.job_rate_limiter = None
 
 

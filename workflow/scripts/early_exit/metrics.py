@@ -203,8 +203,8 @@ def _bleu():
 @cache
 def _rouge(*kinds: str):
     """Without stemming; `rougeL` takes a text as one sentence, `rougeLsum` its lines as sentences."""
-    # rouge-score imports all of nltk for a stemmer, and nltk these where it finds them, for what is not used here: most
-    # of the time that a job takes to score a hundred answers. It does without what it does not find.
+    # rouge-score imports all of nltk for a stemmer, and nltk these where it finds them, for what is not used here: over
+    # a second of the three that a job of a few hundred answers takes. It does without what it does not find.
     hidden = {"scipy", "sklearn"} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(hidden))
     try:

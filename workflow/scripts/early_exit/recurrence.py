@@ -2,9 +2,9 @@
 
 The library's own fallback for the recurrent state spells the decay out for every channel and state, though Mamba-2 has
 one number a head (arXiv 2405.21060, sec. 7.1), and goes over the state eight times; this goes over it three times. Its
-fallback for convolutions is torch's, which is made for many channels into each, and wants them apart from each other;
-this adds the kernel's few taps up. Sums are taken in float32 at least, as the kernels take them. What there is beside
-single tokens and convolutions, the scan of a whole sequence, stays the library's.
+fallback for convolutions is torch's general one; this adds the kernel's few taps up. Sums are taken in float32 at
+least, as the kernels take them. What there is beside single tokens and convolutions, the scan of a whole sequence,
+stays the library's.
 """
 
 from collections.abc import Iterator

@@ -223,10 +223,8 @@ class RecurrentState(Rows):
 
     def _lend(self, index: int) -> tuple[Tensor, Tensor]:
         if index not in self._lent:
-            if self._wave is not None:
-                self._lent[index] = self.copies(index, self.slots[self._wave])
-            elif self.prefix is None:
-                self._lent[index] = self.copies(index, self.slots)
+            if self.prefix is None or self._wave is not None:
+                self._lent[index] = self.copies(index, self.slots if self._wave is None else self.slots[self._wave])
             else:
                 self._lent[index] = self.conv[index][: self.prefix], self.recurrent[index][: self.prefix]
         return self._lent[index]
