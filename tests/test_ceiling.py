@@ -5,7 +5,7 @@ import torch
 from engine import Forced, Length, prompts, requests_for, run
 
 from early_exit import backbones, ceiling, fills, replay
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 
 def full_answers(backbone, some):

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import cells, compare, figures, forest, records, uncertainty
-from early_exit.records import InputError
+from early_exit import cells, compare, figures, forest, uncertainty
+from early_exit.base import records
+from early_exit.base.errors import InputError
 
 BOOTSTRAP = {"seed": 1, "resamples": 400}
 POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head",

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from early_exit import config as module
 from early_exit import layout, policy_kinds
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ["tiny", "small", "paper"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import backbones, distill
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 EXITS = [2, 3, 4, 5]
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)

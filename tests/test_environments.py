@@ -173,12 +173,12 @@ def imported(words: set[str], files: list[Path]) -> set[str]:
         waiting = [part for part in waiting if part not in reached]
         words = words.union(*(part[1] for part in reached))
         packages = packages.union(*(part[2] for part in reached))
-    outside = packages - set(sys.stdlib_module_names) - {imports.PACKAGE.name}
+    outside = packages - set(sys.stdlib_module_names) - set(imports.PACKAGES)
     return {normal(OWNERS[package][0]) for package in outside}
 
 
 def modules_of(script: Path) -> list[Path]:
-    return [SCRIPTS / f"{imports.PACKAGE.name}/{name}.py" for name in imports.modules(script)]
+    return [path for name in imports.modules(script) if (path := imports._path(name))]
 
 
 @pytest.mark.parametrize("rule", [rule for rule, (script, _) in JOBS.items() if script])

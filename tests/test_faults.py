@@ -7,8 +7,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from early_exit import datasets, generation, manifests, pruning, records, shards
-from early_exit.journal import Journal
+from early_exit import datasets, generation, manifests, pruning, shards
+from early_exit.base import records
+from early_exit.base.journal import Journal
 
 TINY = ROOT / "workflow/resources/tiny"
 PRUNED = {"kind": "pruned", "by": "last", "drop": [2, 6], "prompt": "pruned"}

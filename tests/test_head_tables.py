@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import backbones, distill, figures, head_figures, head_outputs, head_tables, heads, records, training
-from early_exit.records import InputError
+from early_exit import backbones, distill, figures, head_figures, head_outputs, head_tables, heads, training
+from early_exit.base import records
+from early_exit.base.errors import InputError
 
 EXITS, DEPTH = [2, 4, 5], 6
 DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},

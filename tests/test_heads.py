@@ -15,7 +15,8 @@ from transformers.models.mamba import modeling_mamba
 
 from early_exit import confidences, head_sources, heads, manifests, state
 from early_exit import config as config_module
-from early_exit.records import InputError, read_json, write_json
+from early_exit.base.errors import InputError
+from early_exit.base.records import read_json, write_json
 
 HIDDEN = 32
 SHAPE = {"head_dim": 8, "state_size": 8, "chunk_size": 8}

@@ -20,8 +20,9 @@ import pytest
 import small
 from conftest import ROOT
 
-from early_exit import files, manifests, records
-from early_exit.files import InputError
+from early_exit import manifests
+from early_exit.base import files, records
+from early_exit.base.errors import InputError
 
 HEADS = f"{small.HEADS}/heads.safetensors"
 FULL = small.RUN.replace("calm-propagate", "full") + "/test.parquet"
@@ -29,7 +30,7 @@ ANSWERS, SCORES = f"{small.RUN}/test.parquet", f"{small.RUN}/scores.parquet"
 JOURNAL = files.kept(ANSWERS)
 LOG = f"{small.RESULTS}/logs/generate/tiny-transformer/triviaqa/calm-propagate.log"
 PRODUCTS = (HEADS, f"{small.HEADS}/training.csv", FULL, ANSWERS, SCORES)
-GENERATING = ("early_exit.journal", "Journal.add")
+GENERATING = ("early_exit.base.journal", "Journal.add")
 WAIT = 120  # seconds, for what takes a few
 
 
@@ -190,7 +191,7 @@ mount -t tmpfs -o size={size} none {place}
 {run} >first.txt 2>&1 && exit 9
 ls -A {place} >left.txt
 mount -o remount,size=1m {place}
-INTERRUPT='early_exit.journal Journal.add 0 0 calls' PYTHONPATH={hook} {run} >second.txt 2>&1 || exit 8
+INTERRUPT='early_exit.base.journal Journal.add 0 0 calls' PYTHONPATH={hook} {run} >second.txt 2>&1 || exit 8
 cp -r {place} kept
 """
 
@@ -214,7 +215,8 @@ def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
 
 def fill(folder: Path) -> None:
     """Every kind of writer on a full disk; run in a file system of its own."""
-    from early_exit import checkpoints, heads, journal
+    from early_exit import heads
+    from early_exit.base import journal, resume
 
     made = heads.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
     backbone = dict.fromkeys(("name", "source", "revision", "sha256")) | {"config": {"hidden_size": 64}}
@@ -226,7 +228,7 @@ def fill(folder: Path) -> None:
         "table.csv": lambda path: records.write_csv(frame, path),
         "value.json": lambda path: records.write_json(frame["key"].tolist(), path),
         "heads.safetensors": lambda path: heads.save(made, {}, backbone, [1], {}, path, folder / "manifest.json"),
-        "heads.partial": lambda path: checkpoints.Checkpoint(path, "f", 0).save(made.state_dict()),
+        "heads.partial": lambda path: resume.Checkpoint(path, "f", 0).save(made.state_dict()),
         "test.partial": lambda path: journal.Journal(path, "f" * 9000, 1),
     }.items():
         with pytest.raises(InputError, match=f"{name}: no space left on device; free some .* and run again$"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import metrics
-from early_exit.records import METRICS
+from early_exit.base.records import METRICS
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 

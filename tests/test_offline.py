@@ -16,7 +16,7 @@ import small
 from conftest import ROOT
 
 from early_exit import cached, model_files, sources
-from early_exit.files import InputError
+from early_exit.base.errors import InputError
 
 TINY = ROOT / "workflow/resources/tiny"
 REPOSITORIES = {"models/we/tiny": TINY / "transformer", "datasets/we/quiz": TINY / "triviaqa",

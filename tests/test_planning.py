@@ -16,7 +16,7 @@ from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
 from early_exit import backbones, confidences, costs, fills, heads, planning, replay
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 

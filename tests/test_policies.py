@@ -19,8 +19,8 @@ from reference import Schedule
 from reference import decode as slow_decode
 
 from early_exit import backbones, confidences, decode, fills, forced, memory
+from early_exit.base.errors import InputError
 from early_exit.confidences import UNTRAINED
-from early_exit.records import InputError
 
 DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
 PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]

@@ -9,7 +9,7 @@ import pytest
 from test_compare import BOOTSTRAP, make_rows
 
 from early_exit import cells, compare, figures, policy_figures
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 SPECS = {  # kind, head, state fill, how it adapts, what it matches
     "full": ("full", "", "", "", ""),

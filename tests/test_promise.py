@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from test_figures import make_results
 
-from early_exit import calibrate, promise, promise_figures, records, risks
+from early_exit import calibrate, promise, promise_figures, risks
+from early_exit.base.errors import InputError
 
 PROMISE = {"risk": "disagreement", "method": "learn-then-test", "epsilon": 0.2, "delta": 0.1}
 MEAN = PROMISE | {"method": "conformal-risk-control"}
@@ -96,7 +97,7 @@ def test_another_dataset_is_tested_on_whole_and_by_the_same_policy_alone():
     assert moved["exceeds"] == moved["exceeds_pool"] == 1 and moved["risk_mean"] == moved["risk_low"] == 0.75
     back = table.loc["p", "coqa", "triviaqa"]
     assert back["exceeds"] == 0 and (back["calibration_units"], back["test_units"]) == (40, 200)
-    with pytest.raises(records.InputError, match=r"run at 0\.7 on one dataset and not on another"):
+    with pytest.raises(InputError, match=r"run at 0\.7 on one dataset and not on another"):
         observed(easy, make_pool([0], dataset="coqa"))
 
 
@@ -137,7 +138,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     assert pool.sample.flops_full.sum(axis=0).tolist() == [4 * 16 + 4 * 32] * 2
     assert pool.is_calibration.tolist() == [True] * 4 + [False] * 4 and pool.labels["head"] == ""
     tested["full"] = tested["full"].iloc[1:]
-    with pytest.raises(records.InputError):
+    with pytest.raises(InputError):
         list(promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}}))
 
 
@@ -185,7 +186,7 @@ def test_the_figure_of_a_calibration_shows_risks_bounds_and_what_was_chosen(foun
     assert tops == pytest.approx([100 * bound for bound in bounds])
     assert rings(figure.axes[2]) == []
     assert figure.get_suptitle() == "tiny-transformer, one: disagreement of at most 20 %, with 90 % probability"
-    with pytest.raises(records.InputError, match="promise two"):
+    with pytest.raises(InputError, match="promise two"):
         promise_figures.calibration(rows, make_results(), "tiny-transformer", "two")
 
 

@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from early_exit import backbones, block_scores, figures, policies, pruning, pruning_figures
+from early_exit.base.errors import InputError
 from early_exit.distill import Document
 from early_exit.fills import Fill
 from early_exit.generation import Plan, _answer
-from early_exit.records import InputError
 
 DEPTH = 6
 NEW_TOKENS = 8

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from test_config import load
 from test_scoring import answer, examples
 
-from early_exit import backbones, manifests, provenance, redaction, runtime
-from early_exit.records import InputError
+from early_exit import backbones, manifests, provenance
+from early_exit.base import job as runtime
+from early_exit.base import redaction
+from early_exit.base.errors import InputError
 from early_exit.scoring import score_run
 
 TINY = ROOT / "workflow/resources/tiny/transformer"
@@ -174,7 +176,7 @@ def test_a_token_of_any_shape_is_struck_out_if_the_environment_names_it(monkeypa
 def test_a_job_that_fails_says_no_token_in_its_log_nor_on_the_terminal(tmp_path):
     code = (
         "import os, sys; from types import SimpleNamespace; from early_exit import runtime\n"
-        "with runtime.job(SimpleNamespace(log=[sys.argv[1]], output=[], rule='r')) as log:\n"
+        "with runtime.logged(SimpleNamespace(log=[sys.argv[1]], output=[], rule='r')) as log:\n"
         "    log.warning('a header: %s', os.environ['HF_TOKEN'])\n"
         "    raise RuntimeError('401: ' + os.environ['HF_TOKEN'])\n"
     )
@@ -190,7 +192,7 @@ def test_an_error_of_the_user_s_making_says_none_either(tmp_path, capsys):
     handlers, level = logging.root.handlers[:], logging.root.level
     job = SimpleNamespace(log=[tmp_path / "log"], output=[], rule="fetch")
     try:
-        with pytest.raises(SystemExit) as caught, runtime.job(job):
+        with pytest.raises(SystemExit) as caught, runtime.logged(job):
             raise InputError(f"refused: {TOKEN}")
     finally:
         logging.root.handlers, logging.root.level, sys.excepthook = handlers, level, sys.__excepthook__

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from early_exit import metrics, records
+from early_exit import metrics
+from early_exit.base import records
+from early_exit.base.errors import InputError
 from early_exit.scoring import score_run
 
 SCRIPT = Path(__file__).parents[1] / "workflow" / "scripts" / "score.py"
@@ -92,15 +94,15 @@ def test_equal_answers_to_an_example_are_scored_once(monkeypatch):
 
 
 def test_what_does_not_belong_together_is_named():
-    with pytest.raises(records.InputError, match="example y of this run is not in the dataset"):
+    with pytest.raises(InputError, match="example y of this run is not in the dataset"):
         score_run(RUN, FULL, examples("x"), kind="triviaqa")
-    with pytest.raises(records.InputError, match="example y of this run is not in the full model's run"):
+    with pytest.raises(InputError, match="example y of this run is not in the full model's run"):
         score_run(RUN, FULL[:1], examples("x", "y"), kind="triviaqa")
-    with pytest.raises(records.InputError, match="example x is in the full model's run more than once"):
+    with pytest.raises(InputError, match="example x is in the full model's run more than once"):
         score_run(RUN, pd.concat([FULL, FULL]), examples("x", "y"), kind="triviaqa")
-    with pytest.raises(records.InputError, match="example y: no reference answers"):
+    with pytest.raises(InputError, match="example y: no reference answers"):
         score_run(RUN, FULL, examples("x", "y", references=()), kind="triviaqa")
-    with pytest.raises(records.InputError, match="example y: no reference answers"):
+    with pytest.raises(InputError, match="example y: no reference answers"):
         score_run(RUN, FULL, examples("x", "y"), kind="truthfulqa")
 
 

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 from test_faults import run
 
-from early_exit import records, shards
+from early_exit import shards
+from early_exit.base import records
+from early_exit.base.errors import InputError
 
 
 def make_examples(groups):
@@ -34,7 +36,7 @@ def test_an_answer_in_two_parts_is_an_error_that_says_what_to_delete():
     one = pd.DataFrame({"example_id": ["a", "b"], "threshold": [0.5, 0.5]})
     two = pd.DataFrame({"example_id": ["a", "b"], "threshold": [0.9, 0.9]})
     assert shards.join([two, one])["threshold"].tolist() == [0.5, 0.9, 0.5, 0.9]
-    with pytest.raises(records.InputError, match="example b is in two shards; delete the run's folder shards"):
+    with pytest.raises(InputError, match="example b is in two shards; delete the run's folder shards"):
         shards.join([one, two.assign(threshold=[0.9, 0.5])])
 
 

@@ -13,9 +13,9 @@ from reference import decode as slow_decode
 from test_generation import SHAPES, PeakMemory
 
 from early_exit import backbones, decode, exit_policies, generation, memory, speculate
+from early_exit.base.errors import InputError
 from early_exit.costs import cost_table, flops, generation_flops
 from early_exit.draft_costs import round_flops
-from early_exit.records import InputError
 
 DEPTH = 6
 NEW_TOKENS = 12

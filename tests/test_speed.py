@@ -12,7 +12,7 @@ from test_workflow import jobs, snakemake
 
 from early_exit import backbones, costs, fills, heads, speed, speed_cases, speed_figures
 from early_exit import config as config_module
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 from early_exit.speed import Answer, Case
 from early_exit.speed_plan import plan
 from early_exit.stopping import StopRule

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from early_exit import tables, uncertainty
-from early_exit.records import COMPARISON, METRICS, RESULTS_COLUMNS, InputError
+from early_exit.base.errors import InputError
+from early_exit.base.records import COMPARISON, METRICS, RESULTS_COLUMNS
 
 BOOTSTRAP = {"seed": 1, "resamples": 200}
 DEPTH = 16

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from test_distill import EXITS, documents
 from torch.nn import functional as F
 
-from early_exit import backbones, checkpoints, confidences, decode, distill, fills, head_kinds, heads, training
-from early_exit.records import InputError
+from early_exit import backbones, confidences, decode, distill, fills, head_kinds, heads, training
+from early_exit.base import resume
+from early_exit.base.errors import InputError
 
 OPTIONS = {"label": "exit-in-oracle-topk", "k": 1, "exit_weights": "linear", "class_balance": "none", "seed": 3,
            "optimiser": "schedulefree-adamw", "learning_rate": 0.01, "epochs": 4, "max_training_tokens": None,
@@ -257,7 +258,7 @@ RESUMED = {"calm": {"kind": "calm"}, "slim": SLIM, "mine": {"kind": "forgetful"}
 
 def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
     """Train with a checkpoint after every step; the bytes of the heads, and the curve."""
-    checkpoint = checkpoints.Checkpoint(f"{folder}/.training.partial", fingerprint, seconds)
+    checkpoint = resume.Checkpoint(f"{folder}/.training.partial", fingerprint, seconds)
     options = {"epochs": 2, "class_balance": "balanced", **changes}
     made, curve = trained(make_random_model("mistral"), RESUMED, documents(30), checkpoint, **options)
     save_file(made.state_dict(), f"{folder}/heads.safetensors")
@@ -295,7 +296,7 @@ def test_adamw_goes_on_as_well(tmp_path, monkeypatch):
     (tmp_path / "whole").mkdir()
     whole = run_with_checkpoint(tmp_path / "whole", seconds=math.inf, optimiser="adamw")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.Checkpoint, "is_due", stop_at_the_third)
+        patch.setattr(resume.Checkpoint, "is_due", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             run_with_checkpoint(tmp_path, optimiser="adamw")
     assert run_with_checkpoint(tmp_path, optimiser="adamw") == whole
@@ -313,7 +314,7 @@ def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path
     assert run_with_checkpoint(tmp_path, fingerprint="other") == whole
     path = tmp_path / ".training.partial"
     kept = path.read_bytes()
-    assert checkpoints.Checkpoint(path, "same", 0.0).load() is None
+    assert resume.Checkpoint(path, "same", 0.0).load() is None
     assert "is of other settings, code or data; training starts over" in caplog.text
 
     class Evil:
@@ -325,11 +326,11 @@ def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path
     for broken in (b"", b"rubbish", kept[: len(kept) // 2], bytes(flipped), pickle.dumps(Evil())):
         caplog.clear()
         path.write_bytes(broken)
-        assert checkpoints.Checkpoint(path, "other", 0.0).load() is None
+        assert resume.Checkpoint(path, "other", 0.0).load() is None
         assert "cannot be read" in caplog.text and caplog.text.count("\n") == 1
     assert not (tmp_path / "ran").exists()
     path.write_bytes(kept)
-    assert checkpoints.Checkpoint(path, "other", 0.0).load()["step"] == whole[1][-1]["step"] - 1
+    assert resume.Checkpoint(path, "other", 0.0).load()["step"] == whole[1][-1]["step"] - 1
 
 
 def test_a_checkpoint_that_does_not_fit_changes_nothing(whole, tmp_path, monkeypatch):
@@ -342,20 +343,20 @@ def test_a_fingerprint_is_of_contents_and_settings(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files, settings = [tmp_path / "a", tmp_path / "b"], {"k": 1, "weights": [0.1, 0.2]}
-    of_these = checkpoints.fingerprint(files, settings)
-    assert of_these == checkpoints.fingerprint(files[::-1], dict(reversed(settings.items())))
-    assert of_these != checkpoints.fingerprint(files, settings | {"k": 2})
-    assert of_these != checkpoints.fingerprint(files[:1], settings)
+    of_these = resume.fingerprint(files, settings)
+    assert of_these == resume.fingerprint(files[::-1], dict(reversed(settings.items())))
+    assert of_these != resume.fingerprint(files, settings | {"k": 2})
+    assert of_these != resume.fingerprint(files[:1], settings)
     (tmp_path / "a").touch()
-    assert of_these == checkpoints.fingerprint(files, settings)
+    assert of_these == resume.fingerprint(files, settings)
     (tmp_path / "a").write_text("edited")
-    assert of_these != checkpoints.fingerprint(files, settings)
+    assert of_these != resume.fingerprint(files, settings)
 
 
 def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
-    checkpoint = checkpoints.Checkpoint(tmp_path / ".training.partial", "f", 30.0)
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    checkpoint = resume.Checkpoint(tmp_path / ".training.partial", "f", 30.0)
     assert not checkpoint.is_due()
     now[0] = 130.0
     assert checkpoint.is_due()

@@ -8,8 +8,8 @@ from engine import Length
 from test_speed import Silent, clock_of
 
 from early_exit import wallclock
+from early_exit.base.errors import InputError
 from early_exit.decode import Generation
-from early_exit.records import InputError
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip

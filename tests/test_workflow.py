@@ -335,21 +335,23 @@ def test_an_edited_source_is_fetched_again(finished):
 
 
 def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "PACKAGE", tmp_path / "early_exit")
-    imports.PACKAGE.mkdir()
-    for name, text in {"a": "from early_exit.b import x", "b": "import early_exit.c", "c": "import os", "d": "",
-                       "e": "if TYPE_CHECKING:\n    from early_exit import d"}.items():  # fmt: skip
-        (imports.PACKAGE / f"{name}.py").write_text(text)
+    monkeypatch.setattr(imports, "SCRIPTS", tmp_path)
+    files = {"a": "from early_exit.room.b import x", "room/__init__": "from early_exit import late",
+             "room/b": "import early_exit.c", "c": "import os", "d": "", "late": ""}  # fmt: skip
+    for name, text in {"__init__": "", **files}.items():
+        path = tmp_path / f"early_exit/{name}.py"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
     script = tmp_path / "script.py"
-    script.write_text("def late():\n    from early_exit import a, e\n")
-    assert imports.modules(script) == ["a", "b", "c", "e"]
+    script.write_text("def late():\n    from early_exit import a\n")
+    of_a = ["a", "c", "late", "room", "room.b"]
+    assert imports.modules(script) == ["early_exit", *(f"early_exit.{name}" for name in of_a)]
     before = imports.digest(script)
-    imports._content_digest.cache_clear()
-    (imports.PACKAGE / "d.py").write_text("x = 1")
-    assert imports.digest(script) == before
-    (imports.PACKAGE / "c.py").write_text("import sys")
-    imports._content_digest.cache_clear()
-    assert imports.digest(script) != before
+    for name, changes in (("d", False), ("c", True), ("room/__init__", True)):
+        (tmp_path / f"early_exit/{name}.py").write_text(f"import sys  # {name}")
+        imports._content_digest.cache_clear()
+        assert (imports.digest(script) != before) == changes
+        before = imports.digest(script)
 
 
 def rules() -> dict[str, str]:

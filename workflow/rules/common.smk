@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import cached, imports, layout, policy_kinds, redaction
+from early_exit import cached, imports, layout, policy_kinds
+from early_exit.base import redaction
 from early_exit.config import load
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 # With the package `kernels` installed, transformers would fetch code from the hub and run it.
 os.environ.update(USE_HUB_KERNELS="NO")

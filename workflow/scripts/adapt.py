@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import backbones, exit_policies, planning, policy_kinds, records, replay, runtime
+from early_exit import backbones, exit_policies, planning, policy_kinds, replay
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, files, policy = snakemake.params, snakemake.input, snakemake.params.policy
     examples = records.read_table(files.data, records.EXAMPLES)
     examples = examples[examples["split"] == "calibration"]

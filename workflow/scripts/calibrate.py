@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import calibrate, costs, policy_kinds, records, risks, runtime, scoring
+from early_exit import calibrate, costs, policy_kinds, risks, scoring
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
     examples = records.read_table(files.data, records.EXAMPLES)
     runs = {Path(path).parent.name: records.read_table(path, records.GENERATIONS) for path in files.runs}

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import disjoint, records, runtime
+from early_exit import disjoint
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     datasets = {Path(path).stem: records.read_table(path, records.EXAMPLES) for path in snakemake.input.datasets}
     proof = disjoint.prove(corpus, datasets)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import cells, claims, claims_page, files, records, runtime
+from early_exit import cells, claims, claims_page
+from early_exit.base import files, job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     resamples = params.bootstrap["resamples"]
     costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}

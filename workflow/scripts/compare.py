@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import cells, compare, records, runtime
+from early_exit import cells, compare
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     bootstrap = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
     equal, against_full, standings = [], [], []

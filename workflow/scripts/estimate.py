@@ -1,6 +1,6 @@
 """Rule estimate: prints what a whole run takes: jobs, hours, disk, and how these were reached."""
 
-from early_exit import runtime
+from early_exit.base import job
 
-with runtime.job(snakemake):
+with job.logged(snakemake):
     print("\n".join(snakemake.params.lines))

@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from early_exit import figures, forest, policy_figures, records, runtime
+from early_exit import figures, forest, policy_figures
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     results, exits, training, settle, compared = (
         records.read_csv(snakemake.input[name]) for name in ("results", "exits", "training", "settle", "equal_compute")
     )

@@ -1,14 +1,15 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
-from early_exit import ceiling, checkpoints, generation, job_inputs, pruning, records, runtime
-from early_exit.files import kept
-from early_exit.journal import Journal
+from early_exit import ceiling, generation, job_inputs, pruning
+from early_exit.base import job, records, resume
+from early_exit.base.files import kept
+from early_exit.base.journal import Journal
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output
     examples = job_inputs.questions(params, files, snakemake.wildcards.get("shard"))
-    of_this = {"device": runtime.device_name(params.runtime["device"]), "versions": runtime.versions()}
-    fingerprint = checkpoints.fingerprint(files, dict(params.items()) | of_this)
+    of_this = {"device": job.device_name(params.runtime["device"]), "versions": job.versions()}
+    fingerprint = resume.fingerprint(files, dict(params.items()) | of_this)
     rows = snakemake.config["generation"]["checkpoint_rows"]
     journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}

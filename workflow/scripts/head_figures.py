@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from early_exit import figures, head_figures, records, runtime
+from early_exit import figures, head_figures
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     heads, differences, reliability = (
         records.read_csv(snakemake.input[name]) for name in ("heads", "differences", "reliability")
     )

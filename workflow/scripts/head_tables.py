@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import head_tables, records, runtime
+from early_exit import head_tables
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     sampling = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
     costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}
@@ -13,7 +14,7 @@ with runtime.job(snakemake) as log:
         kinds = params.recipes[recipe]
         rows = records.read_table(path, records.confidences_schema(kinds))
         measured += head_tables.read(rows, backbone, recipe, kinds, costs[backbone], params.seed)
-    progress = runtime.progress(measured, len(measured), "heads")
+    progress = job.progress(measured, len(measured), "heads")
     found = [head_tables.estimate(head, **sampling) for head in progress]
     tables = {
         "heads": head_tables.heads(measured, found, **sampling),

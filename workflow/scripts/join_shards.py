@@ -1,8 +1,9 @@
 """Rule join_shards: the answers that several jobs gave, as the one file that a single job would have written."""
 
-from early_exit import records, runtime, shards
+from early_exit import shards
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     for split, path in snakemake.output.items():
         parts = [records.read_table(part, records.GENERATIONS) for part in snakemake.input[split]]
         joined = shards.join(parts)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import backbones, distill, head_outputs, records, runtime
+from early_exit import backbones, distill, head_outputs
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, heads, records, runtime, speed, speed_cases, stopping
+from early_exit import backbones, heads, speed, speed_cases, stopping
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     costs = records.read_json(snakemake.input.costs)

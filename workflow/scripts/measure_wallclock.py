@@ -1,8 +1,9 @@
 """Rule measure_wallclock: seconds per generated token of one run's settings, on the first test examples."""
 
-from early_exit import job_inputs, records, runtime, speed, wallclock
+from early_exit import job_inputs, speed, wallclock
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
     examples = records.read_table(files.data, records.EXAMPLES).query("split == 'test'")
     examples = examples.head(params.settings["examples"])

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import torch
 
-from early_exit import pretrain, runtime, world, world_files
+from early_exit import pretrain, world, world_files
+from early_exit.base import job
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     torch.set_num_threads(1)  # sums of another order would give other weights
     everything = world.World(params.world_seed)

@@ -1,8 +1,9 @@
 """Rule promise: how often calibrated thresholds keep what is promised of them, over splits of all questions."""
 
-from early_exit import promise, records, runtime
+from early_exit import promise
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     pairs = dict.fromkeys((run["backbone"], run["dataset"]) for run in params.settings)
     losses = {

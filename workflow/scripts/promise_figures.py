@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from early_exit import figures, promise_figures, records, runtime
+from early_exit import figures, promise_figures
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     files = snakemake.input
     if snakemake.params.plots:
         table, results = records.read_csv(files.promise[0]), records.read_csv(files.results)

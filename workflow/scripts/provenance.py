@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from early_exit import files, provenance, records, runtime
+from early_exit import provenance
+from early_exit.base import files, job, records
 
-with runtime.job(snakemake):
-    roots = [Path.cwd(), runtime.ROOT]
+with job.logged(snakemake):
+    roots = [Path.cwd(), files.ROOT]
     html = provenance.page(
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),
@@ -15,8 +16,8 @@ with runtime.job(snakemake):
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}
             for rule, paths in snakemake.params.benchmarks.items()
         },
-        versions=runtime.versions(),
-        hardware=runtime.hardware(),
+        versions=job.versions(),
+        hardware=job.hardware(),
     )
     with files.whole_file(snakemake.output.html) as path:
         path.write_text(html, encoding="utf-8")

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import figures, pruning, pruning_figures, records, runtime
+from early_exit import figures, pruning, pruning_figures
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, output = snakemake.params, snakemake.output
     scores = pd.concat(map(records.read_csv, snakemake.input.scores))
     blocks = [

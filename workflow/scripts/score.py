@@ -1,8 +1,8 @@
 """Rule score: one run's answers against the references and against the full model's answers."""
 
-from early_exit import records
+from early_exit.base import records
+from early_exit.base.job import job
 from early_exit.metrics import VERSION
-from early_exit.runtime import job
 from early_exit.scoring import score_run
 
 with job(snakemake) as log:

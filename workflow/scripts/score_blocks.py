@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, block_scores, distill, records, runtime
+from early_exit import backbones, block_scores, distill
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, distill, records, runtime, settle
+from early_exit import backbones, distill, settle
+from early_exit.base import job, records
 
-with runtime.job(snakemake):
+with job.logged(snakemake):
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)

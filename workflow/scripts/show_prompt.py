@@ -8,8 +8,9 @@ run used, which with `history: own` holds its own answers; else the prompt after
 
 import sys
 
+from early_exit.base.errors import InputError
+from early_exit.base.records import EXAMPLES, GENERATIONS, read_table
 from early_exit.conversations import Prompt, Rounds
-from early_exit.records import EXAMPLES, GENERATIONS, InputError, read_table
 
 
 def main(data: str, example_id: str | None = None, run: str | None = None, threshold: str = "nan") -> None:

@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import figures, records, runtime, speed_figures
+from early_exit import figures, speed_figures
+from early_exit.base import job, records
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     table = pd.concat(map(records.read_csv, snakemake.input.measured), ignore_index=True)
     records.write_csv(table, snakemake.output.table, "%.6g")
     figures.save(speed_figures.speed(table), snakemake.output.svg, snakemake.output.png)

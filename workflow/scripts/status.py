@@ -1,8 +1,9 @@
 """Rule status: prints what of a run is done, running or missing."""
 
-from early_exit import progress, runtime
+from early_exit import progress
+from early_exit.base import job
 
-with runtime.job(snakemake):
+with job.logged(snakemake):
     table = progress.table(snakemake.params.jobs, ".snakemake")
     table.loc[len(table)] = ["in all", *table[["done", "running", "missing"]].sum()]
     print(table.to_string(index=False))

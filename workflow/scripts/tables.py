@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import files, records, runtime, tables
+from early_exit import tables
+from early_exit.base import files, job, records
 
 NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill")
 
@@ -21,10 +22,10 @@ def read_run(setting: dict) -> tables.Run:
     )
 
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, output = snakemake.params, snakemake.output
     results, exits = [], []
-    for setting in runtime.progress(params.settings, len(params.settings), "runs"):
+    for setting in job.progress(params.settings, len(params.settings), "runs"):
         run = read_run(setting)
         results.append(tables.results(run, preset=params.preset, seed=params.seed, **params.bootstrap))
         exits.append(tables.exits(run))

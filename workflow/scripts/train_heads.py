@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, checkpoints, distill, files, heads, records, runtime, training
+from early_exit import backbones, distill, heads, training
+from early_exit.base import files, job, records, resume
 
-with runtime.job(snakemake) as log:
+with job.logged(snakemake) as log:
     params, out = snakemake.params, snakemake.output
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
@@ -14,11 +15,11 @@ with runtime.job(snakemake) as log:
     made = training.new_heads(params.heads, backbone.hidden_size, exits, options["seed"]).to(backbone.device)
     log.info("%d documents, %d parameters in %d heads", len(documents), heads.parameters(made), len(made))
 
-    versions = runtime.versions()
+    versions = job.versions()
     of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
-    checkpoint = checkpoints.Checkpoint(
+    checkpoint = resume.Checkpoint(
         files.kept(out.heads),
-        checkpoints.fingerprint(snakemake.input, of_this),
+        resume.fingerprint(snakemake.input, of_this),
         snakemake.config["distillation"]["checkpoint_seconds"],
     )
     curve = training.train(backbone, made, documents, exits, options, checkpoint)

@@ -16,8 +16,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, manifests, model_files, products, recurrence, runtime, structure
-from early_exit.records import InputError
+from early_exit import attention, manifests, model_files, products, recurrence, structure
+from early_exit.base import job
+from early_exit.base.errors import InputError
 from early_exit.state import AttentionState, RecurrentState
 
 
@@ -169,8 +170,8 @@ def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> t
     `settings` has seed, device, dtype and threads; other keys are not looked at.
     """
     wanted = {key: settings[key] for key in ("seed", "device", "dtype", "threads")}
-    backbone = load(manifest, *runtime.prepare_torch(**wanted), runtime.ROOT)
-    return backbone, load_tokenizer(manifest, runtime.ROOT)
+    backbone = load(manifest, *job.prepare_torch(**wanted), files.ROOT)
+    return backbone, load_tokenizer(manifest, files.ROOT)
 
 
 def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from early_exit import manifests
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 Cost = dict[str, int]
 TERMS = ("linear", "recurrence", "per_context")

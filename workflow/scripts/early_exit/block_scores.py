@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from early_exit import runtime
 from early_exit.backbones import Backbone
+from early_exit.base import job
 from early_exit.distill import Document, batches, pad
 
 TOKENS = 256  # at a time in float64: a cosine near 1 says nothing of its angle in float32
@@ -73,7 +73,7 @@ def one_by_one(
         losses = losses_without(backbone.without(gone), documents, batch_tokens)
         rows += [(dropped, n, loss) for n, loss in zip(left, losses, strict=True)]
         left.remove(left[losses.index(min(losses))])
-        runtime.log.info("%d of %d blocks gone one by one, loss %.4f", dropped, most, min(losses))
+        job.log.info("%d of %d blocks gone one by one, loss %.4f", dropped, most, min(losses))
     return rows
 
 

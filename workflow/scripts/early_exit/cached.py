@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from early_exit import imports, manifests, model_files
-from early_exit.files import InputError
-from early_exit.records import read_json
+from early_exit.base.errors import InputError
+from early_exit.base.records import read_json
 
-OPENS_MODELS = "backbones"  # a module among those of a job's script: it loads a backbone
+OPENS_MODELS = "early_exit.backbones"  # a module among those of a job's script: it loads a backbone
 
 
 def use(folder: str | None, root: Path) -> None:
@@ -137,7 +137,7 @@ def fetch_command(snakefile: str, directory: str | None, settings: Any) -> str:
 
 
 def _opens_models(job: Any) -> bool:
-    script = job.rule.script and imports.PACKAGE.parent / Path(job.rule.script).name
+    script = job.rule.script and imports.SCRIPTS / Path(job.rule.script).name
     return bool(script) and OPENS_MODELS in imports.modules(script)
 
 

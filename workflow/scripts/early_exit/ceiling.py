@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from early_exit import backbones, replay, runtime
+from early_exit import backbones, replay
 from early_exit.backbones import Backbone
-from early_exit.records import InputError
+from early_exit.base import job
+from early_exit.base.errors import InputError
 
 
 def run(
@@ -31,7 +32,7 @@ def run(
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
     some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
                           overflow=rules["prompt_overflow"])  # fmt: skip
-    taken = [oracle_exits(backbone, exits, answer) for answer in runtime.progress(some, len(some), "answers")]
+    taken = [oracle_exits(backbone, exits, answer) for answer in job.progress(some, len(some), "answers")]
     return full.assign(exit_blocks=taken)
 
 

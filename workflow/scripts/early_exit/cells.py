@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from early_exit import uncertainty
-from early_exit.records import FLOPS, METRICS, InputError, read_table, scores_schema
+from early_exit.base.errors import InputError
+from early_exit.base.records import FLOPS, METRICS, read_table, scores_schema
 
 PERCENT = ("agreement", "degenerate")  # shares 0..1 in a score file, here 0..100 as the metrics are
 COUNTED = ("passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full")

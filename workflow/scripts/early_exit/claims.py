@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from early_exit import compare, costs, uncertainty
+from early_exit.base.records import MAIN_METRIC
 from early_exit.cells import Cell
-from early_exit.records import MAIN_METRIC
 
 LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
 FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow

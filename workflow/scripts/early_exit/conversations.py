@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from early_exit import prompts
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 
 @dataclass(frozen=True)

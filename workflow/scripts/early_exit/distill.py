@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from early_exit.backbones import Backbone
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 LABELS = ("exit-in-oracle-topk", "oracle-in-exit-topk")
 EXIT_WEIGHTS = ("linear", "uniform")

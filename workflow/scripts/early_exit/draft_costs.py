@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from early_exit.base.errors import InputError
 from early_exit.costs import flops
-from early_exit.records import InputError
 
 
 def round_flops(

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from early_exit.files import InputError, whole_file
+from early_exit.base.errors import InputError
+from early_exit.base.files import whole_file
 from early_exit.tables import main_metric, metric_name
 
 STYLE = {

@@ -13,8 +13,8 @@ from itertools import accumulate
 import pandas as pd
 import torch
 
+from early_exit.base.errors import InputError
 from early_exit.policies import Policy
-from early_exit.records import InputError
 
 
 class FixedExit(Policy):

@@ -8,15 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, exit_policies, fills, memory, policies, runtime, speculate, stopping
+from early_exit import backbones, decode, exit_policies, fills, memory, policies, speculate, stopping
 from early_exit.backbones import Backbone
+from early_exit.base import job
+from early_exit.base.errors import InputError
+from early_exit.base.journal import Journal
+from early_exit.base.records import GENERATIONS
 from early_exit.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
 from early_exit.exit_policies import Given
 from early_exit.fills import Fill
-from early_exit.journal import Journal
 from early_exit.policies import Policy
-from early_exit.records import GENERATIONS, InputError
 from early_exit.stopping import StopRule
 
 
@@ -90,7 +92,7 @@ def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.Data
     for row in rows:
         asked.note(row["example_id"], row["threshold"], row["text"])
     answers = chain.from_iterable(answerer(prompts) for prompts in asked)
-    for answer in runtime.progress(answers, len(examples) * len(thresholds) - len(rows), "answers"):
+    for answer in job.progress(answers, len(examples) * len(thresholds) - len(rows), "answers"):
         text = answerer.rule.text(answer.token_ids)
         asked.note(answer.example_id, answer.threshold, text)
         prompt = asked.prompt(answer.example_id, answer.threshold)
@@ -135,7 +137,7 @@ def tokenise(
                 )
             token_ids = token_ids[-room:] if overflow == "cut-left" else token_ids[:room]
             cut[prompt.sha256] = length - room
-            runtime.log.warning("example %s: prompt of %d tokens, %s to %d", prompt.example_id, length, overflow, room)
+            job.log.warning("example %s: prompt of %d tokens, %s to %d", prompt.example_id, length, overflow, room)
         requests.append(Request(prompt.example_id, token_ids, prompt.thresholds))
     return requests
 
@@ -171,7 +173,7 @@ def _answer(
     largest = plan.prompt_backbone or plan.backbone
     slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
     predicted = memory.peak(largest, slots, **shape) / memory.MIB
-    runtime.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
+    job.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
     step = speculate.step(*plan.draft) if plan.draft else None
     while missing:
         done = set()
@@ -187,7 +189,7 @@ def _answer(
             if slots == 1:
                 raise InputError("out of memory with a single row; give the job more memory (resources)") from error
             slots //= 2
-            runtime.log.warning("out of memory: going on with %d rows at once", slots)
+            job.log.warning("out of memory: going on with %d rows at once", slots)
         missing = _only(missing, lambda row: row not in done)  # noqa: B023
         memory.release(plan.backbone.device)
 

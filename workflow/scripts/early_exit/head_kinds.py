@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from early_exit import block_costs as costs
+from early_exit.base.errors import InputError
 from early_exit.block_costs import Cost
 from early_exit.mixers import mixer_shape, slim_shape
-from early_exit.records import InputError
 
 
 class Head(nn.Module):

@@ -12,11 +12,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from early_exit import distill, runtime
+from early_exit import distill
 from early_exit import heads as head_files
 from early_exit.backbones import Backbone
+from early_exit.base import job
+from early_exit.base.errors import InputError
+from early_exit.base.records import read_json
 from early_exit.distill import Document
-from early_exit.records import InputError, read_json
 
 Trained = Mapping[int, Mapping[str, nn.ModuleDict]]  # by seed and name, one head per exit
 
@@ -53,7 +55,7 @@ def measure(
     place = {document.document_id: k for k, document in enumerate(documents)}
     groups = list(distill.batches(documents, batch_tokens, seed=0))
     frames = []
-    for group in runtime.progress(groups, len(groups), "batches of held-out text"):
+    for group in job.progress(groups, len(groups), "batches of held-out text"):
         ids, real = distill.pad(group, backbone.device)
         last, hidden = backbone.run_prompt(ids, exits)
         oracle = backbone.logits(last)

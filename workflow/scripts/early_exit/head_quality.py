@@ -26,7 +26,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 ERRORS = {"1": 0.01, "5": 0.05}  # the errors that savings are measured at, by their name in column names
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017

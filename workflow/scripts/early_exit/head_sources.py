@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
+from early_exit.base.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]  # the repository
 _EXTERNAL = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 

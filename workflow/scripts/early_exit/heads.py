@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from early_exit import head_sources, manifests, model_files, products
+from early_exit.base.errors import InputError
+from early_exit.base.files import whole_file
+from early_exit.base.records import read_json, write_json
 from early_exit.block_costs import Cost
-from early_exit.files import InputError, whole_file
 from early_exit.head_kinds import KINDS, Head
-from early_exit.records import read_json, write_json
 
 
 def kind_class(kind: str) -> type[Head]:

@@ -1,7 +1,7 @@
-"""Which modules of this package a script uses, by itself or through others, read from its import statements.
+"""Digests of the code that a script runs: its own modules, found by their import statements.
 
-Snakemake looks at a rule's script alone; with a digest of these files as a param an edit of one re-runs the rules that
-use it, and no others. (As inputs, dozens for each job, they would take longer to look after than some jobs to run.)
+Snakemake compares a rule's script only. With this digest as a param, an edit of a module re-runs the rules that use it,
+and no others. (Declared as inputs, dozens of modules for each job would take longer to check than some jobs take.)
 """
 
 import ast
@@ -9,16 +9,20 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+SCRIPTS = Path(__file__).parents[1]  # the folder that the packages lie in
+PACKAGES = ("early_exit", "tiny")
 
 
 def modules(script: Path) -> list[str]:
-    """Names of the modules that a script imports, and of those that they import in turn, sorted."""
+    """Dotted names of the modules that a script imports, directly or through others, sorted.
+
+    A package counts where a module of it is imported, since its `__init__` runs too.
+    """
     seen, waiting = set(), set(_imported(script))
     while waiting:
         name = waiting.pop()
         seen.add(name)
-        waiting |= _imported(PACKAGE / f"{name}.py") - seen
+        waiting |= _imported(_path(name)) - seen
     return sorted(seen)
 
 
@@ -26,7 +30,7 @@ def digest(script: Path) -> str:
     """SHA-256 over the names and contents of these modules; the script itself is not among them."""
     found = hashlib.sha256()
     for name in modules(script):
-        found.update(f"{name}\0{_content_digest(PACKAGE / f'{name}.py')}\n".encode())
+        found.update(f"{name}\0{_content_digest(_path(name))}\n".encode())
     return found.hexdigest()
 
 
@@ -37,22 +41,20 @@ def _content_digest(path: Path) -> str:
 
 @cache
 def _imported(path: Path) -> frozenset[str]:
-    """Modules of the package that a file imports, anywhere in it, but for type checking alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing = {id(inner) for node in ast.walk(tree) if _is_for_typing(node) for inner in ast.walk(node)}
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) in typing:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE.name}."):
-            found.add(node.module.split(".")[1])
+    """Modules and packages of ours that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {name.split(".")[1] for name in (alias.name for alias in node.names)
-                      if name.startswith(f"{PACKAGE.name}.")}  # fmt: skip
-    return frozenset(found)
+            names |= {alias.name for alias in node.names}
+    ours = (name.split(".") for name in names if name.split(".")[0] in PACKAGES)
+    prefixes = {".".join(parts[: k + 1]) for parts in ours for k in range(len(parts))}
+    return frozenset(name for name in prefixes if _path(name) is not None)
 
 
-def _is_for_typing(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+@cache
+def _path(name: str) -> Path | None:
+    """The file of a module, or of a package's `__init__`; None if the name is something inside a module."""
+    path = SCRIPTS.joinpath(*name.split("."))
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import forced, planning, pruning, records, shards
+from early_exit import forced, planning, pruning, shards
+from early_exit.base import records
 from early_exit.generation import Answerer
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from early_exit import head_sources, policy_kinds
+from early_exit.base.records import COMPARED_HEADS
 from early_exit.config import runs_on
 from early_exit.model_files import present
-from early_exit.records import COMPARED_HEADS
 from early_exit.sources import READERS
 
 Config = Mapping[str, Any]

@@ -12,8 +12,8 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit import block_costs as costs
+from early_exit.base.errors import InputError
 from early_exit.block_costs import Cost
-from early_exit.records import InputError
 
 
 @dataclass(frozen=True)

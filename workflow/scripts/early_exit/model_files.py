@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from early_exit.records import InputError, read_json
+from early_exit.base.errors import InputError
+from early_exit.base.records import read_json
 
 SMALL = ("*.json", "*.model", "*.txt")  # configs, the index, the tokenizer
 OTHERS = ("consolidated*", "*/*")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from early_exit import policy_kinds
-from early_exit.hints import hint
+from early_exit.base.errors import hint
 
 Config = Mapping[str, Any]
 Problem = tuple[tuple[str | int, ...], Any, str]

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from early_exit import calibrate, cells, policy_kinds, risks
+from early_exit.base.errors import InputError
 from early_exit.calibrate import DIGITS, NONE
-from early_exit.records import InputError
 from early_exit.risks import Sample
 
 LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")

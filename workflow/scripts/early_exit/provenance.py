@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from early_exit.records import METRICS
+from early_exit.base.records import METRICS
 from early_exit.tables import metric_name, with_interval
 
 STYLE = """

@@ -27,7 +27,8 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit.records import InputError, read_csv
+from early_exit.base.errors import InputError
+from early_exit.base.records import read_csv
 
 BY = ("last", "block-influence", "angular", "one-by-one")
 PROMPTS = ("pruned", "full")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from early_exit.base.errors import InputError
 from early_exit.prompts import Turn
-from early_exit.records import InputError
 from early_exit.sources import Row
 
 log = logging.getLogger("early_exit")

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from early_exit import generation, runtime
+from early_exit import generation
 from early_exit.backbones import Backbone
+from early_exit.base import job
 from early_exit.confidences import Confidence
 from early_exit.conversations import Rounds
 from early_exit.planning import Measured
@@ -61,7 +62,7 @@ def measure(
 ) -> Measured:  # fmt: skip
     """A policy's confidences on answers of the full model; see `planning.Measured`."""
     sure, same = [], []
-    for answer in runtime.progress(some, len(some), "answers"):
+    for answer in job.progress(some, len(some), "answers"):
         hidden = exit_states(backbone, policy.exits, answer)
         with torch.inference_mode():
             sure.append(policy.of_answer(hidden, len(answer.prompt)).cpu().numpy())

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from early_exit.records import MAIN_METRIC, InputError
+from early_exit.base.errors import InputError
+from early_exit.base.records import MAIN_METRIC
 
 RISKS = ("disagreement", "metric-drop", "degenerate")
 NOT_OF_FULL = ("disagreement", "metric-drop")  # the full model has none of these

@@ -5,8 +5,9 @@ from functools import cache
 import pandas as pd
 
 from early_exit import metrics
-from early_exit.records import METRICS, InputError, scores_schema
-from early_exit.runtime import progress
+from early_exit.base.errors import InputError
+from early_exit.base.job import progress
+from early_exit.base.records import METRICS, scores_schema
 
 
 def score_run(

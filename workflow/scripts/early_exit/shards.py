@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 
 def part(examples: pd.DataFrame, place: str | None) -> pd.DataFrame:

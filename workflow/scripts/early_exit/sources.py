@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from early_exit import split_files
-from early_exit.records import InputError
+from early_exit.base.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

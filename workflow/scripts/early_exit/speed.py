@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from early_exit import runtime
+from early_exit.base import job
 
 COLUMNS = (
     "backbone", "dataset", "system", "case", "exit_block", "draft_tokens", "state_fill", "head", "head_state",
@@ -85,9 +85,9 @@ def measure(cases: Sequence[Case], repeats: int, probe: "Probe", **shared: Any) 
     before = load()
     measured = interleave(cases, repeats, probe)
     rows = table(measured, load_start=before, load_end=load(), **shared)
-    runtime.log.info("load of the machine %.1f before, %.1f after", *rows.loc[0, ["load_start", "load_end"]])
+    job.log.info("load of the machine %.1f before, %.1f after", *rows.loc[0, ["load_start", "load_end"]])
     for row in rows.to_dict("records"):
-        runtime.log.info("%s", _line({name: value for name, value in row.items() if pd.notna(value)}))
+        job.log.info("%s", _line({name: value for name, value in row.items() if pd.notna(value)}))
     return rows
 
 
@@ -105,7 +105,7 @@ def interleave(
             record.seconds.append(clock() - start)
             record.peak_memory_mib = max(record.peak_memory_mib, probe.peak_mib())
             if record.answers and answers != record.answers:
-                runtime.log.warning("%s %s: other answers than in the repeat before", case.system, case.name)
+                job.log.warning("%s %s: other answers than in the repeat before", case.system, case.name)
             record.answers = answers
     return measured
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from early_exit import backbones, confidences, decode, fills, forced, policies, products, speculate
+from early_exit.base.errors import InputError
 from early_exit.costs import generation_flops
 from early_exit.decode import Request
 from early_exit.draft_costs import round_flops
-from early_exit.records import InputError
 from early_exit.speed import Answer, Case
 from early_exit.stopping import StopRule
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from early_exit import policy_kinds
+from early_exit.base.errors import InputError, hint
 from early_exit.config import runs_on
-from early_exit.hints import hint
-from early_exit.records import InputError
 
 Config = Mapping[str, Any]
 SPECULATIVE = "self-speculative"

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from early_exit.hints import hint
-from early_exit.records import InputError
+from early_exit.base.errors import InputError, hint
 
 _SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*)(-\d{5}-of-(?P<shards>\d{5})(-[0-9a-f]{16})?)?")
 # What the hub takes for the name of a split, where a file's name has it as a word.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from early_exit import adaptive
+from early_exit.base.errors import InputError
 from early_exit.costs import flops, generation_flops
-from early_exit.records import InputError
 
 if TYPE_CHECKING:
     from early_exit.planning import Measured

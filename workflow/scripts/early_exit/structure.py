@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 from torch import Tensor, nn
 
+from early_exit.base.errors import InputError
 from early_exit.manifests import SUPPORTED
-from early_exit.records import InputError
 
 if TYPE_CHECKING:
     from early_exit.backbones import Backbone

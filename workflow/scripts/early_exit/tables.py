@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from early_exit import uncertainty
-from early_exit.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS, InputError
+from early_exit.base.errors import InputError
+from early_exit.base.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS
 
 SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "threshold"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]

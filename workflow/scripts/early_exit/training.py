@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import distill, runtime
+from early_exit import distill
 from early_exit.backbones import Backbone
-from early_exit.checkpoints import Checkpoint
+from early_exit.base import job
+from early_exit.base.errors import InputError
+from early_exit.base.resume import Checkpoint
 from early_exit.distill import Document
 from early_exit.heads import build
-from early_exit.records import InputError
 
 REPORT_EVERY = 10  # steps that a row of the curve is the mean of
 
@@ -61,10 +62,10 @@ def train(
     saved = checkpoint and checkpoint.load()
     if saved:
         run.restore(saved)
-        runtime.log.info("%s: going on after step %d of %d", checkpoint.path, run.step, len(steps))
+        job.log.info("%s: going on after step %d of %d", checkpoint.path, run.step, len(steps))
     heads.train()
     rest = steps[run.step :]
-    for batch in runtime.progress(rest, len(rest), "training steps", note=run.note):
+    for batch in job.progress(rest, len(rest), "training steps", note=run.note):
         run.advance(batch)
         if run.step % REPORT_EVERY == 0 or run.step == len(steps):
             run.report()

@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from early_exit.files import whole_file
+from early_exit.base.files import whole_file
 from early_exit.world import Fact, Myth, Story, World
 
 SPLITS = {"train": "train", "validation": "calibration", "test": "test"}  # the hub's name: the world's role

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from early_exit import files
-from early_exit.files import InputError
+from early_exit.base import files
+from early_exit.base.errors import InputError
 
 EXAMPLES = pa.schema(
     {

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import files, runtime
+from early_exit.base import files, job
 
 
 class Journal:
@@ -32,7 +32,7 @@ class Journal:
         self._waiting: list[bytes] = []
         whole = self._read(fingerprint) if self.path.exists() else 0
         if self.rows:
-            runtime.log.info("%s: going on after %d answers", self.path, len(self.rows))
+            job.log.info("%s: going on after %d answers", self.path, len(self.rows))
         with files.room_for(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
@@ -59,10 +59,10 @@ class Journal:
         with self.path.open("rb") as file:
             for line in file:
                 if (entry := _entry(line)) is None:
-                    runtime.log.warning("%s: broken after %d answers; those are kept", self.path, len(self.rows))
+                    job.log.warning("%s: broken after %d answers; those are kept", self.path, len(self.rows))
                     break
                 if not whole and entry != {"fingerprint": fingerprint}:
-                    runtime.log.warning("%s: is of other settings, code or data; starting over", self.path)
+                    job.log.warning("%s: is of other settings, code or data; starting over", self.path)
                     break
                 if whole:
                     self.rows.append(entry)

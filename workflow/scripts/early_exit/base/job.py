@@ -8,20 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 
-from early_exit import files, redaction
-from early_exit.files import InputError
+from early_exit.base import files, redaction
+from early_exit.base.errors import InputError
 
 log = logging.getLogger("early_exit")
-ROOT = Path(__file__).resolve().parents[3]  # the repository: relative sources in a config start here
 PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", "datasets", "pandas", "numpy",
             "pyarrow", "matplotlib", "sacrebleu", "rouge-score", "mapie", "schedulefree", "tokenizers",
             "safetensors")  # fmt: skip
 
 
 @contextmanager
-def job(snakemake) -> Iterator[logging.Logger]:
+def logged(snakemake) -> Iterator[logging.Logger]:
     """Log to the rule's log file; an InputError also ends the job with its one line on the terminal.
 
     Neither the file nor what is printed of an error holds tokens (see `redaction`).

@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from early_exit.files import InputError
+
+class InputError(Exception):
+    """Something the user gave (config, file, model) is wrong; the message is one line that says what to do."""
 
 
 def hint(name: Any, known: Sequence[Any]) -> str:

@@ -15,8 +15,8 @@ from zipfile import BadZipFile, ZipFile
 
 import torch
 
-from early_exit import runtime
-from early_exit.files import whole_file
+from early_exit.base import job
+from early_exit.base.files import whole_file
 
 
 def fingerprint(files: Iterable[str | Path], settings: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ class Checkpoint:
                 return saved["state"]
         except Exception as error:  # there is nothing that a broken file might not make a reader raise
             what = " ".join(str(error).split())[:200] or type(error).__name__
-            runtime.log.warning("%s: cannot be read (%s); training starts over", self.path, what)
+            job.log.warning("%s: cannot be read (%s); training starts over", self.path, what)
         else:
-            runtime.log.warning("%s: is of other settings, code or data; training starts over", self.path)
+            job.log.warning("%s: is of other settings, code or data; training starts over", self.path)
         return None

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from early_exit.base.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[4]  # the repository: relative sources in a config start here
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNLOCKED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system that knows no locks
-
-
-class InputError(Exception):
-    """Something the user gave (config, file, model) is wrong; the message is one line that says what to do."""
 
 
 @contextmanager
