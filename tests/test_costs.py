@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from fvcore.nn import FlopCountAnalysis
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from early_exit import backbones, confidences, costs, decode, fills, forced, hea
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
 from early_exit.costs import flops, generation_flops
-from early_exit.manifests import SUPPORTED, TESTED
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
 HEADS = {kind: {"kind": kind} for kind in heads.KINDS}

@@ -7,11 +7,12 @@ import pytest
 import torch
 import transformers
 from conftest import Float64
+from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from early_exit import backbones, config, decode, fills, manifests, policies, structure
+from early_exit import backbones, config, decode, fills, policies, structure
 from early_exit.base.errors import InputError
-from early_exit.manifests import SUPPORTED, TESTED
+from early_exit.sources.rows import manifests
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 2,
           "pad_token_id": 0, "initializer_range": 0.3}  # fmt: skip

@@ -13,10 +13,11 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
-from early_exit import confidences, head_sources, heads, manifests, state
+from early_exit import confidences, heads, state
 from early_exit import config as config_module
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
+from early_exit.sources.rows import manifests, user_code
 
 HIDDEN = 32
 SHAPE = {"head_dim": 8, "state_size": 8, "chunk_size": 8}
@@ -284,8 +285,8 @@ def test_a_file_is_looked_for_in_the_repository_and_then_where_one_works(tmp_pat
     (work / "other.py").write_text("class Other:\n    pass\n")
     monkeypatch.chdir(work)
     designs = [{"kind": "mine.py:Mine"}, {"kind": "other.py:Other"}, {"kind": "calm"}]
-    assert head_sources.files(designs, repository) == [str(repository / "mine.py"), str(work / "other.py")]
-    assert head_sources.files([{"kind": f"{work}/mine.py:Mine"}], repository) == [str(work / "mine.py")]
+    assert user_code.files(designs, repository) == [str(repository / "mine.py"), str(work / "other.py")]
+    assert user_code.files([{"kind": f"{work}/mine.py:Mine"}], repository) == [str(work / "mine.py")]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +309,7 @@ def test_a_file_without_a_fitting_class_gets_one_line(tmp_path, text, name, mess
         heads.cost({"kind": kind}, HIDDEN, "x")
     line = str(caught.value)
     assert message in line and line.startswith("heads.x: ") and "\n" not in line
-    found = head_sources.problem(kind)
+    found = user_code.problem(kind)
     runs_nothing = "import" in (text or "") or message.startswith("is no subclass")  # seen by a job, not by the config
     assert (found is None) == runs_nothing and "\n" not in (found or "")
 

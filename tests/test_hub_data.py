@@ -14,8 +14,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from early_exit import config, datasets, questions, sources
+from early_exit import config, datasets, questions
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import rows as sources
 
 COMMIT = "c" * 40
 IDS = ("HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",

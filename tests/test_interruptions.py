@@ -20,9 +20,9 @@ import pytest
 import small
 from conftest import ROOT
 
-from early_exit import manifests
 from early_exit.base import files, records
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import manifests
 
 HEADS = f"{small.HEADS}/heads.safetensors"
 FULL = small.RUN.replace("calm-propagate", "full") + "/test.parquet"

@@ -15,8 +15,9 @@ import pytest
 import small
 from conftest import ROOT
 
-from early_exit import cached, model_files, sources
+from early_exit import cached
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import model_files, rows
 
 TINY = ROOT / "workflow/resources/tiny"
 REPOSITORIES = {"models/we/tiny": TINY / "transformer", "datasets/we/quiz": TINY / "triviaqa",
@@ -199,7 +200,7 @@ def test_only_what_the_jobs_need_is_asked_for(snapshot, tmp_path, monkeypatch):
 def test_another_revision_in_the_cache_is_not_taken_for_the_one_asked_for(monkeypatch):
     """Out of reach of the hub, `datasets` gives what it read last, whatever its revision."""
     monkeypatch.setattr("datasets.load_dataset_builder", lambda *_, **__: SimpleNamespace(hash="f" * 40))
-    source = sources.HubSource("datasets.quiz", "we/quiz", None, hub.COMMIT)
+    source = rows.HubSource("datasets.quiz", "we/quiz", None, hub.COMMIT)
     with pytest.raises(InputError, match=f"^datasets.quiz: we/quiz at revision {hub.COMMIT} cannot be read .* ffff"):
         list(source.rows("test"))
 

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from test_config import load
 from test_scoring import answer, examples
 
-from early_exit import backbones, manifests, provenance
+from early_exit import backbones, provenance
 from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
 from early_exit.scoring import score_run
+from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny/transformer"
 SETTINGS = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1}

@@ -11,7 +11,6 @@ from early_exit import (
     decode,
     distill,
     fills,
-    manifests,
     metrics,
     policies,
     products,
@@ -19,6 +18,7 @@ from early_exit import (
     settle,
     stopping,
 )
+from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
 SPLITS = {"shots": "train", "calibration": "validation", "test": "test"}

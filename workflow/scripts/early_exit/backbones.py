@@ -16,9 +16,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, manifests, model_files, products, recurrence, structure
+from early_exit import attention, products, recurrence, structure
 from early_exit.base import job
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import manifests, model_files
 from early_exit.state import AttentionState, RecurrentState
 
 

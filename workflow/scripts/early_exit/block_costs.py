@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from early_exit import manifests
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import manifests
 
 Cost = dict[str, int]
 TERMS = ("linear", "recurrence", "per_context")

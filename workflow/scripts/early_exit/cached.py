@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import imports, manifests, model_files
+from early_exit import imports
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
+from early_exit.sources.rows import manifests, model_files
 
 OPENS_MODELS = "early_exit.backbones"  # a module among those of a job's script: it loads a backbone
 

@@ -18,7 +18,7 @@ from early_exit import prompts
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES
 from early_exit.questions import Example, read_examples, sha256, words
-from early_exit.sources import open_source
+from early_exit.sources.rows import open_source
 
 ROLES = ("shots", "test", "calibration")
 # What the config's schema fills in: the prompt's profile, and of a conversation which turns are asked, after whose

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import head_sources
+from early_exit.sources.rows import user_code
 
 SELECTORS = ("kind", "mixer", "adapt")
 
@@ -29,7 +29,7 @@ def defaults(rules: Mapping[str, Mapping[str, Any]], value: Mapping[str, Any]) -
         if not misfits:
             own = rule.get("x-defaults", {})
             known[name] = next((own[choice] for choice in chosen.values() if choice in own), rule["default"])
-        elif name in value and not head_sources.is_external(str(chosen["kind"])):
+        elif name in value and not user_code.is_external(str(chosen["kind"])):
             strays.append((name, f"is not for {misfits[0]} '{chosen[misfits[0]]}'; take the key away"))
     return known, strays
 
@@ -37,7 +37,7 @@ def defaults(rules: Mapping[str, Mapping[str, Any]], value: Mapping[str, Any]) -
 def problems(config: Mapping[str, Any], root: Path) -> Iterator[tuple[tuple[str, ...], Any, str]]:
     """Key, value and what is wrong with it: heads out of files, and weights that are not one for each exit."""
     for name, head in config["heads"].items():
-        if head_sources.is_external(head["kind"]) and (why := head_sources.problem(head["kind"], root)):
+        if user_code.is_external(head["kind"]) and (why := user_code.problem(head["kind"], root)):
             yield ("heads", name, "kind"), head["kind"], why
     weights = config["distillation"]["exit_weights"]
     for name, backbone in config["backbones"].items():

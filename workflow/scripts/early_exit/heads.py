@@ -18,21 +18,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from early_exit import head_sources, manifests, model_files, products
+from early_exit import products
 from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
 from early_exit.base.records import read_json, write_json
 from early_exit.block_costs import Cost
 from early_exit.head_kinds import KINDS, Head
+from early_exit.sources.rows import manifests, model_files, user_code
 
 
 def kind_class(kind: str) -> type[Head]:
     """The class of a kind: built in, or out of a file (`path/to/file.py:Class`); InputError if there is none."""
     if kind in KINDS:
         return KINDS[kind]
-    if not head_sources.is_external(kind):
+    if not user_code.is_external(kind):
         raise InputError(f"kind '{kind}' is unknown; known are {', '.join(KINDS)} and file.py:Class")
-    found = head_sources.load_class(kind)
+    found = user_code.load_class(kind)
     if not issubclass(found, Head):
         raise InputError(f"kind '{kind}' is no subclass of early_exit.head_kinds.Head; make it one")
     return found
@@ -91,7 +92,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
         raise InputError(f"{folder}: has no head '{name}', only {', '.join(manifest['heads'])}")
     design = manifest["heads"][name]
     heads = build(design, manifest["hidden_size"], manifest["exits"], name)
-    for kind, digest in head_sources.digests([design]).items():
+    for kind, digest in user_code.digests([design]).items():
         if manifest["code"].get(kind) != digest:
             raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
     weights = folder / "heads.safetensors"
@@ -115,7 +116,7 @@ def save(
         **description,
         "backbone": {key: backbone[key] for key in ("name", "source", "revision", "sha256")},
         "heads": {name: dict(config) for name, config in configs.items()},
-        "code": head_sources.digests(configs.values()),
+        "code": user_code.digests(configs.values()),
         "hidden_size": backbone["config"]["hidden_size"],
         "exits": list(exits),
         "sha256": model_files.sha256(Path(weights_path)),

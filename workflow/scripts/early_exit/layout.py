@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit import head_sources, policy_kinds
+from early_exit import policy_kinds
 from early_exit.base.records import COMPARED_HEADS
 from early_exit.config import runs_on
-from early_exit.model_files import present
-from early_exit.sources import READERS
+from early_exit.sources.rows import READERS, user_code
+from early_exit.sources.rows.model_files import present
 
 Config = Mapping[str, Any]
 OUTPUTS = {
@@ -222,7 +222,7 @@ def model_files(spec: Config) -> list[str]:
 
 def head_files(config: Config, names: Iterable[str]) -> list[str]:
     """The files of the heads, of these names, that are classes of the user's; none for built-in ones."""
-    return [os.path.relpath(file) for file in head_sources.files(config["heads"][name] for name in names)]
+    return [os.path.relpath(file) for file in user_code.files(config["heads"][name] for name in names)]
 
 
 def data_files(spec: Config) -> list[str]:

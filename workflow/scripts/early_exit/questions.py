@@ -14,7 +14,7 @@ from typing import Any
 
 from early_exit.base.errors import InputError
 from early_exit.prompts import Turn
-from early_exit.sources import Row
+from early_exit.sources.rows import Row
 
 log = logging.getLogger("early_exit")
 

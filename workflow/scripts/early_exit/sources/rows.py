@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from early_exit import split_files
 from early_exit.base.errors import InputError
+from early_exit.sources.rows import split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
