@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from test_compare import make_cell
 
-from early_exit import claims, claims_page, costs, uncertainty
+from early_exit import claims, claims_page, uncertainty
 from early_exit.claims import CONTRADICTED, SUPPORTED, UNDECIDED
+from early_exit.costs.passes import passes
 
 DEPTH = 16
 NAMES = [claim.name for claim in claims.CLAIMS]
@@ -108,13 +109,13 @@ def test_saving_lost_is_what_the_flops_of_real_exits_say():
     """A run with propagate against the same exits with copy, both counted by `costs`."""
     cost = {"linear": 900, "recurrence": 0, "per_context": 2}
     whole = {
-        "depth": DEPTH, "family": "transformer", "block": cost, "lm_head": costs.linear(50), "heads": {},
-        "state_fill": {"copy": costs.linear(0), "propagate": {"linear": 120, "recurrence": 0, "per_context": 0}},
+        "depth": DEPTH, "family": "transformer", "block": cost, "lm_head": passes.linear(50), "heads": {},
+        "state_fill": {"copy": passes.linear(0), "propagate": {"linear": 120, "recurrence": 0, "per_context": 0}},
     }  # fmt: skip
     generator = np.random.default_rng(0)
     exits = [[DEPTH, *generator.choice([8, 12, DEPTH], size=6)] for _ in range(40)]
     run = {"prompt_tokens": [30] * 40, "exit_blocks": exits, "exits": [8, 12]}
-    propagate, copy = (costs.generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
+    propagate, copy = (passes.generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
     cell = make_cell({"calm-propagate": [(0.5, 0.4, 60.0)]})
     for name in ("passes", "blocks", "flops_blocks", "flops_blocks_full"):
         cell.curves["calm-propagate"].sums[name][:] = propagate[name].sum()

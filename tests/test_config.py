@@ -392,7 +392,8 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import confidences, costs, distill, fills, heads, mixers, pruning
+    from early_exit import confidences, distill, fills, heads, mixers, pruning
+    from early_exit.costs.passes import passes
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
     assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
@@ -404,7 +405,7 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     assert tuple(distillation["class_balance"]["enum"]) == distill.CLASS_BALANCES
     policy = schema["policies"]["additionalProperties"]["properties"]
     assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
-    assert tuple(policy["head_state"]["enum"]) == costs.HEAD_STATES
+    assert tuple(policy["head_state"]["enum"]) == passes.HEAD_STATES
     assert set(policy["kind"]["enum"]) == set(policy_kinds.KINDS)
     assert tuple(policy["adapt"]["enum"]) == policy_kinds.ADAPTS
     assert set(confidences.UNTRAINED) == set(policy_kinds.UNTRAINED)

@@ -26,12 +26,13 @@ from hub_files import (
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from early_exit import backbones, costs, generation, products, prompts, questions, stopping
+from early_exit import backbones, generation, products, prompts, questions, stopping
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import read_json
 from early_exit.conversations import Prompt
+from early_exit.costs.passes import passes
 from early_exit.sources.rows import manifests, model_files
 
 SOURCES = {"mistral": "mistralai/Mistral-7B-v0.3", "codestral": "mistralai/Mamba-Codestral-7B-v0.1",
@@ -128,7 +129,7 @@ def test_our_logits_are_the_librarys_own(name, plain):
 def test_costs_are_counted_from_the_real_configs():
     """Multiply-accumulates of a block: DESIGN's numbers."""
     for config, block in ((MISTRAL, 218_103_808), (CODESTRAL, 109_617_152)):
-        assert costs.cost_table(json.loads(json.dumps(config)), {})["block"]["linear"] == 2 * block
+        assert passes.cost_table(json.loads(json.dumps(config)), {})["block"]["linear"] == 2 * block
 
 
 def test_a_config_with_infinity_in_it_comes_back_from_the_manifest(plain, tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
-from early_exit import backbones, confidences, costs, fills, heads, planning, replay
+from early_exit import backbones, confidences, fills, heads, planning, replay
 from early_exit.base.errors import InputError
+from early_exit.costs.passes import passes
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 
@@ -69,13 +70,13 @@ def test_shares_are_the_flops_of_the_exits_and_prices_add_up_to_them():
         for sure in found.confidence[found.answer == k]:
             blocks.append(next((n for n, c, t in zip(COSTS["exits"], sure, vector, strict=True) if c > t), 8))
         runs.append((prompt, blocks))
-    counted = costs.generation_flops(
+    counted = passes.generation_flops(
         TABLE, prompt_tokens=[p for p, _ in runs], exit_blocks=[b for _, b in runs], **COSTS
     )
     assert found.share(left) == pytest.approx(counted["flops"].sum() / counted["flops_full"].sum())
     assert [b for _, blocks in runs for b in blocks[1:]] == [[*COSTS["exits"], 8][k] for k in left]
     full = np.concatenate([
-        costs.generation_flops(TABLE, prompt_tokens=[p + j], exit_blocks=[[8, 8]])["flops_full"]
+        passes.generation_flops(TABLE, prompt_tokens=[p + j], exit_blocks=[[8, 8]])["flops_full"]
         for p, blocks in runs for j in range(len(blocks) - 1)
     ])  # fmt: skip
     prices = found.prices()[np.arange(len(left)), left]
@@ -95,7 +96,7 @@ def test_the_curve_goes_up_from_all_leaving_to_none():
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     assert thresholds == sorted(set(thresholds)) and shares == sorted(shares)
     assert thresholds[0] == 0.0 and thresholds[-1] == 1.0 and points[-1]["agreement"] == 1.0
-    checks = 4 * 128 / (8 * costs.flops(TABLE["block"], 40))
+    checks = 4 * 128 / (8 * passes.flops(TABLE["block"], 40))
     assert shares[-1] == pytest.approx(1 + checks, rel=0.02) and shares[0] < 0.62
 
 

@@ -12,7 +12,8 @@ from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 from test_workflow import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import block_costs, estimate, heads, layout, resources, work
+from early_exit import estimate, heads, layout, resources, work
+from early_exit.costs.passes import parts as block_costs
 
 copy = test_workflow.copy  # the fixture
 SMOLLM2 = {

@@ -14,8 +14,8 @@ from test_generation import SHAPES, PeakMemory
 
 from early_exit import backbones, decode, exit_policies, generation, memory, speculate
 from early_exit.base.errors import InputError
-from early_exit.costs import cost_table, flops, generation_flops
-from early_exit.draft_costs import round_flops
+from early_exit.costs.passes import cost_table, flops, generation_flops
+from early_exit.costs.speculation import round_flops
 
 DEPTH = 6
 NEW_TOKENS = 12

@@ -10,9 +10,10 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import backbones, costs, fills, heads, speed, speed_cases, speed_figures
+from early_exit import backbones, fills, heads, speed, speed_cases, speed_figures
 from early_exit import config as config_module
 from early_exit.base.errors import InputError
+from early_exit.costs.passes import passes
 from early_exit.speed import Answer, Case
 from early_exit.speed_plan import plan
 from early_exit.stopping import StopRule
@@ -133,7 +134,7 @@ def bench_of(name: str, **settings) -> speed_cases.Bench:
         trained = heads.build(design, backbone.hidden_size, EXITS, head).eval().requires_grad_(False)
         timed.append(speed_cases.HeadPolicy(head, fill, "skip", 0.5, trained))
     checks = {head: heads.cost(design, backbone.hidden_size, head) for head, design in DESIGNS.items()}
-    table = costs.cost_table(backbone.model.config.to_dict(), checks)
+    table = passes.cost_table(backbone.model.config.to_dict(), checks)
     rule = StopRule(Tokenizer(), (2,), ("A", "KL"), 8)
     return speed_cases.Bench(
         backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings,
@@ -206,7 +207,7 @@ def test_implied_speed_ups_are_the_flops_tables(bench, measured):
         for (each, record), row in zip(records.items(), rows, strict=True):
             if each.name not in ("exit", "random", "heads"):
                 continue
-            counted = costs.generation_flops(
+            counted = passes.generation_flops(
                 bench.costs, prompt_tokens=[a.prompt_tokens for a in record.answers],
                 exit_blocks=[a.exit_blocks for a in record.answers], exits=EXITS,
                 head=each.labels.get("head"), state_fill=each.labels["state_fill"],
@@ -230,7 +231,7 @@ def test_the_sweep_counts_a_prompt_once_for_all_thresholds_of_a_job(bench, measu
     assert sorted(separate.answers) == sorted(together.answers) and len(together.answers) == 6
     lengths, blocks, _, _ = zip(*together.answers, strict=True)
     head = {"head": joint.labels["head"], "state_fill": joint.labels["state_fill"]}
-    counted = costs.generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
+    counted = passes.generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
     decoding, prompts = counted["flops"].sum(), counted["prompt_flops"].sum()
     assert apart.flops(separate.answers) == pytest.approx(decoding + prompts)
     assert joint.flops(together.answers) == pytest.approx(decoding + prompts / 3)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import calibrate, costs, policy_kinds, risks, scoring
+from early_exit import calibrate, policy_kinds, risks, scoring
 from early_exit.base import job, records
+from early_exit.costs.passes import passes
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -18,7 +19,7 @@ with job.logged(snakemake) as log:
     table, losses = records.read_json(files.costs), {}
     for policy, run in runs.items():
         asked = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
-        work = pd.DataFrame(costs.generation_flops(table, **asked, **params.counted[policy]))
+        work = pd.DataFrame(passes.generation_flops(table, **asked, **params.counted[policy]))
         losses[policy] = risks.losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
     chosen = {}
     for policy, spec in params.policies.items():

@@ -4,8 +4,8 @@ import pandas as pd
 
 from early_exit.base.job import job
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_table
-from early_exit.costs import generation_flops
-from early_exit.draft_costs import round_flops
+from early_exit.costs.passes import generation_flops
+from early_exit.costs.speculation import round_flops
 
 with job(snakemake) as log:
     params = snakemake.params

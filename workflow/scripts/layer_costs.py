@@ -1,9 +1,9 @@
-"""Rule layer_costs: the backbone's cost table, FLOPs a token for each part (see `early_exit.costs`)."""
+"""Rule layer_costs: the backbone's cost table, FLOPs a token for each part (see `early_exit.costs.passes`)."""
 
 from early_exit import heads
 from early_exit.base.job import job
 from early_exit.base.records import read_json, write_json
-from early_exit.costs import cost_table, flops
+from early_exit.costs.passes import cost_table, flops
 
 with job(snakemake) as log:
     config, designs = read_json(snakemake.input.manifest)["config"], snakemake.params.heads

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from early_exit import block_costs
 from early_exit.base.records import read_json
+from early_exit.costs.passes import parts
 from early_exit.sources.rows import manifests
 
 EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)
@@ -50,5 +50,5 @@ def complete(name: str, spec: dict[str, Any]) -> Iterator[Problem]:
 def _facts(model: dict[str, Any], where: str) -> dict[str, Any]:
     """What a Hugging Face config says of the model."""
     family = manifests.family(model, where)  # refuses what is not supported
-    parameters = block_costs.parameters(model)
+    parameters = parts.parameters(model)
     return {"family": family, "depth": model["num_hidden_layers"], "parameters": parameters}

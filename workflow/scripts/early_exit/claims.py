@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit import compare, costs, uncertainty
+from early_exit import compare, uncertainty
 from early_exit.base.records import MAIN_METRIC
 from early_exit.cells import Cell
+from early_exit.costs.passes import passes
 
 LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
 FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow
@@ -167,7 +168,7 @@ def saving_lost(cell: Cell, cost_tables: Mapping[str, Any], metric: str = "") ->
     would pay. NaN where nothing left early.
     """
     table = cost_tables[cell.backbone]
-    fill, found = costs.flops(table["state_fill"]["propagate"]), {}
+    fill, found = passes.flops(table["state_fill"]["propagate"]), {}
     for curve in cell.curves.values():
         if curve.is_head and curve.state_fill == "propagate":
             total = {name: curve.sums[name].sum(axis=1) for name in curve.sums}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from early_exit import block_costs as costs
 from early_exit.base.errors import InputError
-from early_exit.block_costs import Cost
+from early_exit.costs.passes import parts as costs
+from early_exit.costs.passes.parts import Cost
 from early_exit.mixers import mixer_shape, slim_shape
 
 

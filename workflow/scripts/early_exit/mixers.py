@@ -11,9 +11,9 @@ from transformers import Mamba2Config, MambaConfig, PreTrainedConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from early_exit import block_costs as costs
 from early_exit.base.errors import InputError
-from early_exit.block_costs import Cost
+from early_exit.costs.passes import parts as costs
+from early_exit.costs.passes.parts import Cost
 
 
 @dataclass(frozen=True)

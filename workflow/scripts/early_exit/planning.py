@@ -23,7 +23,7 @@ import pandas as pd
 
 from early_exit import steering
 from early_exit.base.errors import InputError
-from early_exit.costs import generation_flops
+from early_exit.costs.passes import generation_flops
 
 POINTS = 101  # thresholds of the curve
 TRADES = np.geomspace(0.01, 100.0, 41)  # FLOPs of full passes that a different token weighs

@@ -20,9 +20,9 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from early_exit import backbones, confidences, decode, fills, forced, policies, products, speculate
 from early_exit.base.errors import InputError
-from early_exit.costs import generation_flops
+from early_exit.costs.passes import generation_flops
+from early_exit.costs.speculation import round_flops
 from early_exit.decode import Request
-from early_exit.draft_costs import round_flops
 from early_exit.speed import Answer, Case
 from early_exit.stopping import StopRule
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from early_exit import adaptive
 from early_exit.base.errors import InputError
-from early_exit.costs import flops, generation_flops
+from early_exit.costs.passes import flops, generation_flops
 
 if TYPE_CHECKING:
     from early_exit.planning import Measured

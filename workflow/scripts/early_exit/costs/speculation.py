@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from early_exit.base.errors import InputError
-from early_exit.costs import flops
+from early_exit.costs.passes import flops
 
 
 def round_flops(
