@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import prompts
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.records import EXAMPLES, GENERATIONS
-from early_exit.conversations import Rounds
+from early_exit.data import prompts
+from early_exit.data.conversations import Rounds
 
 SCRIPT = Path(__file__).parents[1] / "workflow" / "scripts" / "show_prompt.py"
 THRESHOLDS = (0.5, 0.7, 0.9)

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import datasets, prompts, questions
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES, read_metadata, read_table, write_table
+from early_exit.data import datasets, prompts, questions
 from early_exit.sources.rows import rows as sources
 
 ROOT = Path(__file__).parents[1]

@@ -10,10 +10,10 @@ import yaml
 from conftest import ROOT
 from jsonschema import Draft202012Validator
 
-from early_exit import disjoint
 from early_exit.base import records
 from early_exit.base.errors import InputError
-from early_exit.questions import sha256
+from early_exit.data import disjoint
+from early_exit.data.questions import sha256
 
 STORIES = ("Ann has a red boat. She sails on Sundays.", "Bo bakes bread. The oven is old.")
 

@@ -26,13 +26,14 @@ from hub_files import (
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from early_exit import backbones, generation, products, prompts, questions, stopping
+from early_exit import backbones, generation, products, stopping
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import read_json
-from early_exit.conversations import Prompt
 from early_exit.costs.passes import passes
+from early_exit.data import prompts, questions
+from early_exit.data.conversations import Prompt
 from early_exit.sources.rows import manifests, model_files
 
 SOURCES = {"mistral": "mistralai/Mistral-7B-v0.3", "codestral": "mistralai/Mamba-Codestral-7B-v0.1",

@@ -20,7 +20,7 @@ from transformers import (
 
 from early_exit import backbones, decode, fills, generation, memory, policies
 from early_exit.base.errors import InputError
-from early_exit.conversations import Prompt
+from early_exit.data.conversations import Prompt
 
 SHAPES = {
     "llama": lambda: LlamaForCausalLM(

@@ -13,7 +13,8 @@ import torch
 from conftest import ROOT, SHARED
 from engine import Length, requests_for, run
 
-from early_exit import backbones, datasets, products
+from early_exit import backbones, products
+from early_exit.data import datasets
 from early_exit.sources.rows import manifests
 
 FOLDER = Path(os.environ.get("EARLY_EXIT_SMOLLM2", ROOT / "models/smollm2"))

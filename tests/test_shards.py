@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from test_faults import run
 
-from early_exit import shards
 from early_exit.base import records
 from early_exit.base.errors import InputError
+from early_exit.data import shards
 
 
 def make_examples(groups):

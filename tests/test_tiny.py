@@ -5,19 +5,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import (
-    backbones,
-    datasets,
-    decode,
-    distill,
-    fills,
-    metrics,
-    policies,
-    products,
-    prompts,
-    settle,
-    stopping,
-)
+from early_exit import backbones, decode, distill, fills, metrics, policies, products, settle, stopping
+from early_exit.data import datasets, prompts
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from early_exit import world_files
-from early_exit.questions import words
+from early_exit.data.questions import words
 from early_exit.world import World
 
 TINY = Path(__file__).parents[1] / "workflow" / "resources" / "tiny"

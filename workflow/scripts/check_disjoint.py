@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import disjoint
 from early_exit.base import job, records
+from early_exit.data import disjoint
 
 with job.logged(snakemake) as log:
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)

@@ -1,8 +1,8 @@
 """Rule fetch_corpus: the documents that heads are distilled on, and those kept aside."""
 
-from early_exit import datasets
 from early_exit.base.job import job
 from early_exit.base.records import CORPUS, write_table
+from early_exit.data import datasets
 
 with job(snakemake) as log:
     params = snakemake.params

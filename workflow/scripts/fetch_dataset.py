@@ -1,8 +1,8 @@
 """Rule fetch_dataset: the calibration and test examples of one question set, with prompts and references."""
 
-from early_exit import datasets
 from early_exit.base.job import job
 from early_exit.base.records import EXAMPLES, write_table
+from early_exit.data import datasets
 
 with job(snakemake) as log:
     params = snakemake.params

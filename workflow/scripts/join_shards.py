@@ -1,7 +1,7 @@
 """Rule join_shards: the answers that several jobs gave, as the one file that a single job would have written."""
 
-from early_exit import shards
 from early_exit.base import job, records
+from early_exit.data import shards
 
 with job.logged(snakemake) as log:
     for split, path in snakemake.output.items():

@@ -10,7 +10,7 @@ import sys
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import EXAMPLES, GENERATIONS, read_table
-from early_exit.conversations import Prompt, Rounds
+from early_exit.data.conversations import Prompt, Rounds
 
 
 def main(data: str, example_id: str | None = None, run: str | None = None, threshold: str = "nan") -> None:

@@ -14,7 +14,7 @@ from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import GENERATIONS
-from early_exit.conversations import Prompt, Rounds
+from early_exit.data.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
 from early_exit.exit_policies import Given
 from early_exit.fills import Fill

@@ -13,7 +13,7 @@ from early_exit import generation
 from early_exit.backbones import Backbone
 from early_exit.base import job
 from early_exit.confidences import Confidence
-from early_exit.conversations import Rounds
+from early_exit.data.conversations import Rounds
 from early_exit.planning import Measured
 
 

@@ -20,7 +20,7 @@ from statistics import median
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.conversations import Rounds
+from early_exit.data.conversations import Rounds
 from early_exit.generation import Answerer
 from early_exit.speed import Answer, Case, Probe, interleave
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from early_exit import lexicon, prompts
+from early_exit import lexicon
+from early_exit.data import prompts
 
 ROLES = ("train", "calibration", "test")
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.prompts import Turn
+from early_exit.data.prompts import Turn
 from early_exit.sources.rows import Row
 
 log = logging.getLogger("early_exit")

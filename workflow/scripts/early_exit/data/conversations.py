@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from early_exit import prompts
 from early_exit.base.errors import InputError
+from early_exit.data import prompts
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.datasets import check_disjoint
-from early_exit.questions import sha256, words
+from early_exit.data.datasets import check_disjoint
+from early_exit.data.questions import sha256, words
 
 Hashes = dict[str, str]  # of each document, to an id by which it can be found
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import prompts
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES
-from early_exit.questions import Example, read_examples, sha256, words
+from early_exit.data import prompts
+from early_exit.data.questions import Example, read_examples, sha256, words
 from early_exit.sources.rows import open_source
 
 ROLES = ("shots", "test", "calibration")
