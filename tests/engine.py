@@ -7,7 +7,8 @@ from unittest import mock
 
 import torch
 
-from early_exit import backbones, decode, fills, policies
+from early_exit import decode, fills, policies
+from early_exit.models import backbone as backbones
 
 
 @dataclass

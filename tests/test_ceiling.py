@@ -4,8 +4,9 @@ import pytest
 import torch
 from engine import Forced, Length, prompts, requests_for, run
 
-from early_exit import backbones, ceiling, fills, replay
+from early_exit import ceiling, fills, replay
 from early_exit.base.errors import InputError
+from early_exit.models import backbone as backbones
 
 
 def full_answers(backbone, some):

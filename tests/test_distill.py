@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from early_exit import backbones, distill
 from early_exit.base.errors import InputError
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 EXITS = [2, 3, 4, 5]
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)

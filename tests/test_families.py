@@ -10,8 +10,10 @@ from conftest import Float64
 from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from early_exit import backbones, config, decode, fills, policies, structure
+from early_exit import config, decode, fills, policies
 from early_exit.base.errors import InputError
+from early_exit.models import backbone as backbones
+from early_exit.models import conformance
 from early_exit.sources.rows import manifests
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 2,
@@ -197,20 +199,20 @@ def granite():
 def test_scaled_embeddings_are_found_by_running(granite, monkeypatch):
     backbone = backbones.adapt(granite)
     monkeypatch.setattr(granite.model, "embedding_multiplier", 6.0)
-    assert "its logits are not what" in refusal(lambda: structure.check_outputs(backbone))
+    assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 def test_scaled_logits_are_found_by_running(granite, monkeypatch):
     backbone = backbones.adapt(granite)
     monkeypatch.setattr(granite.config, "logits_scaling", 1.1)
-    assert "its logits are not what" in refusal(lambda: structure.check_outputs(backbone))
+    assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 def test_a_layer_that_stores_other_keys_is_found_by_running():
     model = make("smollm3", no_rope_layers=[1, 1, 1, 1])
     backbone = backbones.adapt(model)
     model.model.layers[2].self_attn.use_rope = False
-    assert "layer 3 stores other keys and values" in refusal(lambda: structure.check_outputs(backbone))
+    assert "layer 3 stores other keys and values" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
 
-from early_exit import backbones, decode, fills, state
-from early_exit.attention import Apart
+from early_exit import decode, fills
+from early_exit.models import backbone as backbones
+from early_exit.models import caches
+from early_exit.models.attention import Apart
 
 DEPTH = 6
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -163,8 +165,8 @@ def librarys_forward(name, token_ids):
 def test_long_rows_attended_to_where_they_lie_equal_the_slow_reference(fill):
     """Rows that go on without others are brought together if they are short, as all are in these tests, or on a GPU."""
     model = double_model("qwen3")
-    apart = mock.patch.object(state, "Apart", wraps=Apart)
-    with Float64(), mock.patch.object(state, "GATHERED_BYTES", 0), apart as taken:
+    apart = mock.patch.object(caches, "Apart", wraps=Apart)
+    with Float64(), mock.patch.object(caches, "GATHERED_BYTES", 0), apart as taken:
         for case in (FIRST, ALTERNATING, STOPS):
             check(model, backbones.adapt(model), fill, case)
     assert taken.called
@@ -209,20 +211,20 @@ def check(model, backbone, fill, case):
         }  # blocks run for what needs them, and no other
 
 
-def same_caches(state, backbone, slot, n, trace, now):
+def same_caches(caches, backbone, slot, n, trace, now):
     """Caches of block n in `slot` once the token at position `now` has left."""
     index, slow = backbone.layer_indices[n - 1], trace.reference
     there = [p for p in range(now + 1) if slow.fill != "deferred" or trace.depth(p, now) >= n]
     assert there == list(range(len(there)))  # what `deferred` has not computed yet is at the end
     where = f"block {n}, slot {slot}, position {now}"
     if backbone.family == "transformer":
-        same(state.keys[index][slot, :, : len(there)], torch.stack(slow.keys[n - 1][: len(there)], 1), f"K, {where}")
+        same(caches.keys[index][slot, :, : len(there)], torch.stack(slow.keys[n - 1][: len(there)], 1), f"K, {where}")
         same(
-            state.values[index][slot, :, : len(there)], torch.stack(slow.values[n - 1][: len(there)], 1), f"V, {where}"
+            caches.values[index][slot, :, : len(there)], torch.stack(slow.values[n - 1][: len(there)], 1), f"V, {where}"
         )
     else:
-        same(state.conv[index][slot], slow.windows[n - 1][there[-1]], f"window, {where}")
-        same(state.recurrent[index][slot], slow.states[n - 1][there[-1]], f"state, {where}")
+        same(caches.conv[index][slot], slow.windows[n - 1][there[-1]], f"window, {where}")
+        same(caches.recurrent[index][slot], slow.states[n - 1][there[-1]], f"state, {where}")
 
 
 def same(ours, theirs, what):

@@ -26,7 +26,7 @@ from hub_files import (
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from early_exit import backbones, generation, products, stopping
+from early_exit import generation, stopping
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
@@ -34,6 +34,8 @@ from early_exit.base.records import read_json
 from early_exit.costs.passes import passes
 from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
+from early_exit.models import backbone as backbones
+from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests, model_files
 
 SOURCES = {"mistral": "mistralai/Mistral-7B-v0.3", "codestral": "mistralai/Mamba-Codestral-7B-v0.1",
@@ -380,7 +382,7 @@ def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
     )  # fmt: skip
     answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
-    with products.as_loaded(backbone.model):
+    with packed_linear.as_loaded(backbone.model):
         library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
     for row, text in zip(answers.itertuples(), texts, strict=True):
         prompt = torch.tensor([[1, *own.encode(text)]])

@@ -18,9 +18,10 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from early_exit import backbones, decode, fills, generation, memory, policies
+from early_exit import decode, fills, generation, memory, policies
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
+from early_exit.models import backbone as backbones
 
 SHAPES = {
     "llama": lambda: LlamaForCausalLM(

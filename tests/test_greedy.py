@@ -5,8 +5,9 @@ import torch
 from engine import prompts, requests_for, run
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from early_exit import backbones, decode, fills, policies, prefixes
+from early_exit import decode, fills, policies, prefixes
 from early_exit.greedy import Greedy
+from early_exit.models import backbone as backbones
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 4.0, 0.5])

@@ -9,9 +9,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import backbones, distill, figures, head_figures, head_outputs, head_tables, heads, training
+from early_exit import figures, head_figures, head_outputs, head_tables, heads, training
 from early_exit.base import records
 from early_exit.base.errors import InputError
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 EXITS, DEPTH = [2, 4, 5], 6
 DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},

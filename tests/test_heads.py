@@ -13,10 +13,11 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
-from early_exit import confidences, heads, state
+from early_exit import confidences, heads
 from early_exit import config as config_module
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
+from early_exit.models import caches
 from early_exit.sources.rows import manifests, user_code
 
 HIDDEN = 32
@@ -178,7 +179,7 @@ def test_state_insert_repeats_rows_of_a_prompt(made, name):
     with torch.no_grad():
         for n in EXITS:
             made[name][str(n)](torch.randn(2, 6, HIDDEN), cache)
-    memory = state.RecurrentState(range(len(EXITS)), 3, torch.device("cpu"))
+    memory = caches.RecurrentState(range(len(EXITS)), 3, torch.device("cpu"))
     memory.insert(torch.tensor([0, 1, 2]), cache, torch.tensor([1, 1, 0]), 7)
     assert torch.equal(memory.recurrent[0][0], memory.recurrent[0][1])
     assert not torch.equal(memory.recurrent[0][0], memory.recurrent[0][2])

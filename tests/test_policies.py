@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
 
-from early_exit import backbones, confidences, decode, fills, forced, memory
+from early_exit import confidences, decode, fills, forced, memory
 from early_exit.base.errors import InputError
 from early_exit.confidences import UNTRAINED
+from early_exit.models import backbone as backbones
 
 DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
 PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]

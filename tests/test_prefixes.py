@@ -8,7 +8,8 @@ from engine import prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import backbones, prefixes
+from early_exit import prefixes
+from early_exit.models import backbone as backbones
 
 
 def few_shot(count, seed=0):

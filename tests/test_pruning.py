@@ -17,11 +17,12 @@ from test_distill import documents
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import backbones, block_scores, figures, policies, pruning, pruning_figures
+from early_exit import block_scores, figures, policies, pruning, pruning_figures
 from early_exit.base.errors import InputError
-from early_exit.distill import Document
 from early_exit.fills import Fill
 from early_exit.generation import Plan, _answer
+from early_exit.models import backbone as backbones
+from early_exit.models.documents import Document
 
 DEPTH = 6
 NEW_TOKENS = 8

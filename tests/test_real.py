@@ -13,8 +13,9 @@ import torch
 from conftest import ROOT, SHARED
 from engine import Length, requests_for, run
 
-from early_exit import backbones, products
 from early_exit.data import datasets
+from early_exit.models import backbone as backbones
+from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests
 
 FOLDER = Path(os.environ.get("EARLY_EXIT_SMOLLM2", ROOT / "models/smollm2"))
@@ -60,7 +61,7 @@ def test_never_exit_equals_the_librarys_generate(smollm2, capsys):
     gaps = []
     for k, prompt in enumerate(some):
         row, ids = ours[f"{k:02d}", 1.0], torch.tensor([prompt])
-        with products.as_loaded(backbone.model):
+        with packed_linear.as_loaded(backbone.model):
             expected = backbone.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=[-1]
             )[0, len(prompt) :].tolist()

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from test_config import load
 from test_scoring import answer, examples
 
-from early_exit import backbones, provenance
+from early_exit import provenance
 from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
+from early_exit.models import backbone
 from early_exit.scoring import score_run
 from early_exit.sources.rows import manifests
 
@@ -32,7 +33,7 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 def opened(folder):
-    return backbones.open_backbone(manifests.describe("m", {"source": "m"}, folder, str(folder)), SETTINGS)
+    return backbone.open_backbone(manifests.describe("m", {"source": "m"}, folder, str(folder)), SETTINGS)
 
 
 # --- weights and code ------------------------------------------------------------------------------------------------
@@ -143,10 +144,10 @@ def test_a_file_with_other_bytes_than_recorded_is_named_at_every_opening(name, t
     content[-2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"model/{name}: not the bytes that fetch_backbone recorded \(sha256\)"):
-        backbones.open_backbone(manifest, SETTINGS)
+        backbone.open_backbone(manifest, SETTINGS)
     if name != "model.safetensors":
         with pytest.raises(InputError, match=rf"model/{name}: not the bytes"):
-            backbones.load_tokenizer(manifest)
+            backbone.load_tokenizer(manifest)
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

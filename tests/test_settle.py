@@ -6,7 +6,8 @@ import torch
 from test_distill import documents
 from torch.nn import functional as F
 
-from early_exit import backbones, settle
+from early_exit import settle
+from early_exit.models import backbone as backbones
 
 
 def test_settling_is_the_mean_over_all_positions_of_documents_run_alone(random_model):

@@ -12,10 +12,11 @@ from reference import Schedule
 from reference import decode as slow_decode
 from test_generation import SHAPES, PeakMemory
 
-from early_exit import backbones, decode, exit_policies, generation, memory, speculate
+from early_exit import decode, exit_policies, generation, memory, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
+from early_exit.models import backbone as backbones
 
 DEPTH = 6
 NEW_TOKENS = 12

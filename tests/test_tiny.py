@@ -5,8 +5,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import backbones, decode, distill, fills, metrics, policies, products, settle, stopping
+from early_exit import decode, fills, metrics, policies, settle, stopping
 from early_exit.data import datasets, prompts
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
+from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -70,7 +73,7 @@ def test_never_exit_equals_plain_greedy_decoding(model):
         for row in decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=8)
     }
     for k, prompt in enumerate(prompts_):
-        with products.as_loaded(backbone.model):
+        with packed_linear.as_loaded(backbone.model):
             expected = backbone.model.generate(
                 torch.tensor([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=[-1]
             )

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from early_exit import backbones, distill, head_outputs
+from early_exit import head_outputs
 from early_exit.base import job, records
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 with job.logged(snakemake) as log:
     params = snakemake.params

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from early_exit import backbones, heads, speed, speed_cases, stopping
+from early_exit import heads, speed, speed_cases, stopping
 from early_exit.base import job, records
+from early_exit.models import backbone as backbones
 
 with job.logged(snakemake) as log:
     params = snakemake.params

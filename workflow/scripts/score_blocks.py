@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, block_scores, distill
+from early_exit import block_scores
 from early_exit.base import job, records
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 with job.logged(snakemake) as log:
     params = snakemake.params

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, distill, settle
+from early_exit import settle
 from early_exit.base import job, records
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 with job.logged(snakemake):
     params = snakemake.params

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from early_exit import backbones, distill, heads, training
+from early_exit import heads, training
 from early_exit.base import files, job, records, resume
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
 
 with job.logged(snakemake) as log:
     params, out = snakemake.params, snakemake.output

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from early_exit.backbones import Backbone
 from early_exit.base import job
-from early_exit.distill import Document, batches, pad
+from early_exit.models.backbone import Backbone
+from early_exit.models.documents import Document, batches, pad
 
 TOKENS = 256  # at a time in float64: a cosine near 1 says nothing of its angle in float32
 

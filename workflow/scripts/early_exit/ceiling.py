@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from early_exit import backbones, replay
-from early_exit.backbones import Backbone
+from early_exit import replay
 from early_exit.base import job
 from early_exit.base.errors import InputError
+from early_exit.models import backbone as backbones
+from early_exit.models.backbone import Backbone
 
 
 def run(

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from early_exit.adaptive import Same
 from early_exit.heads import confidence
+from early_exit.models.caches import RecurrentState
 from early_exit.policies import Policy
-from early_exit.state import RecurrentState
 
 
 class Confidence(Policy):

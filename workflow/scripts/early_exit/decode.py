@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from early_exit import recurrence
-from early_exit.backbones import Backbone
 from early_exit.fills import Fill
 from early_exit.greedy import Greedy
+from early_exit.models import recurrent_steps
+from early_exit.models.backbone import Backbone
+from early_exit.models.caches import AttentionState, RecurrentState
 from early_exit.policies import Policy
 from early_exit.prefixes import Beginning
-from early_exit.state import AttentionState, RecurrentState
 from early_exit.stopping import StopRule
 
 ADMIT_AT = 0.25  # share of the slots that must be free before prompts are run
@@ -113,7 +113,7 @@ def generate(
         # Prompts come in groups, once some slots are free: prefill is cheaper for many at once.
         free = slots - len(batch.running)
         admitted = _next_requests(waiting, free) if free >= ADMIT_AT * slots else []
-        with recurrence.ours():
+        with recurrent_steps.ours():
             if admitted:
                 prefill(batch, admitted)
             else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from early_exit import adaptive, confidences, forced, heads, policy_kinds, steering
-from early_exit.backbones import Backbone
+from early_exit.models.backbone import Backbone
 from early_exit.policies import FullDepth, Policy
 
 

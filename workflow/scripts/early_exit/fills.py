@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from early_exit import recurrence
-from early_exit.state import AttentionState, RecurrentState
+from early_exit.models import recurrent_steps
+from early_exit.models.caches import AttentionState, RecurrentState
 
 if TYPE_CHECKING:
-    from early_exit.backbones import Backbone
+    from early_exit.models.backbone import Backbone
 
 
 class Fill:
@@ -216,7 +216,7 @@ def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: 
 
     x, b = x.view(-1, mixer.num_heads, mixer.head_dim), b.view(-1, groups, size)
     rate = -torch.exp(mixer.A_log.to(recurrent.dtype))
-    recurrence.update(recurrent, x, dt, mixer.dt_bias, rate, b)
+    recurrent_steps.update(recurrent, x, dt, mixer.dt_bias, rate, b)
     return window, recurrent
 
 

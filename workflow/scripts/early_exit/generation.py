@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import backbones, decode, exit_policies, fills, memory, policies, speculate, stopping
-from early_exit.backbones import Backbone
+from early_exit import decode, exit_policies, fills, memory, policies, speculate, stopping
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
@@ -18,6 +17,8 @@ from early_exit.data.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
 from early_exit.exit_policies import Given
 from early_exit.fills import Fill
+from early_exit.models import backbone as backbones
+from early_exit.models.backbone import Backbone
 from early_exit.policies import Policy
 from early_exit.stopping import StopRule
 

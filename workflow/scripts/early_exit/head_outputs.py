@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from early_exit import distill
 from early_exit import heads as head_files
-from early_exit.backbones import Backbone
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
-from early_exit.distill import Document
+from early_exit.models import documents as distill
+from early_exit.models.backbone import Backbone
+from early_exit.models.documents import Document
 
 Trained = Mapping[int, Mapping[str, nn.ModuleDict]]  # by seed and name, one head per exit
 

@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from early_exit import products
 from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.passes.parts import Cost
 from early_exit.head_kinds import KINDS, Head
+from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests, model_files, user_code
 
 
@@ -103,7 +103,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
         heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
-    return products.ours(heads).eval().requires_grad_(False)
+    return packed_linear.ours(heads).eval().requires_grad_(False)
 
 
 def save(

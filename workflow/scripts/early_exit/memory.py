@@ -11,7 +11,7 @@ from math import ceil
 import torch
 from torch import nn
 
-from early_exit.backbones import Backbone
+from early_exit.models.backbone import Backbone
 from early_exit.prefixes import PROMPT_TOKENS
 
 MIB = 2**20

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from early_exit.state import RecurrentState
+from early_exit.models.caches import RecurrentState
 
 
 class Row(Protocol):

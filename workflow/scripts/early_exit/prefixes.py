@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 from transformers import DynamicCache
 
-from early_exit.backbones import Backbone
+from early_exit.models.backbone import Backbone
 
 PASS_TOKENS = 16  # what a pass costs beside its tokens, in tokens: a product with few rows takes as long as with 16
 PROMPT_TOKENS = 8192  # the most tokens of a pass, padding included: more gains nothing and takes memory

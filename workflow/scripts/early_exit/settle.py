@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from early_exit.backbones import Backbone
-from early_exit.distill import Document, batches, pad
+from early_exit.models.backbone import Backbone
+from early_exit.models.documents import Document, batches, pad
 
 
 @torch.no_grad()

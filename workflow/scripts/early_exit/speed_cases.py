@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import backbones, confidences, decode, fills, forced, policies, products, speculate
+from early_exit import confidences, decode, fills, forced, policies, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decode import Request
+from early_exit.models import backbone as backbones
+from early_exit.models import packed_linear
 from early_exit.speed import Answer, Case
 from early_exit.stopping import StopRule
 
@@ -193,7 +195,7 @@ def library_answers(
             token_ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in batch]
             mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
             ends = _Ends(rule, width, len(batch))
-            with products.as_loaded(model):
+            with packed_linear.as_loaded(model):
                 model.generate(
                     torch.tensor(token_ids, device=model.device),
                     attention_mask=torch.tensor(mask, device=model.device),

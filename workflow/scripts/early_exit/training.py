@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import distill
-from early_exit.backbones import Backbone
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.resume import Checkpoint
-from early_exit.distill import Document
 from early_exit.heads import build
+from early_exit.models import documents as distill
+from early_exit.models.backbone import Backbone
+from early_exit.models.documents import Document
 
 REPORT_EVERY = 10  # steps that a row of the curve is the mean of
 

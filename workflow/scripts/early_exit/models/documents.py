@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from early_exit.backbones import Backbone
 from early_exit.base.errors import InputError
+from early_exit.models.backbone import Backbone
 
 LABELS = ("exit-in-oracle-topk", "oracle-in-exit-topk")
 EXIT_WEIGHTS = ("linear", "uniform")

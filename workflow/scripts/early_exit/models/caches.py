@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from early_exit.attention import GATHERED_BYTES, Apart
+from early_exit.models.attention import GATHERED_BYTES, Apart
 
 
 class Rows:

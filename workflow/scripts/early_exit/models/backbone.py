@@ -16,11 +16,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from early_exit import attention, products, recurrence, structure
 from early_exit.base import job
 from early_exit.base.errors import InputError
+from early_exit.models import attention, conformance, packed_linear, recurrent_steps
+from early_exit.models.caches import AttentionState, RecurrentState
 from early_exit.sources.rows import manifests, model_files
-from early_exit.state import AttentionState, RecurrentState
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Backbone:
                        "attention_mask": _causal(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
         else:
             options = {"cache_params": cache}
-        with recurrence.ours():
+        with recurrent_steps.ours():
             for n, block in enumerate(self.blocks, 1):
                 hidden = block(hidden, **options)
                 if n in keep:
@@ -152,16 +152,16 @@ def _causal(positions: Tensor) -> Tensor:
 def adapt(model: nn.Module) -> Backbone:
     """Wrap a loaded causal LM; InputError if it is not built as one of the families (see `structure`)."""
     family = manifests.family(model.config.to_dict(), "backbone")
-    structure.check_modules(model, family)
+    conformance.check_modules(model, family)
     if family == "transformer":
         if model.config._attn_implementation not in ("sdpa", attention.NAME):
             raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
         model.set_attn_implementation(attention.NAME)
-    products.ours(model).eval().requires_grad_(False)
+    packed_linear.ours(model).eval().requires_grad_(False)
     blocks = tuple(model.base_model.layers)
     backbone = Backbone(model, family, blocks, tuple(range(len(blocks))))
     if model.config.model_type not in manifests.TESTED:
-        structure.check_outputs(backbone)
+        conformance.check_outputs(backbone)
     return backbone
 
 

@@ -17,7 +17,7 @@ from early_exit.base.errors import InputError
 from early_exit.sources.rows.manifests import SUPPORTED
 
 if TYPE_CHECKING:
-    from early_exit.backbones import Backbone
+    from early_exit.models.backbone import Backbone
 
 PROJECTIONS = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}  # fmt: skip
