@@ -9,7 +9,7 @@ from test_compare import make_cell
 
 from early_exit import claims, claims_page, uncertainty
 from early_exit.claims import CONTRADICTED, SUPPORTED, UNDECIDED
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 
 DEPTH = 16
 NAMES = [claim.name for claim in claims.CLAIMS]

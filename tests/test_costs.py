@@ -23,7 +23,7 @@ from early_exit import confidences, decode, fills, forced, heads, policy_kinds
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
 from early_exit.costs.passes import flops, generation_flops
-from early_exit.costs.passes import passes as costs
+from early_exit.costs import passes as costs
 from early_exit.models import backbone as backbones
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"

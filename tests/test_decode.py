@@ -14,7 +14,7 @@ from reference import Heads, Schedule
 from reference import decode as slow_decode
 
 from early_exit import confidences, decode, fills, heads
-from early_exit.costs.passes import passes as costs
+from early_exit.costs import passes as costs
 from early_exit.models import backbone as backbones
 
 NEW_TOKENS = 10

@@ -31,7 +31,7 @@ from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import read_json
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
 from early_exit.models import backbone as backbones

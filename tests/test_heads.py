@@ -36,7 +36,7 @@ BACKBONE = {"name": "b", "source": "x", "revision": None, "sha256": "0" * 64, "c
 MINE = """
 from torch import nn
 
-from early_exit.costs.passes.parts import linear
+from early_exit.costs.parts import linear
 from early_exit.head_kinds import Head
 
 

@@ -17,7 +17,7 @@ from test_policies import DEPTH, EXITS, make
 
 from early_exit import confidences, fills, heads, planning, replay
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 from early_exit.models import backbone as backbones
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}

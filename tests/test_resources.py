@@ -13,7 +13,7 @@ from test_workflow import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit import estimate, heads, layout, resources, work
-from early_exit.costs.passes import parts as block_costs
+from early_exit.costs import parts as block_costs
 
 copy = test_workflow.copy  # the fixture
 SMOLLM2 = {

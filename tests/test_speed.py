@@ -13,7 +13,7 @@ from test_workflow import jobs, snakemake
 from early_exit import config as config_module
 from early_exit import fills, heads, speed, speed_cases, speed_figures
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 from early_exit.models import backbone as backbones
 from early_exit.speed import Answer, Case
 from early_exit.speed_plan import plan

@@ -6,7 +6,7 @@ import pandas as pd
 
 from early_exit import calibrate, policy_kinds, risks, scoring
 from early_exit.base import job, records
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from early_exit.base.records import read_json
-from early_exit.costs.passes import parts
+from early_exit.costs import parts
 from early_exit.sources.rows import manifests
 
 EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)

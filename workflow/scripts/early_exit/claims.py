@@ -16,7 +16,7 @@ import pandas as pd
 from early_exit import compare, uncertainty
 from early_exit.base.records import MAIN_METRIC
 from early_exit.cells import Cell
-from early_exit.costs.passes import passes
+from early_exit.costs import passes
 
 LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
 FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow

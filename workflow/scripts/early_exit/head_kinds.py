@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import parts as costs
-from early_exit.costs.passes.parts import Cost
+from early_exit.costs import parts as costs
+from early_exit.costs.parts import Cost
 from early_exit.mixers import mixer_shape, slim_shape
 
 

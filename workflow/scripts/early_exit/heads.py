@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
 from early_exit.base.records import read_json, write_json
-from early_exit.costs.passes.parts import Cost
+from early_exit.costs.parts import Cost
 from early_exit.head_kinds import KINDS, Head
 from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests, model_files, user_code
@@ -56,9 +56,7 @@ def cost(config: Mapping[str, Any], hidden_size: int, name: str = "") -> Cost:
     with _one_line(name, options):
         found = kind_class(config["kind"]).cost(hidden_size, **options)
         if not (isinstance(found, Mapping) and {*found} == {"linear", "recurrence", "per_context"}):
-            raise InputError(
-                f"its `cost` gives {found!r}; add it up of early_exit.costs.passes.parts.linear and the like"
-            )
+            raise InputError(f"its `cost` gives {found!r}; add it up of early_exit.costs.parts.linear and the like")
     return dict(found)
 
 

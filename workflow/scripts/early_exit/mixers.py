@@ -12,8 +12,8 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import parts as costs
-from early_exit.costs.passes.parts import Cost
+from early_exit.costs import parts as costs
+from early_exit.costs.parts import Cost
 
 
 @dataclass(frozen=True)
