@@ -11,8 +11,8 @@ from engine import Length, prompts, requests_for, run
 from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
 
 from early_exit import adaptive, exit_policies, fills, forced, planning, steering
-from early_exit.costs.passes import flops
 from early_exit.costs import passes as costs
+from early_exit.costs.passes import flops
 from early_exit.models import backbone as backbones
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}

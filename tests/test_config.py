@@ -392,14 +392,15 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import confidences, fills, heads, mixers, pruning
+    from early_exit import confidences, fills, pruning
     from early_exit.costs import passes
+    from early_exit.heads.store import mixers, store
     from early_exit.models import documents
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
     assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
     design, distillation = schema["heads"]["additionalProperties"]["properties"], schema["distillation"]["properties"]
-    assert set(design["kind"]["then"]["enum"]) == set(heads.KINDS)
+    assert set(design["kind"]["then"]["enum"]) == set(store.KINDS)
     assert set(design["mixer"]["enum"]) == set(mixers.MIXERS)
     assert tuple(distillation["label"]["enum"]) == documents.LABELS
     assert tuple(distillation["exit_weights"]["then"]["enum"]) == documents.EXIT_WEIGHTS

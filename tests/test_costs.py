@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import confidences, decode, fills, forced, heads, policy_kinds
+from early_exit import confidences, decode, fills, forced, policy_kinds
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
-from early_exit.costs.passes import flops, generation_flops
 from early_exit.costs import passes as costs
+from early_exit.costs.passes import flops, generation_flops
+from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 
 SCRIPTS = Path(__file__).parents[1] / "workflow" / "scripts"
-HEADS = {kind: {"kind": kind} for kind in heads.KINDS}
+HEADS = {kind: {"kind": kind} for kind in store.KINDS}
 TINY_MAMBA = {"kind": "mamba", "expand": 2, "head_dim": 6, "state_size": 5, "n_groups": 2, "conv_kernel": 3}
 TINY_MAMBA1 = {"kind": "mamba", "mixer": "mamba1", "expand": 3, "state_size": 5, "conv_kernel": 3}
 TINY_SLIM = {"rank": 8, "head_dim": 4, "state_size": 3}
@@ -101,7 +102,7 @@ def cost_table(config, designs):
 
 
 def head_costs(designs, width):
-    return {name: heads.cost(design, width, name) for name, design in designs.items()}
+    return {name: store.cost(design, width, name) for name, design in designs.items()}
 
 
 def tiny_model(config, attention="eager"):
@@ -282,14 +283,14 @@ def test_recurrence_of_mamba_1_is_what_the_plain_loop_does():
 @pytest.mark.parametrize("name", TINY_HEADS)
 def test_heads_equal_torchs_counter(name):
     width, tokens, design = 24, 5, TINY_HEADS[name]
-    cost = heads.cost(design, width)
-    module = heads.build(design, width, [2])["2"].eval()
+    cost = store.cost(design, width)
+    module = store.build(design, width, [2])["2"].eval()
     seen, _ = counted(lambda: module(torch.zeros(1, tokens, width)))
     assert (cost["recurrence"] > 0) == (name in STATEFUL) == module.stateful
     if name not in STATEFUL:
         assert seen == {"matrices": tokens * cost["linear"], "batched": 0}
         return
-    projections = heads.cost(design | {"conv_kernel": 0}, width)["linear"]
+    projections = store.cost(design | {"conv_kernel": 0}, width)["linear"]
     kernel = design.get("conv_kernel", 4)
     assert seen["aten.convolution"] == (max(tokens, kernel) + kernel - 1) * (cost["linear"] - projections)
     if design.get("mixer") == "mamba1":  # two of its projections are batched products, as is the scan's read-out
@@ -398,7 +399,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
     backbone = backbones.adapt(tiny_model(config, "sdpa"))
     torch.manual_seed(1)
-    policy = confidences.HeadConfidence(heads.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
+    policy = confidences.HeadConfidence(store.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
     prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(8)}
     requests = [decode.Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
@@ -669,7 +670,7 @@ def run_script(name, folder, *, inputs, output, **params):
         "import json, runpy, sys; from types import SimpleNamespace as N; job = json.loads(sys.argv[1]);"
         "job = N(rule='r', input=N(**job['input']), params=N(**job['params']), output=job['output'], log=job['log']);"
         "runpy.run_path(sys.argv[2], {'snakemake': job});"
-        "assert 'torch' not in sys.modules or 'early_exit.heads' in sys.modules"
+        "assert 'torch' not in sys.modules or 'early_exit.heads.store' in sys.modules"
     )
     job = {"input": {key: str(path) for key, path in inputs.items()}, "params": params, "output": [str(output)],
            "log": [str(folder / "log")]}  # fmt: skip

@@ -13,8 +13,9 @@ from engine import Forced, Length, one_row_each, prompts, requests_for, run, run
 from reference import Heads, Schedule
 from reference import decode as slow_decode
 
-from early_exit import confidences, decode, fills, heads
+from early_exit import confidences, decode, fills
 from early_exit.costs import passes as costs
+from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 
 NEW_TOKENS = 10
@@ -162,7 +163,7 @@ def test_heads_with_a_state_equal_one_token_at_a_time(name, fill, head, head_sta
     model = make_random_model(name, torch.float64)
     backbone = backbones.adapt(model)
     torch.manual_seed(3)
-    some = heads.build(HEADS[head], backbone.hidden_size, (2, 3, 5)).double().eval().requires_grad_(False)
+    some = store.build(HEADS[head], backbone.hidden_size, (2, 3, 5)).double().eval().requires_grad_(False)
     policy, questions = WatchedHeads(some, head_state), prompts(2, seed=6, longest=7)
     with Float64():
         never = Heads(some, 1.0, head_state, steps=10)

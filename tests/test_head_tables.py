@@ -9,9 +9,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import figures, head_figures, head_outputs, head_tables, heads, training
+from early_exit import figures, head_figures, head_tables
 from early_exit.base import records
 from early_exit.base.errors import InputError
+from early_exit.heads.store import measure as head_outputs
+from early_exit.heads.store import store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -58,7 +60,7 @@ def test_confidences_labels_and_agreement_are_those_of_each_document_alone(rando
             assert at["agreement"].tolist() == (said == best[:, 0]).tolist()
             assert at["label"].tolist() == (best[:, :2] == said[:, None]).any(-1).tolist()
             for name in DESIGNS:
-                confidence = heads.confidence(trained[4][name][str(n)](hidden[n]))[0]
+                confidence = store.confidence(trained[4][name][str(n)](hidden[n]))[0]
                 assert np.allclose(at[f"confidence_{name}"], confidence, atol=1e-5)
 
 
@@ -76,7 +78,7 @@ def save(folder, seed, source="b" * 64):
     folder.mkdir()
     made = training.new_heads(DESIGNS, 32, EXITS, seed)
     rest = {"seed": seed, "distillation": {}, "max_tokens": 9, "corpus": {}, "versions": {}, "steps": 1, "tokens": 1}
-    heads.save(made, DESIGNS, backbone, EXITS, rest, folder / "heads.safetensors", folder / "manifest.json")
+    store.save(made, DESIGNS, backbone, EXITS, rest, folder / "heads.safetensors", folder / "manifest.json")
     return backbone
 
 

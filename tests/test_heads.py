@@ -13,10 +13,11 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
-from early_exit import confidences, heads
+from early_exit import confidences
 from early_exit import config as config_module
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
+from early_exit.heads.store import store
 from early_exit.models import caches
 from early_exit.sources.rows import manifests, user_code
 
@@ -37,7 +38,7 @@ MINE = """
 from torch import nn
 
 from early_exit.costs.parts import linear
-from early_exit.head_kinds import Head
+from early_exit.heads.designs import Head
 
 
 class Bottleneck(Head):
@@ -57,19 +58,19 @@ class Bottleneck(Head):
 @pytest.fixture
 def made():
     torch.manual_seed(1)
-    built = {name: heads.build(config, HIDDEN, EXITS, name) for name, config in CONFIGS.items()}
+    built = {name: store.build(config, HIDDEN, EXITS, name) for name, config in CONFIGS.items()}
     return torch.nn.ModuleDict(built).eval().requires_grad_(False)
 
 
 def save(made, folder, configs=CONFIGS, backbone=BACKBONE):
-    heads.save(made, configs, backbone, EXITS, {"seed": 1}, folder / "heads.safetensors", folder / "manifest.json")
+    store.save(made, configs, backbone, EXITS, {"seed": 1}, folder / "heads.safetensors", folder / "manifest.json")
 
 
 # --- designs -----------------------------------------------------------------------------------------------------
 
 
 def test_confidence_is_the_softmax_of_the_second_logit():
-    assert heads.confidence(torch.tensor([0.0, 2.0])).item() == pytest.approx(1 / (1 + torch.e**-2))
+    assert store.confidence(torch.tensor([0.0, 2.0])).item() == pytest.approx(1 / (1 + torch.e**-2))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -77,7 +78,7 @@ def test_scaling_the_hidden_state_changes_nothing_unless_told(name):
     hidden = torch.randn(2, 3, HIDDEN)
     for normalise in ("rms", "none"):
         torch.manual_seed(1)
-        head = heads.build(CONFIGS[name] | {"normalise": normalise}, HIDDEN, [2])["2"].eval()
+        head = store.build(CONFIGS[name] | {"normalise": normalise}, HIDDEN, [2])["2"].eval()
         assert head(hidden).shape == (2, 3, 2)
         assert torch.allclose(head(hidden), head(1000 * hidden), atol=1e-4) == (normalise == "rms")
 
@@ -97,20 +98,20 @@ def test_scaling_the_hidden_state_changes_nothing_unless_told(name):
 )
 def test_bad_options_are_named(design, message):
     with pytest.raises(InputError) as caught:
-        heads.build(design, HIDDEN, EXITS, "x")
+        store.build(design, HIDDEN, EXITS, "x")
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 def test_the_config_s_defaults_are_the_classes_own():
     """At 7B width, where every default fits."""
     schema = config_module.read_yaml(ROOT / config_module.SCHEMA)["properties"]["heads"]["additionalProperties"]
-    for design in [{"kind": kind} for kind in heads.KINDS] + [{"kind": "hybrid", "mixer": "mamba1"}]:
+    for design in [{"kind": kind} for kind in store.KINDS] + [{"kind": "hybrid", "mixer": "mamba1"}]:
         filled = config_module._fill(design, schema, ("heads", "x"))
         assert len(filled) > len(design)
-        assert heads.cost(filled, 4096) == heads.cost(design, 4096)
+        assert store.cost(filled, 4096) == store.cost(design, 4096)
         with torch.device("meta"):
             shapes = [
-                {name: tensor.shape for name, tensor in heads.build(options, 4096, [1]).state_dict().items()}
+                {name: tensor.shape for name, tensor in store.build(options, 4096, [1]).state_dict().items()}
                 for options in (filled, design)
             ]
         assert shapes[0] == shapes[1]
@@ -121,7 +122,7 @@ def test_a_check_costs_a_product_with_every_matrix(made, name):
     """Biases, norms and the state's own parameters are not counted."""
     weights = made[name]["2"].named_parameters()
     matrices = [p.numel() for key, p in weights if p.ndim > 1 and not key.endswith("A_log")]
-    cost = heads.cost(CONFIGS[name], HIDDEN)
+    cost = store.cost(CONFIGS[name], HIDDEN)
     assert cost["linear"] == 2 * sum(matrices)
     assert (cost["recurrence"] > 0) == (name in STATEFUL)
 
@@ -140,7 +141,7 @@ def test_stepping_a_head_with_a_state_equals_running_it_over_the_sequence(made, 
     for t in range(5, 12):
         policy.states[0].begin(3)
         for n in EXITS:
-            sure = heads.confidence(expected[n][:, t])
+            sure = store.confidence(expected[n][:, t])
             leaving = policy.leave(n, hidden[n][:, t : t + 1], sure + torch.tensor([-1e-4, 1e-4, -1e-4]))
             assert leaving.tolist() == [True, False, True]
 
@@ -200,7 +201,7 @@ def test_the_kernels_that_train_mamba1_are_given_the_bias_of_our_output(made, mo
 @pytest.mark.parametrize("name", CONFIGS)
 def test_reloaded_head_gives_the_same_outputs(made, name, tmp_path):
     save(made, tmp_path)
-    again = heads.load(tmp_path, name, BACKBONE)
+    again = store.load(tmp_path, name, BACKBONE)
     hidden = torch.randn(3, 7, HIDDEN)
     for n in map(str, EXITS):
         assert torch.equal(again[n](hidden), made[name][n](hidden))
@@ -211,7 +212,7 @@ def test_reloaded_head_gives_the_same_outputs(made, name, tmp_path):
 def test_every_exit_has_weights_of_its_own(made, name, tmp_path):
     """The authors' earlier code saved the first exit's weights four times."""
     save(made, tmp_path)
-    weights = [torch.cat([p.flatten() for p in h.parameters()]) for h in heads.load(tmp_path, name, BACKBONE).values()]
+    weights = [torch.cat([p.flatten() for p in h.parameters()]) for h in store.load(tmp_path, name, BACKBONE).values()]
     for k, one in enumerate(weights):
         assert all(not torch.equal(one, other) for other in weights[:k])
 
@@ -219,14 +220,14 @@ def test_every_exit_has_weights_of_its_own(made, name, tmp_path):
 def test_what_does_not_belong_together_is_refused(made, tmp_path):
     save(made, tmp_path)
     with pytest.raises(InputError, match="trained for x"):
-        heads.load(tmp_path, "calm", BACKBONE | {"sha256": "1" * 64})
+        store.load(tmp_path, "calm", BACKBONE | {"sha256": "1" * 64})
     with pytest.raises(InputError, match="has no head 'other'"):
-        heads.load(tmp_path, "other", BACKBONE)
+        store.load(tmp_path, "other", BACKBONE)
     with pytest.raises(InputError, match="no such model folder"):
-        heads.load(tmp_path, "calm", tmp_path / "nowhere")
+        store.load(tmp_path, "calm", tmp_path / "nowhere")
     (tmp_path / "heads.safetensors").write_bytes((tmp_path / "heads.safetensors").read_bytes() + b" ")
     with pytest.raises(InputError, match=r"is not the file that manifest\.json tells of"):
-        heads.load(tmp_path, "calm", BACKBONE)
+        store.load(tmp_path, "calm", BACKBONE)
 
 
 @pytest.mark.parametrize("given", ["folder", "manifest file", "manifest"])
@@ -237,17 +238,17 @@ def test_a_head_is_loaded_in_three_lines_for_a_model_s_folder_or_manifest(tmp_pa
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "results/tiny/heads/tiny-mamba/paper"
     exits = [8, 10]
-    saved = torch.nn.ModuleDict({"mamba": heads.build(CONFIGS["mamba"], 128, exits)})
-    heads.save(saved, {"mamba": CONFIGS["mamba"]}, manifest, exits, {}, folder / "heads.safetensors",
+    saved = torch.nn.ModuleDict({"mamba": store.build(CONFIGS["mamba"], 128, exits)})
+    store.save(saved, {"mamba": CONFIGS["mamba"]}, manifest, exits, {}, folder / "heads.safetensors",
                folder / "manifest.json")  # fmt: skip
     backbone = {"folder": str(model), "manifest file": "tiny-mamba.json", "manifest": manifest}[given]
     write_json(manifest, tmp_path / "tiny-mamba.json")
-    lines = re.search(r"^    from early_exit(?:.+\n)+", heads.__doc__, re.MULTILINE)[0]
+    lines = re.search(r"^    from early_exit(?:.+\n)+", store.__doc__, re.MULTILINE)[0]
     lines = textwrap.dedent(lines).replace('"workflow/resources/tiny/mamba"', "backbone")
     assert lines.count("\n") == 3
     names = {"hidden": torch.randn(2, 5, 128), "backbone": backbone}
     exec(lines, names)
-    expected = heads.confidence(saved["mamba"].eval()["8"](names["hidden"]))
+    expected = store.confidence(saved["mamba"].eval()["8"](names["hidden"]))
     assert torch.equal(names["sure"], expected) and expected.shape == (2, 5)
 
 
@@ -265,17 +266,17 @@ def test_a_class_in_a_file_trains_is_saved_loaded_and_costed(tmp_path, monkeypat
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     save(made, tmp_path, {"mine": design, "calm": {"kind": "calm"}})
     assert read_json(tmp_path / "manifest.json")["code"].keys() == {design["kind"]}
-    again = heads.load(tmp_path, "mine", BACKBONE)
+    again = store.load(tmp_path, "mine", BACKBONE)
     hidden = torch.randn(2, 3, HIDDEN)
     assert torch.equal(again["3"](hidden), made["mine"]["3"](hidden))
     assert type(again["3"]).__name__ == "Bottleneck" and again["3"].layers[0].out_features == 4
-    assert heads.cost(design, HIDDEN) == {"linear": 2 * (HIDDEN * 4 + 8), "recurrence": 0, "per_context": 0}
+    assert store.cost(design, HIDDEN) == {"linear": 2 * (HIDDEN * 4 + 8), "recurrence": 0, "per_context": 0}
 
     (tmp_path / "heads/mine.py").write_text(MINE.replace("GELU", "ReLU"))
     with pytest.raises(InputError, match=r"'mine' was trained before heads/mine.py:Bottleneck was edited"):
-        heads.load(tmp_path, "mine", BACKBONE)
-    assert "ReLU" in str(heads.build(design, HIDDEN, [2])["2"])  # the new text, not what was imported before
-    heads.load(tmp_path, "calm", BACKBONE)
+        store.load(tmp_path, "mine", BACKBONE)
+    assert "ReLU" in str(store.build(design, HIDDEN, [2])["2"])  # the new text, not what was imported before
+    store.load(tmp_path, "calm", BACKBONE)
 
 
 def test_a_file_is_looked_for_in_the_repository_and_then_where_one_works(tmp_path, monkeypatch):
@@ -297,8 +298,8 @@ def test_a_file_is_looked_for_in_the_repository_and_then_where_one_works(tmp_pat
         ("class Yours:\n    pass\n", "Mine", "no class"),
         ("class Mine(:\n", "Mine", "SyntaxError"),
         ("import no_such_module\nclass Mine:\n    pass\n", "Mine", "No module named 'no_such_module'"),
-        ("class Mine:\n    pass\n", "Mine", "is no subclass of early_exit.head_kinds.Head"),
-        ("from early_exit.head_kinds import Head\nclass Mine(Head):\n    pass\n", "Mine", "has no `cost`"),
+        ("class Mine:\n    pass\n", "Mine", "is no subclass of early_exit.heads.designs.Head"),
+        ("from early_exit.heads.designs import Head\nclass Mine(Head):\n    pass\n", "Mine", "has no `cost`"),
         ("class Mine:\n    pass\n", "", "is not written as file.py:Class"),
     ],
 )
@@ -307,7 +308,7 @@ def test_a_file_without_a_fitting_class_gets_one_line(tmp_path, text, name, mess
         (tmp_path / "mine.py").write_text(text)
     kind = f"{tmp_path}/mine.py:{name}"
     with pytest.raises(InputError) as caught:
-        heads.cost({"kind": kind}, HIDDEN, "x")
+        store.cost({"kind": kind}, HIDDEN, "x")
     line = str(caught.value)
     assert message in line and line.startswith("heads.x: ") and "\n" not in line
     found = user_code.problem(kind)
@@ -318,7 +319,7 @@ def test_a_file_without_a_fitting_class_gets_one_line(tmp_path, text, name, mess
 def test_a_bad_cost_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text(MINE.replace("return linear(", "return ("))
     with pytest.raises(InputError, match=r"heads.x: its `cost` gives 544; add it up"):
-        heads.cost({"kind": f"{tmp_path}/mine.py:Bottleneck"}, HIDDEN, "x")
+        store.cost({"kind": f"{tmp_path}/mine.py:Bottleneck"}, HIDDEN, "x")
 
 
 def test_the_example_is_short():

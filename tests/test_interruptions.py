@@ -130,7 +130,7 @@ def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> so
 @pytest.mark.parametrize(
     ("outputs", "place", "call", "left", "said"),
     [
-        ((HEADS,), ("early_exit.training", "_Run.advance"), 3, None, "going on after step 2 of"),
+        ((HEADS,), ("early_exit.heads.training", "_Run.advance"), 3, None, "going on after step 2 of"),
         ((ANSWERS, SCORES), GENERATING, 3, 2, "going on after 2 answers"),
         ((SCORES,), ("early_exit.scoring", "score_answer"), 2, None, "4 answers scored"),
     ],
@@ -215,10 +215,10 @@ def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
 
 def fill(folder: Path) -> None:
     """Every kind of writer on a full disk; run in a file system of its own."""
-    from early_exit import heads
     from early_exit.base import journal, resume
+    from early_exit.heads.store import store
 
-    made = heads.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
+    made = store.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
     backbone = dict.fromkeys(("name", "source", "revision", "sha256")) | {"config": {"hidden_size": 64}}
     with pytest.raises(OSError, match="No space left"):
         (folder / "filler").write_bytes(bytes(30_000))
@@ -227,7 +227,7 @@ def fill(folder: Path) -> None:
         "table.parquet": lambda path: records.write_table(frame, path, records.pa.schema({"key": records.pa.string()})),
         "table.csv": lambda path: records.write_csv(frame, path),
         "value.json": lambda path: records.write_json(frame["key"].tolist(), path),
-        "heads.safetensors": lambda path: heads.save(made, {}, backbone, [1], {}, path, folder / "manifest.json"),
+        "heads.safetensors": lambda path: store.save(made, {}, backbone, [1], {}, path, folder / "manifest.json"),
         "heads.partial": lambda path: resume.Checkpoint(path, "f", 0).save(made.state_dict()),
         "test.partial": lambda path: journal.Journal(path, "f" * 9000, 1),
     }.items():

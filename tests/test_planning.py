@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
-from early_exit import confidences, fills, heads, planning, replay
+from early_exit import confidences, fills, planning, replay
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
+from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
@@ -41,7 +42,7 @@ def test_measured_confidences_are_those_of_a_run_that_never_leaves(name, kind):
 
     def policy():
         if kind == "head":
-            made = heads.build(HEAD, backbone.hidden_size, EXITS)
+            made = store.build(HEAD, backbone.hidden_size, EXITS)
             return confidences.HeadConfidence(made.double().eval().requires_grad_(False))
         return make(kind, backbone)
 

@@ -12,8 +12,9 @@ from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 from test_workflow import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import estimate, heads, layout, resources, work
+from early_exit import estimate, layout, resources, work
 from early_exit.costs import parts as block_costs
+from early_exit.heads.store import store
 
 copy = test_workflow.copy  # the fixture
 SMOLLM2 = {
@@ -68,7 +69,7 @@ def test_a_local_config_goes_before_a_rounded_number(tmp_path):
 def test_the_size_of_heads_is_bounded_from_the_backbones_alone(name):
     config = load(preset="paper")
     designs = [config["heads"][head] for head in config["recipes"]["paper"]]
-    real = 4 * sum(heads.cost(design, 4096, "x")["linear"] // 2 for design in designs)
+    real = 4 * sum(store.cost(design, 4096, "x")["linear"] // 2 for design in designs)
     assert real < work.head_weights(config, name, "paper") < 2 * real
 
 
@@ -213,7 +214,7 @@ asked.write_text(f"{before}{snakemake.resources.mem_mb} {snakemake.resources.run
 assert before.count("\\n") == 2
 """)  # fmt: skip
     heads = "results/stub/heads/tiny-transformer/paper/heads.safetensors"
-    snakemake("--cores", "1", "--retries", "2", heads, folder=copy, config=SMALLEST, root=copy)
+    snakemake("--cores", "1", "--retries", "2", store, folder=copy, config=SMALLEST, root=copy)
     assert (copy / "asked.txt").read_text() == "4500 30\n9000 60\n13500 90\n"
 
 

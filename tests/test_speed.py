@@ -11,9 +11,10 @@ from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
 from early_exit import config as config_module
-from early_exit import fills, heads, speed, speed_cases, speed_figures
+from early_exit import fills, speed, speed_cases, speed_figures
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
+from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 from early_exit.speed import Answer, Case
 from early_exit.speed_plan import plan
@@ -132,9 +133,9 @@ def bench_of(name: str, **settings) -> speed_cases.Bench:
     timed = []
     for head, design in DESIGNS.items():
         fill = list(fills.FILLS[backbone.family])[0]  # noqa: RUF015
-        trained = heads.build(design, backbone.hidden_size, EXITS, head).eval().requires_grad_(False)
+        trained = store.build(design, backbone.hidden_size, EXITS, head).eval().requires_grad_(False)
         timed.append(speed_cases.HeadPolicy(head, fill, "skip", 0.5, trained))
-    checks = {head: heads.cost(design, backbone.hidden_size, head) for head, design in DESIGNS.items()}
+    checks = {head: store.cost(design, backbone.hidden_size, head) for head, design in DESIGNS.items()}
     table = passes.cost_table(backbone.model.config.to_dict(), checks)
     rule = StopRule(Tokenizer(), (2,), ("A", "KL"), 8)
     return speed_cases.Bench(

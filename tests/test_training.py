@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from test_distill import EXITS, documents
 from torch.nn import functional as F
 
-from early_exit import confidences, decode, fills, head_kinds, heads, training
+from early_exit import confidences, decode, fills
 from early_exit.base import resume
 from early_exit.base.errors import InputError
+from early_exit.heads.store import designs, store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -114,7 +115,7 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
         assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.threshold == 1.0)
 
 
-class Forgetful(head_kinds.Head):
+class Forgetful(designs.Head):
     """With dropout, so that it draws random numbers as it trains."""
 
     def __init__(self, hidden_size, layer_idx, exits, **options):
@@ -126,7 +127,7 @@ class Forgetful(head_kinds.Head):
 
 
 def test_a_head_does_not_depend_on_its_neighbours(one_model, monkeypatch):
-    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     configs = {"calm": CONFIGS["calm"], "one": {"kind": "forgetful"}, "two": {"kind": "forgetful"}, "slim": SLIM}
     together, _ = trained(one_model, configs, documents(20))
     alone, _ = trained(one_model, {"slim": SLIM, "two": configs["two"]}, documents(20))
@@ -199,7 +200,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(one_model, monkeypat
             logits = self.linear(hidden)
             return wrong(logits) if len(calls) > 2 * len(EXITS) else logits
 
-    monkeypatch.setitem(heads.KINDS, "broken", Broken)
+    monkeypatch.setitem(store.KINDS, "broken", Broken)
     docs = documents(40)
     third = ", ".join(d.document_id for d in distill.schedule(docs, 128, 3, 1)[2])
     with pytest.raises(InputError) as caught:
@@ -216,7 +217,7 @@ def test_a_gradient_that_is_not_finite_stops_too(one_model, monkeypatch):
             logits = self.linear(hidden)
             return logits + 0 * (logits - logits.detach()).abs().sqrt()  # sqrt is infinitely steep at 0
 
-    monkeypatch.setitem(heads.KINDS, "steep", Steep)
+    monkeypatch.setitem(store.KINDS, "steep", Steep)
     with pytest.raises(InputError, match=r"norm of the gradient is nan at step 1; documents d\d"):
         trained(one_model, {"mine": {"kind": "steep"}}, documents(20))
 
@@ -272,12 +273,12 @@ def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
 def whole(tmp_path_factory):
     """An undisturbed training, which keeps no checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(heads.KINDS, "forgetful", Forgetful)
+        patch.setitem(store.KINDS, "forgetful", Forgetful)
         return run_with_checkpoint(tmp_path_factory.mktemp("whole"), seconds=math.inf)
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     assert whole[1][-1]["step"] > 5
     # The process stops within step 5, at the second exit of the last head, and is killed there.
     moment = training.crc32(b"3:mine:3:5")
@@ -294,7 +295,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path,
 
 
 def test_adamw_goes_on_as_well(tmp_path, monkeypatch):
-    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     (tmp_path / "whole").mkdir()
     whole = run_with_checkpoint(tmp_path / "whole", seconds=math.inf, optimiser="adamw")
     with pytest.MonkeyPatch.context() as patch:
@@ -312,7 +313,7 @@ def stop_at_the_third(checkpoint):
 
 
 def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     assert run_with_checkpoint(tmp_path, fingerprint="other") == whole
     path = tmp_path / ".training.partial"
     kept = path.read_bytes()
@@ -336,7 +337,7 @@ def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path
 
 
 def test_a_checkpoint_that_does_not_fit_changes_nothing(whole, tmp_path, monkeypatch):
-    monkeypatch.setitem(heads.KINDS, "forgetful", Forgetful)
+    monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     (tmp_path / ".training.partial").write_bytes(b"rubbish")
     assert run_with_checkpoint(tmp_path) == whole
 

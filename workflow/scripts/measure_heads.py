@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import head_outputs
 from early_exit.base import job, records
+from early_exit.heads.store import measure
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -14,7 +14,7 @@ with job.logged(snakemake) as log:
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
     folders = [Path(path).parent for path in snakemake.input.heads]
-    trained = head_outputs.load(folders, list(params.heads), manifest)
-    rows = head_outputs.measure(backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens)
+    trained = measure.load(folders, list(params.heads), manifest)
+    rows = measure.measure(backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens)
     records.write_table(rows, snakemake.output[0], records.confidences_schema(params.heads))
     log.info("%d documents, %d seeds, %d rows", len(documents), len(trained), len(rows))

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from early_exit import heads, speed, speed_cases, stopping
+from early_exit import speed, speed_cases, stopping
 from early_exit.base import job, records
+from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 
 with job.logged(snakemake) as log:
@@ -26,7 +27,7 @@ with job.logged(snakemake) as log:
             if threshold is None:
                 log.warning("%s: no threshold keeps %s, so it runs as the full model", spec["policy"], spec["promise"])
                 continue
-            trained = heads.load(spec["folder"], spec["head"], manifest).to(backbone.device, backbone.model.dtype)
+            trained = store.load(spec["folder"], spec["head"], manifest).to(backbone.device, backbone.model.dtype)
             timed.append(speed_cases.HeadPolicy(*(spec[name] for name in names), threshold, trained))
         rule = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], entry["max_new_tokens"])
         bench = speed_cases.Bench(

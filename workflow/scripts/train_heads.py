@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from early_exit import heads, training
 from early_exit.base import files, job, records, resume
+from early_exit.heads.store import store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -15,7 +15,7 @@ with job.logged(snakemake) as log:
     documents = distill.tokenise(corpus[corpus["split"] == "train"], tokenizer, params.max_tokens)
     options, exits = params.distillation, params.exits
     made = training.new_heads(params.heads, backbone.hidden_size, exits, options["seed"]).to(backbone.device)
-    log.info("%d documents, %d parameters in %d heads", len(documents), heads.parameters(made), len(made))
+    log.info("%d documents, %d parameters in %d heads", len(documents), store.parameters(made), len(made))
 
     versions = job.versions()
     of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
@@ -29,4 +29,4 @@ with job.logged(snakemake) as log:
     description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens,
                    "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
                    "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
-    heads.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
+    store.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from early_exit.adaptive import Same
-from early_exit.heads import confidence
+from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
 from early_exit.policies import Policy
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from early_exit import adaptive, confidences, forced, heads, policy_kinds, steering
+from early_exit import adaptive, confidences, forced, policy_kinds, steering
+from early_exit.heads.store import store
 from early_exit.models.backbone import Backbone
 from early_exit.policies import FullDepth, Policy
 
@@ -35,7 +36,7 @@ def build(policy: Mapping[str, Any], backbone: Backbone, given: Given) -> Policy
     if kind == "random":
         return forced.RandomExit(given.exits, given.rates, given.seed)
     if kind == "head":
-        trained = heads.load(given.head_folder, policy["head"], given.manifest)
+        trained = store.load(given.head_folder, policy["head"], given.manifest)
         trained = trained.to(backbone.device, backbone.model.dtype)
         return confidences.HeadConfidence(trained, policy["head_state"], _thresholds(policy, given))
     if kind not in policy_kinds.UNTRAINED:

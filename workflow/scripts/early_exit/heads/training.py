@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.resume import Checkpoint
-from early_exit.heads import build
+from early_exit.heads.store import build
 from early_exit.models import documents as distill
 from early_exit.models.backbone import Backbone
 from early_exit.models.documents import Document

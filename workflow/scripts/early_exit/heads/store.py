@@ -4,7 +4,7 @@ A recipe's heads are two files, heads.safetensors with the weights of every head
 says what they are, which backbone they read, and what they were trained on. From Python, with `workflow/scripts` on the
 path:
 
-    from early_exit import heads
+    from early_exit.heads.store import store
     mine = heads.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
     sure = heads.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
 """
@@ -22,7 +22,7 @@ from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.parts import Cost
-from early_exit.head_kinds import KINDS, Head
+from early_exit.heads.designs import KINDS, Head
 from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests, model_files, user_code
 
@@ -35,7 +35,7 @@ def kind_class(kind: str) -> type[Head]:
         raise InputError(f"kind '{kind}' is unknown; known are {', '.join(KINDS)} and file.py:Class")
     found = user_code.load_class(kind)
     if not issubclass(found, Head):
-        raise InputError(f"kind '{kind}' is no subclass of early_exit.head_kinds.Head; make it one")
+        raise InputError(f"kind '{kind}' is no subclass of early_exit.heads.designs.Head; make it one")
     return found
 
 
@@ -100,8 +100,8 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
         raise InputError(f"{weights}: is not the file that manifest.json tells of; delete it and train the heads again")
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
-        heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
-    return packed_linear.ours(heads).eval().requires_grad_(False)
+        store.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
+    return packed_linear.ours(store).eval().requires_grad_(False)
 
 
 def save(
@@ -109,7 +109,7 @@ def save(
     description: Mapping[str, Any], weights_path: str | Path, manifest_path: str | Path,
 ) -> None:  # fmt: skip
     """Write a recipe's heads by name, and the manifest that says what they are and what they were trained on."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in store.state_dict().items()}
     with whole_file(weights_path) as temporary:
         save_file(tensors, temporary)
     manifest = {
@@ -126,7 +126,7 @@ def save(
 
 def parameters(heads: nn.Module) -> int:
     """How many numbers the heads hold."""
-    return sum(parameter.numel() for parameter in heads.parameters())
+    return sum(parameter.numel() for parameter in store.parameters())
 
 
 @contextmanager

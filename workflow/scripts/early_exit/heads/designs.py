@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from early_exit.base.errors import InputError
 from early_exit.costs import parts as costs
 from early_exit.costs.parts import Cost
-from early_exit.mixers import mixer_shape, slim_shape
+from early_exit.heads.mixers import mixer_shape, slim_shape
 
 
 class Head(nn.Module):
