@@ -7,9 +7,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-from early_exit import generation, pruning
+from early_exit import generation
 from early_exit.base import records
 from early_exit.base.journal import Journal
+from early_exit.blocks import pruning
 from early_exit.data import datasets, shards
 from early_exit.sources.rows import manifests
 

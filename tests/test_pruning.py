@@ -17,8 +17,10 @@ from test_distill import documents
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import block_scores, figures, policies, pruning, pruning_figures
+from early_exit import figures, policies, pruning_figures
 from early_exit.base.errors import InputError
+from early_exit.blocks import pruning
+from early_exit.blocks import scores as block_scores
 from early_exit.fills import Fill
 from early_exit.generation import Plan, _answer
 from early_exit.models import backbone as backbones

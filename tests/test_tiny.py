@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import decode, fills, metrics, policies, settle, stopping
+from early_exit import decode, fills, metrics, policies, stopping
+from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
@@ -58,7 +59,7 @@ def test_tokens_differ_in_difficulty(model):
     corpus = datasets.load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
                                    "documents": 1, "held_out": 60}, 1)  # fmt: skip
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
-    share = {row["block"]: row["share"] for row in settle.settling(backbone, documents, 2048)}
+    share = {row["block"]: row["share"] for row in settling.settling(backbone, documents, 2048)}
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0
 
 

@@ -1,9 +1,10 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
-from early_exit import ceiling, generation, job_inputs, pruning
+from early_exit import ceiling, generation, job_inputs
 from early_exit.base import job, records, resume
 from early_exit.base.files import kept
 from early_exit.base.journal import Journal
+from early_exit.blocks import pruning
 
 with job.logged(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output

@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from early_exit import figures, pruning, pruning_figures
+from early_exit import figures, pruning_figures
 from early_exit.base import job, records
+from early_exit.blocks import pruning
 
 with job.logged(snakemake) as log:
     params, output = snakemake.params, snakemake.output

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from early_exit import block_scores
 from early_exit.base import job, records
+from early_exit.blocks import scores
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -14,7 +14,7 @@ with job.logged(snakemake) as log:
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     text = corpus[corpus["split"] == "train"].head(params.documents)
     documents = distill.tokenise(text, tokenizer, params.max_tokens)
-    rows = block_scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
+    rows = scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
     table = pd.DataFrame(rows)
     table.insert(0, "backbone", manifest["name"])
     records.write_csv(table, snakemake.output[0])

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from early_exit import settle
 from early_exit.base import job, records
+from early_exit.blocks import settling
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 
@@ -13,6 +13,6 @@ with job.logged(snakemake):
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
-    table = pd.DataFrame(settle.settling(backbone, documents, params.batch_tokens))
+    table = pd.DataFrame(settling.settling(backbone, documents, params.batch_tokens))
     table.insert(0, "backbone", manifest["name"])
     records.write_csv(table, snakemake.output[0], "%.6f")

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import forced, planning, pruning
+from early_exit import forced, planning
 from early_exit.base import records
+from early_exit.blocks import pruning
 from early_exit.data import shards
 from early_exit.generation import Answerer
 
