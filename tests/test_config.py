@@ -11,9 +11,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from early_exit import config as module
-from early_exit import layout, policy_kinds
 from early_exit.base.errors import InputError
+from early_exit.experiment import config as module
+from early_exit.experiment import policy_kinds, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ["tiny", "small", "paper"]
@@ -91,7 +91,7 @@ def test_presets_load(preset, schema):
     Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
     config = load(preset=preset)
     assert config["name"] == preset
-    assert len(layout.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
+    assert len(runs.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
     for backbone in config["backbones"].values():
         assert len(backbone["exits"]) == 4
     assert json.loads(json.dumps(config)) == config
@@ -133,7 +133,7 @@ def test_a_design_gets_the_keys_and_defaults_of_its_kind_and_mixer(tmp_path):
     assert config["heads"]["old"] == {"kind": "hybrid", **shared, **old}
     assert config["heads"]["lean"] == {"kind": "ffn-slim", **shared}
     assert config["heads"]["mine"] == {"normalise": "rms", **mine}
-    assert layout.head_files(config, ["slim", "mine", "mine"]) == [os.path.relpath(tmp_path / "mine.py")]
+    assert runs.head_files(config, ["slim", "mine", "mine"]) == [os.path.relpath(tmp_path / "mine.py")]
 
 
 def test_the_seed_of_training_is_the_experiment_s_unless_given():
@@ -152,7 +152,7 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
     assert "pruned" not in config["policies"]
     assert config["policies"]["calm-copy"]["thresholds"] == [0.3]
     assert config["policies"]["ffn-copy"]["thresholds"] == [0.1, 0.2]
-    policies = {policy for _, _, policy in layout.runs(config)}
+    policies = {policy for _, _, policy in runs.runs(config)}
     assert policies == {
         "full",
         "oracle",
@@ -170,7 +170,7 @@ def test_groups_run_only_where_they_are_asked_for(preset):
     assert set(load(preset=preset, group="rivals")["policies"]) == every - apart | grouped["rivals"]
     everything = load(preset=preset, group="all")
     assert set(everything["policies"]) == every
-    assert {run[1:] for run in layout.runs(everything)} >= set(product(everything["datasets"], every))
+    assert {run[1:] for run in runs.runs(everything)} >= set(product(everything["datasets"], every))
 
 
 def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
@@ -238,7 +238,7 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
     spec = {"source": str(tmp_path), "gguf": "model.gguf", "family": "transformer", "depth": 30, "parameters": 1.3e8}
     backbone = load(backbones={"mine": spec}, policies={"pruned": {"drop": [1]}})["backbones"]["mine"]
     assert backbone["exits"] == [15, 19, 23, 27] and backbone["path"] == str(tmp_path)
-    assert layout.model_files(backbone) == [str(tmp_path / "model.gguf")]
+    assert runs.model_files(backbone) == [str(tmp_path / "model.gguf")]
     assert "backbones.mine.gguf" in message(backbones={"mine": {**spec, "gguf": "other.gguf"}})
     for fact in ("depth", "parameters"):
         assert f"backbones.mine.{fact}" in message(backbones={"mine": {**spec, fact: None}})
@@ -412,5 +412,5 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     assert set(policy["kind"]["enum"]) == set(policy_kinds.KINDS)
     assert tuple(policy["adapt"]["enum"]) == policy_kinds.ADAPTS
     assert set(confidences.UNTRAINED) == set(policy_kinds.UNTRAINED)
-    assert tuple(policy["by"]["enum"]) == pruning.BY and set(layout.MEASURES) == set(pruning.BY) - {"last"}
+    assert tuple(policy["by"]["enum"]) == pruning.BY and set(runs.MEASURES) == set(pruning.BY) - {"last"}
     assert tuple(policy["prompt"]["enum"]) == pruning.PROMPTS

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from early_exit import imports
+from early_exit.experiment import code_digest
 
 SCRIPTS = ROOT / "workflow/scripts"
 ENVS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "envs").glob("*.yaml"))}
@@ -173,12 +173,12 @@ def imported(words: set[str], files: list[Path]) -> set[str]:
         waiting = [part for part in waiting if part not in reached]
         words = words.union(*(part[1] for part in reached))
         packages = packages.union(*(part[2] for part in reached))
-    outside = packages - set(sys.stdlib_module_names) - set(imports.PACKAGES)
+    outside = packages - set(sys.stdlib_module_names) - set(code_digest.PACKAGES)
     return {normal(OWNERS[package][0]) for package in outside}
 
 
 def modules_of(script: Path) -> list[Path]:
-    return [path for name in imports.modules(script) if (path := imports._path(name))]
+    return [path for name in code_digest.modules(script) if (path := code_digest._path(name))]
 
 
 @pytest.mark.parametrize("rule", [rule for rule, (script, _) in JOBS.items() if script])

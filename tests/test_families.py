@@ -10,8 +10,9 @@ from conftest import Float64
 from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from early_exit import config, decode, fills, policies
+from early_exit import decode, fills, policies
 from early_exit.base.errors import InputError
+from early_exit.experiment import config
 from early_exit.models import backbone as backbones
 from early_exit.models import conformance
 from early_exit.sources.rows import manifests

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from early_exit import config
 from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
+from early_exit.experiment import config
 from early_exit.sources.rows import rows as sources
 
 COMMIT = "c" * 40

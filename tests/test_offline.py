@@ -15,8 +15,8 @@ import pytest
 import small
 from conftest import ROOT
 
-from early_exit import cached
 from early_exit.base.errors import InputError
+from early_exit.experiment import offline as cached
 from early_exit.sources.rows import model_files, rows
 
 TINY = ROOT / "workflow/resources/tiny"

@@ -12,8 +12,8 @@ from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 from test_workflow import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import estimate, layout, resources, work
 from early_exit.costs import parts as block_costs
+from early_exit.experiment import estimate, resources, runs, work
 from early_exit.heads.store import store
 
 copy = test_workflow.copy  # the fixture
@@ -83,7 +83,7 @@ ASKED = {
 
 
 def model_jobs(config):
-    named = {rule: names for rule, names in layout.jobs(config).items() if rule in work.WORK}
+    named = {rule: names for rule, names in runs.jobs(config).items() if rule in work.WORK}
     return [(rule, job) for rule, names in named.items() for job in names]
 
 

@@ -10,10 +10,10 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import config as config_module
 from early_exit import fills, speed, speed_cases, speed_figures
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
+from early_exit.experiment import config as config_module
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 from early_exit.speed import Answer, Case

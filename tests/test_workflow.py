@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from early_exit import imports
+from early_exit.experiment import code_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -129,7 +129,7 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     printing = {root / f"workflow/scripts/{name}.py" for name in ("status", "estimate")}
     for script in {*(root / "workflow/scripts").glob("*.py")} - printing:
-        used = ", ".join(imports.modules(script))
+        used = ", ".join(code_digest.modules(script))
         script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
     return root
 
@@ -335,7 +335,7 @@ def test_an_edited_source_is_fetched_again(finished):
 
 
 def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypatch):
-    monkeypatch.setattr(imports, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(code_digest, "SCRIPTS", tmp_path)
     files = {"a": "from early_exit.room.b import x", "room/__init__": "from early_exit import late",
              "room/b": "import early_exit.c", "c": "import os", "d": "", "late": ""}  # fmt: skip
     for name, text in {"__init__": "", **files}.items():
@@ -345,13 +345,13 @@ def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypat
     script = tmp_path / "script.py"
     script.write_text("def late():\n    from early_exit import a\n")
     of_a = ["a", "c", "late", "room", "room.b"]
-    assert imports.modules(script) == ["early_exit", *(f"early_exit.{name}" for name in of_a)]
-    before = imports.digest(script)
+    assert code_digest.modules(script) == ["early_exit", *(f"early_exit.{name}" for name in of_a)]
+    before = code_digest.digest(script)
     for name, changes in (("d", False), ("c", True), ("room/__init__", True)):
         (tmp_path / f"early_exit/{name}.py").write_text(f"import sys  # {name}")
-        imports._content_digest.cache_clear()
-        assert (imports.digest(script) != before) == changes
-        before = imports.digest(script)
+        code_digest._content_digest.cache_clear()
+        assert (code_digest.digest(script) != before) == changes
+        before = code_digest.digest(script)
 
 
 def rules() -> dict[str, str]:

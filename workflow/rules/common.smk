@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
 
-from early_exit import cached, imports, layout, policy_kinds
+from early_exit.experiment import offline, code_digest, runs, policy_kinds
 from early_exit.base import redaction
-from early_exit.config import load
+from early_exit.experiment.config import load
 from early_exit.base.errors import InputError
 
 # With the package `kernels` installed, transformers would fetch code from the hub and run it.
@@ -23,7 +23,7 @@ try:
     config.update(load(config, Path(workflow.basedir)))
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
-cached.use(config["cache"], Path(workflow.basedir))
+offline.use(config["cache"], Path(workflow.basedir))
 
 ROOT = os.path.relpath(workflow.basedir)  # the repository, where relative sources start
 R = f"results/{config['name']}"
@@ -45,7 +45,7 @@ wildcard_constraints:
 
 def code(script):
     """The code that a script runs, as a param: an edit of a module re-runs the rules that use it, a touch none."""
-    return imports.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
+    return code_digest.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
 
 
 def spec(wildcards, name):

@@ -1,7 +1,7 @@
 """What jobs ask for: functions of their wildcards and of how often they have been tried; and what is said of all of them
 before the first."""
 
-from early_exit import estimate, resources, work
+from early_exit.experiment import estimate, resources, work
 from early_exit.base import files
 
 

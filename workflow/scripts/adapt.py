@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from early_exit import exit_policies, planning, policy_kinds, replay
+from early_exit import exit_policies, planning, replay
 from early_exit.base import job, records
+from early_exit.experiment import policy_kinds
 from early_exit.models import backbone as backbones
 
 with job.logged(snakemake) as log:

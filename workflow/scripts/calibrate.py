@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import calibrate, policy_kinds, risks, scoring
+from early_exit import calibrate, risks, scoring
 from early_exit.base import job, records
 from early_exit.costs import passes
+from early_exit.experiment import policy_kinds
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input

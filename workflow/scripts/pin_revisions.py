@@ -10,9 +10,9 @@ import yaml
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
 
-from early_exit import config
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
+from early_exit.experiment import config
 
 ROOT = Path(__file__).resolve().parents[2]
 

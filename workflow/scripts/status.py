@@ -1,7 +1,7 @@
 """Rule status: prints what of a run is done, running or missing."""
 
-from early_exit import progress
 from early_exit.base import job
+from early_exit.experiment import progress
 
 with job.logged(snakemake):
     table = progress.table(snakemake.params.jobs, ".snakemake")

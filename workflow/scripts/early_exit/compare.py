@@ -22,7 +22,7 @@ import pandas as pd
 from early_exit import uncertainty
 from early_exit.base.records import ALL_METRICS, MAIN_METRIC
 from early_exit.cells import Cell
-from early_exit.policy_kinds import UNTRAINED
+from early_exit.experiment.policy_kinds import UNTRAINED
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves are compared
 COMPARISONS = ("static-pruning", "stateless-head", "state-fill", "adaptive-threshold", "no-training", "random-exits")

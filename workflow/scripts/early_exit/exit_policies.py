@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from early_exit import adaptive, confidences, forced, policy_kinds, steering
+from early_exit import adaptive, confidences, forced, steering
+from early_exit.experiment import policy_kinds
 from early_exit.heads.store import store
 from early_exit.models.backbone import Backbone
 from early_exit.policies import FullDepth, Policy

@@ -22,9 +22,10 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from early_exit import calibrate, cells, policy_kinds, risks
+from early_exit import calibrate, cells, risks
 from early_exit.base.errors import InputError
 from early_exit.calibrate import DIGITS, NONE
+from early_exit.experiment import policy_kinds
 from early_exit.risks import Sample
 
 LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")

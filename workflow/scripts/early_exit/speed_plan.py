@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from early_exit import policy_kinds
 from early_exit.base.errors import InputError, hint
-from early_exit.config import runs_on
+from early_exit.experiment import policy_kinds
+from early_exit.experiment.config import runs_on
 
 Config = Mapping[str, Any]
 SPECULATIVE = "self-speculative"

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit import imports
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
+from early_exit.experiment import code_digest
 from early_exit.sources.rows import manifests, model_files
 
 OPENS_MODELS = "early_exit.models.backbone"  # a module among those of a job's script: it loads a backbone
@@ -138,8 +138,8 @@ def fetch_command(snakefile: str, directory: str | None, settings: Any) -> str:
 
 
 def _opens_models(job: Any) -> bool:
-    script = job.rule.script and imports.SCRIPTS / Path(job.rule.script).name
-    return bool(script) and OPENS_MODELS in imports.modules(script)
+    script = job.rule.script and code_digest.SCRIPTS / Path(job.rule.script).name
+    return bool(script) and OPENS_MODELS in code_digest.modules(script)
 
 
 def _at(spec: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from early_exit import work
+from early_exit.experiment import work
 
 Config = Mapping[str, Any]
 MB = 1e6

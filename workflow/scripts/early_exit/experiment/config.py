@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from early_exit import backbone_config, head_config, policy_config
 from early_exit.base import redaction
 from early_exit.base.errors import InputError, for_each, hint
+from early_exit.experiment import backbone_config, head_config, policy_config
 
 PRESETS = "workflow/presets"
 REVISIONS = "workflow/presets/revisions.yaml"

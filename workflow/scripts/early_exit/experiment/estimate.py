@@ -6,7 +6,7 @@ Jobs are counted, from the config. Hours and bytes are not measured: `work` says
 from collections.abc import Mapping
 from typing import Any
 
-from early_exit import layout, work
+from early_exit.experiment import runs, work
 
 Config = Mapping[str, Any]
 GB = 1e9
@@ -19,22 +19,22 @@ SHOWN = 6  # rules that are named, the others are summed
 
 def jobs(config: Config) -> dict[str, int]:
     """How many jobs of each rule a run from nothing to the report has, as Snakemake counts them."""
-    counts = {rule: len(names) for rule, names in layout.jobs(config).items()}
+    counts = {rule: len(names) for rule, names in runs.jobs(config).items()}
     counts["check_disjoint"] = 1
-    counts["measure_wallclock"] = sum(run["seconds"] is not None for run in layout.settings(config, ""))
-    counts["head_tables"] = int(bool(layout.measured_heads(config)))
-    counts["head_figures"] = int(bool(layout.head_plots(config, "")))
-    counts["promise"] = int(bool(layout.calibrations(config)))
-    counts["promise_figures"] = int(bool(layout.promise_plots(config, "")))
-    counts["pruned_blocks"] = int(bool(layout.measured_blocks(config)))
+    counts["measure_wallclock"] = sum(run["seconds"] is not None for run in runs.settings(config, ""))
+    counts["head_tables"] = int(bool(runs.measured_heads(config)))
+    counts["head_figures"] = int(bool(runs.head_plots(config, "")))
+    counts["promise"] = int(bool(runs.calibrations(config)))
+    counts["promise_figures"] = int(bool(runs.promise_plots(config, "")))
+    counts["pruned_blocks"] = int(bool(runs.measured_blocks(config)))
     counts |= dict.fromkeys(("tables", "compare", "claims", "figures", "provenance", "report", "all"), 1)
     return {rule: count for rule, count in counts.items() if count}
 
 
 def hours(config: Config) -> dict[str, float]:
     """Hours of all jobs of each rule that runs a model."""
-    named = dict(layout.jobs(config))
-    timed = [run for run in layout.settings(config, "") if run["seconds"]]
+    named = dict(runs.jobs(config))
+    timed = [run for run in runs.settings(config, "") if run["seconds"]]
     named["measure_wallclock"] = ["/".join((run["backbone"], run["dataset"], run["policy"])) for run in timed]
     return {
         rule: sum(work.seconds(config, rule, job) for job in named[rule]) / 3600
@@ -47,13 +47,13 @@ def disk(config: Config) -> dict[str, float]:
     """Bytes: weights that are downloaded, trained heads, and the rest of the results."""
     backbones, corpus = config["backbones"], config["corpus"]
     weights = sum(work.weight_bytes(spec) for spec in backbones.values() if not spec["path"])
-    trained = [job for rule in ("train_heads", "train_heads_seed") for job in layout.jobs(config)[rule]]
+    trained = [job for rule in ("train_heads", "train_heads_seed") for job in runs.jobs(config)[rule]]
     heads = sum(4 * work.head_weights(config, *job.split("/")[:2]) for job in trained)
     text = (corpus["documents"] + corpus["held_out"]) * corpus["max_tokens"] * CHARACTERS
     said = corpus["held_out"] * corpus["max_tokens"] * config["head_quality"]["seeds"] * CONFIDENCE
-    said *= sum(len(backbones[name]["exits"]) for name, _ in layout.measured_heads(config))
+    said *= sum(len(backbones[name]["exits"]) for name, _ in runs.measured_heads(config))
     answers = 0.0
-    for name, dataset, policy in layout.runs(config):
+    for name, dataset, policy in runs.runs(config):
         asked = sum(work.questions(config, dataset, split) for split in work.splits(config, name, dataset, policy))
         rows = asked * work.settings(config, name, policy)
         answers += rows * (ANSWER + ANSWER_TOKEN * config["datasets"][dataset]["max_new_tokens"])

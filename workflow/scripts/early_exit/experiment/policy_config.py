@@ -9,8 +9,8 @@ Whatever stands in no group always runs, so that a policy of the user's own need
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from early_exit import policy_kinds
 from early_exit.base.errors import hint
+from early_exit.experiment import policy_kinds
 
 Config = Mapping[str, Any]
 Problem = tuple[tuple[str | int, ...], Any, str]

@@ -8,9 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit import policy_kinds
 from early_exit.base.records import COMPARED_HEADS
-from early_exit.config import runs_on
+from early_exit.experiment import policy_kinds
+from early_exit.experiment.config import runs_on
 from early_exit.sources.rows import READERS, user_code
 from early_exit.sources.rows.model_files import present
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
 
-from early_exit import layout, policy_kinds
+from early_exit.experiment import policy_kinds, runs
 
 Config = Mapping[str, Any]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -162,7 +162,7 @@ def _answer(config: Config, name: str, dataset: str, policy: str, split: str) ->
 
 def splits(config: Config, *run: str) -> list[str]:
     """The splits whose questions a run, (backbone, dataset, policy), answers."""
-    return ["calibration", "test"] if run in layout.answering_both(config) else ["test"]
+    return ["calibration", "test"] if run in runs.answering_both(config) else ["test"]
 
 
 def _generate(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
