@@ -7,8 +7,9 @@ from unittest import mock
 
 import torch
 
-from early_exit import decode, fills, policies
+from early_exit import decode, fills
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import base
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Length:
         return "length" if len(token_ids) >= self.max_new_tokens else None
 
 
-class Forced(policies.Policy):
+class Forced(base.Policy):
     """Leave by a schedule: `schedules[row][step]` is the exit block; a row's number is its threshold."""
 
     def __init__(self, schedules: Sequence[Sequence[int]], exits: Sequence[int]):
@@ -67,7 +68,7 @@ def watch(backbone: backbones.Backbone) -> Watched:
 
 def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):
     """Finished rows by (example, threshold)."""
-    policy, fill, rule = policy or policies.FullDepth(), fill or fills.Fill(), rule or Length()
+    policy, fill, rule = policy or base.FullDepth(), fill or fills.Fill(), rule or Length()
     done = decode.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
     return {(row.example_id, row.threshold): row for row in done}
 

@@ -10,10 +10,14 @@ from conftest import Float64, make_random_model
 from engine import Length, prompts, requests_for, run
 from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
 
-from early_exit import adaptive, exit_policies, fills, forced, planning, steering
+from early_exit import fills
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import budget as steering
+from early_exit.policies.base import build, forced
+from early_exit.policies.base import plan as planning
+from early_exit.policies.base import thresholds as adaptive
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
 SETTINGS = {"decay": [0.25, 0.5, 0.875], "per-exit": list(VECTORS), "budget": [0.5, 0.75, 0.9375]}
@@ -218,7 +222,7 @@ def entry(**options):
 
 
 def given(plan=PLAN, **options):
-    return exit_policies.Given({}, EXITS, 16, 1, plan=plan, **options)
+    return build.Given({}, EXITS, 16, 1, plan=plan, **options)
 
 
 @pytest.mark.parametrize(
@@ -232,19 +236,19 @@ def given(plan=PLAN, **options):
     ],
 )
 def test_an_entry_becomes_its_policy(policy, rule, random_model):
-    made = exit_policies.build(policy, backbones.adapt(random_model), given())
+    made = build.build(policy, backbones.adapt(random_model), given())
     assert type(made).__name__.lower() == policy["kind"] and type(made.adapt) is rule
     rows = [SimpleNamespace(threshold=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
     assert made.thresholds(rows).shape == (1, len(EXITS))
     if rule is adaptive.Decay:
         assert made.thresholds(rows)[0, 0] == pytest.approx(0.81 + 0.1 * math.exp(-2 / 16))
-    unplanned = exit_policies.build(policy, backbones.adapt(random_model), given(plan=None))
+    unplanned = build.build(policy, backbones.adapt(random_model), given(plan=None))
     assert rule is adaptive.Decay or type(unplanned.adapt) is adaptive.Same
 
 
 def test_entries_that_ask_nobody(random_model):
     backbone = backbones.adapt(random_model)
-    assert type(exit_policies.build(entry(kind="fixed"), backbone, given())) is forced.FixedExit
-    made = exit_policies.build(entry(kind="random", match="x"), backbone, given(rates={0.9: [1.0, 0, 0, 0]}))
+    assert type(build.build(entry(kind="fixed"), backbone, given())) is forced.FixedExit
+    made = build.build(entry(kind="random", match="x"), backbone, given(rates={0.9: [1.0, 0, 0, 0]}))
     assert made.thresholds([SimpleNamespace(threshold=0.9, example_id="a", token_ids=[0])]).tolist() == [[1] * 4]
-    assert exit_policies.build({"kind": "full"}, backbone, given()).exits == ()
+    assert build.build({"kind": "full"}, backbone, given()).exits == ()

@@ -13,10 +13,11 @@ from engine import Forced, Length, one_row_each, prompts, requests_for, run, run
 from reference import Heads, Schedule
 from reference import decode as slow_decode
 
-from early_exit import confidences, decode, fills
+from early_exit import decode, fills
 from early_exit.costs import passes as costs
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import confidences
 
 NEW_TOKENS = 10
 FLOAT32_TIE = 1e-4  # of logits of about 4; those of one row were seen to differ by 1.4e-5 between batch sizes

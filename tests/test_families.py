@@ -10,11 +10,12 @@ from conftest import Float64
 from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from early_exit import decode, fills, policies
+from early_exit import decode, fills
 from early_exit.base.errors import InputError
 from early_exit.experiment import config
 from early_exit.models import backbone as backbones
 from early_exit.models import conformance
+from early_exit.policies.base import base as policies
 from early_exit.sources.rows import manifests
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 2,

@@ -18,10 +18,11 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from early_exit import decode, fills, generation, memory, policies
+from early_exit import decode, fills, generation, memory
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import base
 
 SHAPES = {
     "llama": lambda: LlamaForCausalLM(
@@ -65,7 +66,7 @@ def test_predicted_peak_bounds_the_measured_one(name, rows, length):
     backbone = backbones.adapt(SHAPES[name]().eval())
     requests = [decode.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
     with PeakMemory() as measured:
-        list(decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
+        list(decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
     predicted = memory.peak(backbone, rows, length, 4)
     assert predicted / 2 < measured.peak <= predicted
 
@@ -86,7 +87,7 @@ def test_budget_is_what_the_config_says_or_the_job_has_left():
     assert memory.budget("auto", 1, cpu) == 0
 
 
-class OutOfMemory(policies.FullDepth):
+class OutOfMemory(base.FullDepth):
     """Runs out of memory at given steps, as torch says it."""
 
     exits = (2,)
@@ -121,7 +122,7 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, ca
     with caplog.at_level(logging.INFO, logger="early_exit"):
         got = answer(troubled)
     assert len(got) == len(dict(got)) == 18
-    assert dict(got) == dict(answer(policies.FullDepth()))
+    assert dict(got) == dict(answer(base.FullDepth()))
     assert troubled.slots == [8, 4, 2]
     assert "out of memory: going on with 2 rows at once" in caplog.text
 

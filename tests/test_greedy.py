@@ -5,9 +5,10 @@ import torch
 from engine import prompts, requests_for, run
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from early_exit import decode, fills, policies, prefixes
+from early_exit import decode, fills, prefixes
 from early_exit.greedy import Greedy
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import base
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 4.0, 0.5])
@@ -60,4 +61,4 @@ def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
 
 def test_nothing_to_answer_is_no_error(random_model):
     backbone = backbones.adapt(random_model)
-    assert not list(decode.generate(backbone, policies.FullDepth(), fills.Fill(), [], None, slots=4))
+    assert not list(decode.generate(backbone, base.FullDepth(), fills.Fill(), [], None, slots=4))

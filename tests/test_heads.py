@@ -13,12 +13,12 @@ from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
-from early_exit import confidences
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
 from early_exit.experiment import config as config_module
 from early_exit.heads.store import store
 from early_exit.models import caches
+from early_exit.policies.base import confidences
 from early_exit.sources.rows import manifests, user_code
 
 HIDDEN = 32

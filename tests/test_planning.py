@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
-from early_exit import confidences, fills, planning, replay
+from early_exit import fills, replay
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import confidences
+from early_exit.policies.base import plan as planning
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
 
-from early_exit import confidences, decode, fills, forced, memory
+from early_exit import decode, fills, memory
 from early_exit.base.errors import InputError
-from early_exit.confidences import UNTRAINED
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import confidences, forced
+from early_exit.policies.confidences import UNTRAINED
 
 DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
 PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]

@@ -17,7 +17,7 @@ from test_distill import documents
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import figures, policies, pruning_figures
+from early_exit import figures, pruning_figures
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks import scores as block_scores
@@ -25,6 +25,7 @@ from early_exit.fills import Fill
 from early_exit.generation import Plan, _answer
 from early_exit.models import backbone as backbones
 from early_exit.models.documents import Document
+from early_exit.policies.base import base
 
 DEPTH = 6
 NEW_TOKENS = 8
@@ -209,7 +210,7 @@ def test_with_a_full_prompt_later_tokens_alone_lack_the_blocks(double_model, gon
 
 def test_a_plan_with_a_full_prompt_reaches_the_loop(random_model):
     backbone, requests = backbones.adapt(random_model), requests_for(prompts(2), [2.0])
-    plan = Plan(backbone.without((2, 5)), policies.FullDepth(), Fill(), [2.0], backbone)
+    plan = Plan(backbone.without((2, 5)), base.FullDepth(), Fill(), [2.0], backbone)
     rows = list(_answer(plan, requests, Length(3), 1.0, batch_size=4, budget=2**40))
     assert [row.exit_blocks for row in rows] == [[6, 4, 4]] * 2
 

@@ -12,11 +12,12 @@ from reference import Schedule
 from reference import decode as slow_decode
 from test_generation import SHAPES, PeakMemory
 
-from early_exit import decode, exit_policies, generation, memory, speculate
+from early_exit import decode, generation, memory, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import build
 
 DEPTH = 6
 NEW_TOKENS = 12
@@ -202,7 +203,7 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     """Through the plans of a run: the exit is the backbone's first unless the policy names one."""
     backbone, requests = backbones.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
     policy = {"kind": "self-speculative", "exit": None}
-    given = exit_policies.Given({}, [3, 5], 6, 1)
+    given = build.Given({}, [3, 5], 6, 1)
     plans = generation._plans(policy, backbone, [2.0, 4.0], given, None)
     assert [plan.draft for plan in plans] == [(3, 2), (3, 4)]
     assert [p.draft for p in generation._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]

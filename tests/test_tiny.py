@@ -5,12 +5,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import decode, fills, metrics, policies, stopping
+from early_exit import decode, fills, metrics, stopping
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 from early_exit.models import packed_linear
+from early_exit.policies.base import base
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -34,7 +35,7 @@ def answers(model, kind, count=None):
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
     rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, 32)
     requests = [decode.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
-    done = decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=128)
+    done = decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}
 
 
@@ -71,7 +72,7 @@ def test_never_exit_equals_plain_greedy_decoding(model):
     requests = [decode.Request(str(k), prompt, (1.0,)) for k, prompt in enumerate(prompts_)]
     ours = {
         row.example_id: row.token_ids
-        for row in decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, rule, slots=8)
+        for row in decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=8)
     }
     for k, prompt in enumerate(prompts_):
         with packed_linear.as_loaded(backbone.model):

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from test_distill import EXITS, documents
 from torch.nn import functional as F
 
-from early_exit import confidences, decode, fills
+from early_exit import decode, fills
 from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.heads.store import designs, store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.policies.base import confidences
 
 OPTIONS = {"label": "exit-in-oracle-topk", "k": 1, "exit_weights": "linear", "class_balance": "none", "seed": 3,
            "optimiser": "schedulefree-adamw", "learning_rate": 0.01, "epochs": 4, "max_training_tokens": None,

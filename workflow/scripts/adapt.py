@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from early_exit import exit_policies, planning, replay
+from early_exit import replay
 from early_exit.base import job, records
 from early_exit.experiment import policy_kinds
 from early_exit.models import backbone as backbones
+from early_exit.policies.base import build
+from early_exit.policies.base import plan as planning
 
 with job.logged(snakemake) as log:
     params, files, policy = snakemake.params, snakemake.input, snakemake.params.policy
@@ -19,8 +21,8 @@ with job.logged(snakemake) as log:
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     folder = Path(files.heads).parent if files.get("heads") else None
     length = params.max_new_tokens
-    given = exit_policies.Given(manifest, params.exits, length, params.runtime["seed"], folder)
-    asked = exit_policies.build(policy, backbone, given)
+    given = build.Given(manifest, params.exits, length, params.runtime["seed"], folder)
+    asked = build.build(policy, backbone, given)
     some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=length, overflow=params.overflow)
     costs = policy_kinds.counted(policy, params.exits)
     measured = replay.measure(backbone, asked, some, table, costs)

@@ -17,7 +17,7 @@ from early_exit.greedy import Greedy
 from early_exit.models import recurrent_steps
 from early_exit.models.backbone import Backbone
 from early_exit.models.caches import AttentionState, RecurrentState
-from early_exit.policies import Policy
+from early_exit.policies.base import Policy
 from early_exit.prefixes import Beginning
 from early_exit.stopping import StopRule
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import decode, exit_policies, fills, memory, policies, speculate, stopping
+from early_exit import decode, fills, memory, speculate, stopping
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import GENERATIONS
 from early_exit.data.conversations import Prompt, Rounds
 from early_exit.decode import Generation, Request
-from early_exit.exit_policies import Given
 from early_exit.fills import Fill
 from early_exit.models import backbone as backbones
 from early_exit.models.backbone import Backbone
-from early_exit.policies import Policy
+from early_exit.policies.base import Policy, base, build
+from early_exit.policies.build import Given
 from early_exit.stopping import StopRule
 
 
@@ -150,14 +150,13 @@ def _plans(
     if policy["kind"] == "pruned":
         prompt = backbone if policy["prompt"] == "full" else None
         return [
-            Plan(backbone.without(dropped[count]), policies.FullDepth(), Fill(), [count], prompt)
-            for count in thresholds
+            Plan(backbone.without(dropped[count]), base.FullDepth(), Fill(), [count], prompt) for count in thresholds
         ]
     if policy["kind"] == "self-speculative":
-        exit_block, never = policy["exit"] or given.exits[0], policies.FullDepth()
+        exit_block, never = policy["exit"] or given.exits[0], base.FullDepth()
         return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in thresholds]
     fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
-    return [Plan(backbone, exit_policies.build(policy, backbone, given), fill(), thresholds)]
+    return [Plan(backbone, build.build(policy, backbone, given), fill(), thresholds)]
 
 
 def _answer(

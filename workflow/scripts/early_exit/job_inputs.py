@@ -5,11 +5,11 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import forced, planning
 from early_exit.base import records
 from early_exit.blocks import pruning
 from early_exit.data import shards
 from early_exit.generation import Answerer
+from early_exit.policies.base import forced, plan
 
 
 def questions(params, files, place: str | None) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def questions(params, files, place: str | None) -> pd.DataFrame:
     examples = examples[examples["split"].isin(params.splits)]
     if params.leaves_out_chosen:
         calibration = examples[examples["split"] == "calibration"]
-        chosen = planning.chosen_on(calibration, params.runtime["seed"])
+        chosen = plan.chosen_on(calibration, params.runtime["seed"])
         examples = examples.drop(index=calibration.index[chosen])
     return shards.part(examples, place)
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import confidences, decode, fills, forced, policies, speculate
+from early_exit import decode, fills, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decode import Request
 from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
+from early_exit.policies.base import base, confidences, forced
 from early_exit.speed import Answer, Case
 from early_exit.stopping import StopRule
 
@@ -39,7 +40,7 @@ class HeadPolicy:
     threshold: float
     heads: nn.ModuleDict
 
-    def __call__(self) -> policies.Policy:
+    def __call__(self) -> base.Policy:
         return confidences.HeadConfidence(self.heads, self.head_state)
 
 
@@ -134,7 +135,7 @@ class Bench:
         return Case("huggingface", name, rows, call, self._flops({}, prefill, 1), prefill)
 
     def _ours(
-        self, prompts, rows: int, name: str, rule: StopRule, *, policy: Callable[[], Any] = policies.FullDepth,
+        self, prompts, rows: int, name: str, rule: StopRule, *, policy: Callable[[], Any] = base.FullDepth,
         labels: Mapping[str, Any] | None = None, jobs: Sequence[Sequence[float]] | None = None,
         prefill: Case | None = None, baseline: Case | None = None,
     ) -> Case:  # fmt: skip

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit import steering
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
+from early_exit.policies.base import budget
 
 POINTS = 101  # thresholds of the curve
 TRADES = np.geomspace(0.01, 100.0, 41)  # FLOPs of full passes that a different token weighs
@@ -91,8 +91,8 @@ def plan(name: str, policy: Mapping[str, Any], measured: Measured) -> dict[str, 
                          "nothing can be chosen on them; give more questions (examples.calibration)")  # fmt: skip
     points, aims = curve(measured), []
     if policy["adapt"] == "budget":
-        steering.check(name, policy["budgets"], points)
-        aims = steering.aims(measured, policy, points)
+        budget.check(name, policy["budgets"], points)
+        aims = budget.aims(measured, policy, points)
     return {
         "adapt": policy["adapt"],
         "answers": len(measured.prompt_tokens),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit.policies import Row
+from early_exit.policies.base import Row
 
 
 class Same:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from early_exit import adaptive, confidences, forced, steering
 from early_exit.experiment import policy_kinds
 from early_exit.heads.store import store
 from early_exit.models.backbone import Backbone
-from early_exit.policies import FullDepth, Policy
+from early_exit.policies.base import FullDepth, Policy, budget, confidences, forced, thresholds
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ def build(policy: Mapping[str, Any], backbone: Backbone, given: Given) -> Policy
     return confidences.UNTRAINED[kind](given.exits, *lm_head, _thresholds(policy, given))
 
 
-def _thresholds(policy: Mapping[str, Any], given: Given) -> adaptive.Same:
+def _thresholds(policy: Mapping[str, Any], given: Given) -> thresholds.Same:
     """How its thresholds come about. Without a plan, as while one is measured, they are the setting."""
     adapt, plan = policy.get("adapt"), given.plan
     if adapt == "decay":
-        return adaptive.Decay(policy["temperature"], given.max_new_tokens)
+        return thresholds.Decay(policy["temperature"], given.max_new_tokens)
     if adapt == "per-exit" and plan:
-        return adaptive.PerExit({entry["setting"]: entry["thresholds"] for entry in plan["settings"]})
+        return thresholds.PerExit({entry["setting"]: entry["thresholds"] for entry in plan["settings"]})
     if adapt == "budget" and plan:
         costs = policy_kinds.counted(policy, given.exits)
-        return steering.rule(plan["curve"], plan["costs"], costs, policy["horizon"], plan["aims"])
-    return adaptive.Same()
+        return budget.rule(plan["curve"], plan["costs"], costs, policy["horizon"], plan["aims"])
+    return thresholds.Same()

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from early_exit.base.errors import InputError
-from early_exit.policies import Policy
+from early_exit.policies.base import Policy
 
 
 class FixedExit(Policy):

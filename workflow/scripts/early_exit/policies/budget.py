@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from early_exit import adaptive
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import flops, generation_flops
+from early_exit.policies.base import thresholds as adaptive
 
 if TYPE_CHECKING:
-    from early_exit.planning import Measured
+    from early_exit.policies.plan import Measured
 
 HALVINGS = 12  # of the range that is searched for an aim: to 0.0002 of the full model's FLOPs
 

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from early_exit.adaptive import Same
 from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
-from early_exit.policies import Policy
+from early_exit.policies.base import Policy
+from early_exit.policies.thresholds import Same
 
 
 class Confidence(Policy):
