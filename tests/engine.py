@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 
-from early_exit import decode, fills
+from early_exit.decoding import fills, loop
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import base
 
@@ -69,22 +69,22 @@ def watch(backbone: backbones.Backbone) -> Watched:
 def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):
     """Finished rows by (example, threshold)."""
     policy, fill, rule = policy or base.FullDepth(), fill or fills.Fill(), rule or Length()
-    done = decode.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
+    done = loop.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
     return {(row.example_id, row.threshold): row for row in done}
 
 
 def run_watched(
     backbone, requests, policy, fill, *, slots: int, lengths: Mapping[float, int],
-    after_step: Callable[[Watched, decode.Batch], None] = lambda watched, batch: None,
+    after_step: Callable[[Watched, loop.Batch], None] = lambda watched, batch: None,
 ):  # fmt: skip
     """`run`, each row stopping at `lengths[its threshold]` tokens, and a look at everything after each step."""
     watched = watch(backbone)
 
-    def prefill(batch, requests, _prefill=decode.prefill):
+    def prefill(batch, requests, _prefill=loop.prefill):
         _prefill(batch, requests)
         stop(batch)
 
-    def decode_one_token(batch, _step=decode.decode_one_token):
+    def decode_one_token(batch, _step=loop.decode_one_token):
         _step(batch)
         after_step(watched, batch)
         stop(batch)
@@ -95,7 +95,7 @@ def run_watched(
             if len(row.token_ids) >= lengths[row.threshold]:
                 row.stop_reason = "length"
 
-    with mock.patch.multiple(decode, prefill=prefill, decode_one_token=decode_one_token):
+    with mock.patch.multiple(loop, prefill=prefill, decode_one_token=decode_one_token):
         return run(watched, requests, policy, fill, slots, Length(max(lengths.values())))
 
 
@@ -106,9 +106,9 @@ def prompts(count, seed=0, longest=30):
 
 
 def requests_for(prompt_list, thresholds=(1.0,)):
-    return [decode.Request(f"{k:02d}", prompt, list(thresholds)) for k, prompt in enumerate(prompt_list)]
+    return [loop.Request(f"{k:02d}", prompt, list(thresholds)) for k, prompt in enumerate(prompt_list)]
 
 
 def one_row_each(prompt_list):
     """Requests with a row each; its number is its threshold, as `Forced` wants it."""
-    return [decode.Request(f"{k:02d}", prompt, [float(k)]) for k, prompt in enumerate(prompt_list)]
+    return [loop.Request(f"{k:02d}", prompt, [float(k)]) for k, prompt in enumerate(prompt_list)]

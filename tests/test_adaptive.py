@@ -10,9 +10,9 @@ from conftest import Float64, make_random_model
 from engine import Length, prompts, requests_for, run
 from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
 
-from early_exit import fills
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
+from early_exit.decoding import fills
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import budget as steering
 from early_exit.policies.base import build, forced

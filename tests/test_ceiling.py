@@ -4,8 +4,8 @@ import pytest
 import torch
 from engine import Forced, Length, prompts, requests_for, run
 
-from early_exit import ceiling, fills, replay
 from early_exit.base.errors import InputError
+from early_exit.decoding import fills, oracle, teacher_forced
 from early_exit.models import backbone as backbones
 
 
@@ -29,7 +29,7 @@ def test_exits_are_the_first_whose_token_is_the_full_models(random_model, reques
             at = len(prompt) + j - 1
             right = [n for n in exits if int(backbone.logits(of_the_library[n][0, at]).argmax()) == tokens[j]]
             expected.append(min(right, default=backbone.depth))
-        assert ceiling.oracle_exits(backbone, exits, replay.Answer(prompt, tokens)) == expected
+        assert oracle.oracle_exits(backbone, exits, teacher_forced.Answer(prompt, tokens)) == expected
 
 
 def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
@@ -39,7 +39,7 @@ def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
     left = 0
     for k, prompt in enumerate(some):
         tokens = answers[f"{k:02d}", 1.0]
-        blocks = ceiling.oracle_exits(backbone, exits, replay.Answer(prompt, tokens))
+        blocks = oracle.oracle_exits(backbone, exits, teacher_forced.Answer(prompt, tokens))
         left += sum(block < backbone.depth for block in blocks)
         requests = requests_for([prompt], [0.0])
         policy = Forced([blocks[1:]], exits)
@@ -50,4 +50,4 @@ def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
 
 def test_a_repetition_penalty_is_refused():
     with pytest.raises(InputError, match=r"oracle: has no meaning under generation\.repetition_penalty"):
-        ceiling.run({}, None, None, [], max_new_tokens=1, rules={"repetition_penalty": 1.2}, settings={})
+        oracle.run({}, None, None, [], max_new_tokens=1, rules={"repetition_penalty": 1.2}, settings={})

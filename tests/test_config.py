@@ -392,9 +392,9 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
 
 def test_what_the_schema_allows_is_what_the_package_knows():
     """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit import fills
     from early_exit.blocks import pruning
     from early_exit.costs import passes
+    from early_exit.decoding import fills
     from early_exit.heads.store import mixers, store
     from early_exit.models import documents
     from early_exit.policies.base import confidences

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from early_exit import decode, fills
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops, generation_flops
+from early_exit.decoding import fills
+from early_exit.decoding import loop as decode
 from early_exit.experiment import policy_kinds
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones

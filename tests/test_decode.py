@@ -13,8 +13,8 @@ from engine import Forced, Length, one_row_each, prompts, requests_for, run, run
 from reference import Heads, Schedule
 from reference import decode as slow_decode
 
-from early_exit import decode, fills
 from early_exit.costs import passes as costs
+from early_exit.decoding import fills, loop
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import confidences
@@ -172,7 +172,7 @@ def test_heads_with_a_state_equal_one_token_at_a_time(name, fill, head, head_sta
         levels = statistics.quantiles((confidence for _, confidence in never.confidences), n=20)
         # Two rows a prompt; rows are known by their thresholds, which float32 can hold. Each has a length of its own.
         thresholds = [round(levels[k] * 2**16) / 2**16 for k in (18, 8, 16, 12)]
-        requests = [decode.Request(f"{k}", prompt, thresholds[2 * k : 2 * k + 2]) for k, prompt in enumerate(questions)]
+        requests = [loop.Request(f"{k}", prompt, thresholds[2 * k : 2 * k + 2]) for k, prompt in enumerate(questions)]
         steps = {threshold: 9 - 2 * (k % 4) for k, threshold in enumerate(thresholds)}
         done = run_watched(backbone, requests, policy, fills.FILLS[backbone.family][fill](), slots=4,
                            lengths={threshold: count + 1 for threshold, count in steps.items()})  # fmt: skip

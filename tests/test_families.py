@@ -10,8 +10,8 @@ from conftest import Float64
 from early_exit.sources.rows.manifests import SUPPORTED, TESTED
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from early_exit import decode, fills
 from early_exit.base.errors import InputError
+from early_exit.decoding import fills, loop
 from early_exit.experiment import config
 from early_exit.models import backbone as backbones
 from early_exit.models import conformance
@@ -92,9 +92,9 @@ def check_never_exit(model, longest):
     rng = random.Random(1)
     lengths = [1, 2, 5, 5, longest]
     prompts = [[rng.randrange(3, 61) for _ in range(length)] for length in lengths]
-    requests = [decode.Request(f"{k}", prompt, [1.0]) for k, prompt in enumerate(prompts)]
+    requests = [loop.Request(f"{k}", prompt, [1.0]) for k, prompt in enumerate(prompts)]
     backbone = backbones.adapt(model)
-    rows = decode.generate(backbone, policies.FullDepth(), fills.Fill(), requests, Length(), slots=4)
+    rows = loop.generate(backbone, policies.FullDepth(), fills.Fill(), requests, Length(), slots=4)
     tokens = {row.example_id: row.token_ids for row in rows}
     for k, prompt in enumerate(prompts):
         expected = model.generate(

@@ -7,11 +7,11 @@ import sys
 import pytest
 from conftest import ROOT
 
-from early_exit import generation
 from early_exit.base import records
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.data import datasets, shards
+from early_exit.decoding import answer
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -55,11 +55,11 @@ def run(folder, history, every=2, place=None, **changes):
     settings = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
     dropped = pruning.chosen(PRUNED, manifest["depth"])
-    answerer = generation.Answerer(
+    answerer = answer.Answerer(
         PRUNED, manifest, sorted(dropped), stop_strings=examples["stop_strings"].iloc[0], max_new_tokens=8,
         rules=rules, settings=settings | changes, job_mib=4000, dropped=dropped,
     )  # fmt: skip
-    frame = generation.run(answerer, examples, journal)
+    frame = answer.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     return kept
 

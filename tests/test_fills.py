@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
 
-from early_exit import decode, fills
+from early_exit.decoding import fills, loop
 from early_exit.models import backbone as backbones
 from early_exit.models import caches
 from early_exit.models.attention import Apart
@@ -42,7 +42,7 @@ class Case:
     shared: int = 1
     seed: int = 0
 
-    def requests(self) -> list[decode.Request]:
+    def requests(self) -> list[loop.Request]:
         rng = random.Random(self.seed)
         rows = range(len(self.schedules))
         tokens = [rng.randrange(3, 61) for _ in range(6)]  # some prompts begin alike, some have one length
@@ -51,7 +51,7 @@ class Case:
             for _ in rows
         ]
         groups = [rows[k : k + self.shared] for k in range(0, len(rows), self.shared)]
-        return [decode.Request(f"{g[0]}", prompts[g[0]], [float(row) for row in g]) for g in groups]
+        return [loop.Request(f"{g[0]}", prompts[g[0]], [float(row) for row in g]) for g in groups]
 
 
 @st.composite

@@ -26,7 +26,6 @@ from hub_files import (
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from early_exit import generation, stopping
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
@@ -34,6 +33,8 @@ from early_exit.base.records import read_json
 from early_exit.costs import passes
 from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
+from early_exit.decoding import answer as generation
+from early_exit.decoding import stopping
 from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
 from early_exit.sources.rows import manifests, model_files

@@ -18,9 +18,10 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from early_exit import decode, fills, generation, memory
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
+from early_exit.decoding import answer as generation
+from early_exit.decoding import fills, loop, memory
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import base
 
@@ -64,9 +65,9 @@ class PeakMemory(TorchDispatchMode):
 def test_predicted_peak_bounds_the_measured_one(name, rows, length):
     torch.manual_seed(0)
     backbone = backbones.adapt(SHAPES[name]().eval())
-    requests = [decode.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
+    requests = [loop.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
     with PeakMemory() as measured:
-        list(decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
+        list(loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
     predicted = memory.peak(backbone, rows, length, 4)
     assert predicted / 2 < measured.peak <= predicted
 

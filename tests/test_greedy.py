@@ -5,8 +5,8 @@ import torch
 from engine import prompts, requests_for, run
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from early_exit import decode, fills, prefixes
-from early_exit.greedy import Greedy
+from early_exit.decoding import fills, loop, prefix_cache
+from early_exit.decoding.next_token import Greedy
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import base
 
@@ -55,10 +55,10 @@ def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
     backbone = backbones.adapt(random_model)
     some = [[3 + k, 9, 4, 8] for k in range(7)]
     whole = {key: row.token_ids for key, row in run(backbone, requests_for(some), slots=7).items()}
-    monkeypatch.setattr(prefixes, "PROMPT_TOKENS", 9)  # two prompts of four tokens at once
+    monkeypatch.setattr(prefix_cache, "PROMPT_TOKENS", 9)  # two prompts of four tokens at once
     assert {key: row.token_ids for key, row in run(backbone, requests_for(some), slots=7).items()} == whole
 
 
 def test_nothing_to_answer_is_no_error(random_model):
     backbone = backbones.adapt(random_model)
-    assert not list(decode.generate(backbone, base.FullDepth(), fills.Fill(), [], None, slots=4))
+    assert not list(loop.generate(backbone, base.FullDepth(), fills.Fill(), [], None, slots=4))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
-from early_exit import fills, replay
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
+from early_exit.decoding import fills, teacher_forced
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import confidences
@@ -53,9 +53,9 @@ def test_measured_confidences_are_those_of_a_run_that_never_leaves(name, kind):
         for prompt in some:
             torch.manual_seed(3)
             (row,) = run(backbone, requests_for([prompt], [1.0]), noting(policy()), fills.Fill()).values()
-            answers.append(replay.Answer(prompt, row.token_ids))
+            answers.append(teacher_forced.Answer(prompt, row.token_ids))
         torch.manual_seed(3)
-        found = replay.measure(backbone, policy(), answers, {}, {})
+        found = teacher_forced.measure(backbone, policy(), answers, {}, {})
     np.testing.assert_allclose(found.confidence, torch.stack(noted).view(-1, len(EXITS)).numpy(), rtol=1e-9)
     assert found.answer.tolist() == [0] * 9 + [1] * 9 and found.prompt_tokens.tolist() == list(map(len, some))
 
@@ -177,7 +177,7 @@ def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():
 
 def test_an_answer_of_one_token_has_nothing_to_measure(random_model):
     backbone = backbones.adapt(random_model)
-    some = [replay.Answer([3, 4, 5], [7]), replay.Answer([3, 4], [7, 8, 9])]
-    found = replay.measure(backbone, make("softmax", backbone), some, {}, {})
+    some = [teacher_forced.Answer([3, 4, 5], [7]), teacher_forced.Answer([3, 4], [7, 8, 9])]
+    found = teacher_forced.measure(backbone, make("softmax", backbone), some, {}, {})
     assert found.answer.tolist() == [1, 1] and found.confidence.shape == (2, len(EXITS))
     assert len(backbone.blocks) == DEPTH

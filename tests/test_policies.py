@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from reference import Schedule
 from reference import decode as slow_decode
 
-from early_exit import decode, fills, memory
 from early_exit.base.errors import InputError
+from early_exit.decoding import fills, loop, memory
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import confidences, forced
 from early_exit.policies.confidences import UNTRAINED
@@ -185,7 +185,7 @@ def test_fixed_leaves_at_the_setting_s_exit_and_beyond_the_last_never(random_mod
 
 
 def answer(example_id="a", setting=0.5, tokens=1):
-    return decode.Generation(example_id, setting, 3, [0] * tokens, [DEPTH] * tokens)
+    return loop.Generation(example_id, setting, 3, [0] * tokens, [DEPTH] * tokens)
 
 
 def drawn(policy, rows):

@@ -8,7 +8,7 @@ from engine import prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import prefixes
+from early_exit.decoding import prefix_cache
 from early_exit.models import backbone as backbones
 
 
@@ -58,7 +58,7 @@ def test_a_prompt_twice_still_gives_its_own_first_token(random_model):
     assert answers["00", 1.0] == answers["01", 1.0]
 
 
-class Counted(prefixes.Beginning):
+class Counted(prefix_cache.Beginning):
     def __init__(self, shares):
         super().__init__(None, shares)
 
@@ -86,7 +86,7 @@ def test_groups_cover_all_in_order_and_share_what_they_say(some, shares, before)
 
 
 def test_groups_stay_within_a_pass(monkeypatch):
-    monkeypatch.setattr(prefixes, "PROMPT_TOKENS", 40)
+    monkeypatch.setattr(prefix_cache, "PROMPT_TOKENS", 40)
     some = sorted([token] * 10 for token in range(9))
     beginning = Counted(shares=True)
     assert [len(group) for group in beginning.groups(some, 1.25)] == [4, 4, 1]

@@ -21,8 +21,8 @@ from early_exit import figures, pruning_figures
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks import scores as block_scores
-from early_exit.fills import Fill
-from early_exit.generation import Plan, _answer
+from early_exit.decoding.answer import Plan, _answer
+from early_exit.decoding.fills import Fill
 from early_exit.models import backbone as backbones
 from early_exit.models.documents import Document
 from early_exit.policies.base import base

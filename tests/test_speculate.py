@@ -12,10 +12,10 @@ from reference import Schedule
 from reference import decode as slow_decode
 from test_generation import SHAPES, PeakMemory
 
-from early_exit import decode, generation, memory, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
+from early_exit.decoding import answer, loop, memory, speculate
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import build
 
@@ -126,7 +126,7 @@ def test_caches_after_each_round_are_those_of_plain_decoding(double_model):
 
     plain, ours = {}, {}
     with Float64():
-        for found, step in ((plain, decode.decode_one_token), (ours, speculate.step(2, 3))):
+        for found, step in ((plain, loop.decode_one_token), (ours, speculate.step(2, 3))):
             run(backbone, requests_for(some), rule=Length(NEW_TOKENS), step=noting(step, found))
         checked = 0
         for key, states in ours.items():
@@ -177,19 +177,19 @@ def flops_of(costs, rows):
 
 def test_rounds_that_do_not_give_a_rows_tokens_are_refused():
     costs = cost_table(make_random_model("llama").config.to_dict(), {})
-    rows = [decode.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2, 2], [1, 0]),  # 1 + 2 + 1 tokens
-            decode.Generation("b", 2.0, 5, [1, 2, 3], [6] * 3, [2], [2]),  # its last draft ended the answer
-            decode.Generation("c", 2.0, 5, [1], [6])]  # fmt: skip
+    rows = [loop.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2, 2], [1, 0]),  # 1 + 2 + 1 tokens
+            loop.Generation("b", 2.0, 5, [1, 2, 3], [6] * 3, [2], [2]),  # its last draft ended the answer
+            loop.Generation("c", 2.0, 5, [1], [6])]  # fmt: skip
     assert flops_of(costs, rows)["blocks"].tolist() == [36, 18, 0]
     for accepted in ([1, 2], [0, 0], []):
-        wrong = [decode.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2] * len(accepted), accepted)]
+        wrong = [loop.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2] * len(accepted), accepted)]
         with pytest.raises(InputError, match="row 0: 3 tokens are not what its rounds gave"):
             flops_of(costs, wrong)
 
 
 def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
     backbone = backbones.adapt(random_model)
-    row = decode.Generation("a", 1.0, 5, token_ids=[9, 9])
+    row = loop.Generation("a", 1.0, 5, token_ids=[9, 9])
     may = partial(speculate.may_help, rule=Ends(6, {4}), draft_tokens=3)
     assert may(row, []) and may(row, [7]) and may(row, [7, 7])
     assert not may(row, [7, 7, 7])  # six tokens are the most: one is left, which the full model gives itself
@@ -204,11 +204,11 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     backbone, requests = backbones.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
     policy = {"kind": "self-speculative", "exit": None}
     given = build.Given({}, [3, 5], 6, 1)
-    plans = generation._plans(policy, backbone, [2.0, 4.0], given, None)
+    plans = answer._plans(policy, backbone, [2.0, 4.0], given, None)
     assert [plan.draft for plan in plans] == [(3, 2), (3, 4)]
-    assert [p.draft for p in generation._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]
+    assert [p.draft for p in answer._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]
     for plan in plans:
-        rows = list(generation._answer(plan, requests, Length(6), 1.0, batch_size=4, budget=2**40))
+        rows = list(answer._answer(plan, requests, Length(6), 1.0, batch_size=4, budget=2**40))
         assert {row.threshold for row in rows} == {plan.draft[1]} and len(rows) == 3
         for row in rows:
             check_rounds(row, plan.draft[1])
@@ -220,7 +220,7 @@ def test_predicted_memory_bounds_what_rounds_take(name):
     """Logits of every token read, and of a Mamba the states after each, beside what plain decoding takes."""
     torch.manual_seed(0)
     backbone = backbones.adapt(SHAPES[name]().eval())
-    requests = [decode.Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
+    requests = [loop.Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
     with PeakMemory() as measured:
         run(backbone, requests, slots=16, rule=Length(8), step=speculate.step(1, 4))
     predicted = memory.peak(backbone, 16, 20, 8, drafted=4)

@@ -10,15 +10,16 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import fills, speed, speed_cases, speed_figures
+from early_exit import speed, speed_cases, speed_figures
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
+from early_exit.decoding import fills
+from early_exit.decoding.stopping import StopRule
 from early_exit.experiment import config as config_module
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 from early_exit.speed import Answer, Case
 from early_exit.speed_plan import plan
-from early_exit.stopping import StopRule
 
 EXITS, DEPTH, NEW_TOKENS = [2, 4], 6, 5
 SETTINGS = {"repeats": 2, "batch_sizes": [1, 3], "new_tokens": NEW_TOKENS, "prompts": 2, "prompt_tokens": 6,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from early_exit.stopping import StopRule, is_degenerate
+from early_exit.decoding.stopping import StopRule, is_degenerate
 
 
 class Letters:

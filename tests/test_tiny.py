@@ -5,9 +5,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import decode, fills, metrics, stopping
+from early_exit import metrics
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
+from early_exit.decoding import fills, loop, stopping
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 from early_exit.models import packed_linear
@@ -34,8 +35,8 @@ def answers(model, kind, count=None):
     examples = datasets.load(kind, spec, 1).query("split == 'test'").set_index("example_id")
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
     rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, 32)
-    requests = [decode.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
-    done = decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=128)
+    requests = [loop.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
+    done = loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}
 
 
@@ -69,10 +70,10 @@ def test_never_exit_equals_plain_greedy_decoding(model):
     examples, _ = answers(model, "coqa", count=20)
     prompts_ = [tokenizer(prompt)["input_ids"] for prompt in examples["prompt"]]
     rule = stopping.StopRule(tokenizer, {-1}, ["never"], 16)
-    requests = [decode.Request(str(k), prompt, (1.0,)) for k, prompt in enumerate(prompts_)]
+    requests = [loop.Request(str(k), prompt, (1.0,)) for k, prompt in enumerate(prompts_)]
     ours = {
         row.example_id: row.token_ids
-        for row in decode.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=8)
+        for row in loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=8)
     }
     for k, prompt in enumerate(prompts_):
         with packed_linear.as_loaded(backbone.model):

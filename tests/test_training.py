@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from test_distill import EXITS, documents
 from torch.nn import functional as F
 
-from early_exit import decode, fills
 from early_exit.base import resume
 from early_exit.base.errors import InputError
+from early_exit.decoding import fills, loop
 from early_exit.heads.store import designs, store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
@@ -110,7 +110,7 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
     for name in configs:
         policy = confidences.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
         fill = fills.FILLS[backbone.family]["propagate"]()
-        rows = list(decode.generate(backbone, policy, fill, requests, Length(), slots=4))
+        rows = list(loop.generate(backbone, policy, fill, requests, Length(), slots=4))
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}
         assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.threshold == 0.0)
         assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.threshold == 1.0)

@@ -9,7 +9,7 @@ from test_speed import Silent, clock_of
 
 from early_exit import wallclock
 from early_exit.base.errors import InputError
-from early_exit.decode import Generation
+from early_exit.decoding.loop import Generation
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import replay
 from early_exit.base import job, records
+from early_exit.decoding import teacher_forced
 from early_exit.experiment import policy_kinds
 from early_exit.models import backbone as backbones
 from early_exit.policies.base import build
@@ -23,9 +23,9 @@ with job.logged(snakemake) as log:
     length = params.max_new_tokens
     given = build.Given(manifest, params.exits, length, params.runtime["seed"], folder)
     asked = build.build(policy, backbone, given)
-    some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=length, overflow=params.overflow)
+    some = teacher_forced.answers(backbone, tokenizer, examples, full, max_new_tokens=length, overflow=params.overflow)
     costs = policy_kinds.counted(policy, params.exits)
-    measured = replay.measure(backbone, asked, some, table, costs)
+    measured = teacher_forced.measure(backbone, asked, some, table, costs)
     plan = planning.plan(snakemake.wildcards.policy, policy, measured)
     for entry in plan["settings"]:
         log.info("%(setting)g: thresholds %(thresholds)s, share %(share).3f, agreement %(agreement).3f", entry)

@@ -1,10 +1,10 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
-from early_exit import ceiling, generation, job_inputs
 from early_exit.base import job, records, resume
 from early_exit.base.files import kept
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
+from early_exit.decoding import answer, job_inputs, oracle
 
 with job.logged(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output
@@ -17,14 +17,14 @@ with job.logged(snakemake) as log:
     for split in journals:
         asked = examples[examples["split"] == split]
         if asked.empty:
-            answers[split] = generation.none()
+            answers[split] = answer.none()
         elif is_oracle:
             full = records.read_table(files.full, records.GENERATIONS)
             options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
-            answers[split] = ceiling.run(records.read_json(files.manifest), asked, full, params.exits, **options)
+            answers[split] = oracle.run(records.read_json(files.manifest), asked, full, params.exits, **options)
         else:
             answerer = answerer or job_inputs.answerer(params, files, snakemake.resources.mem_mb)
-            answers[split] = generation.run(answerer, asked, journals[split])
+            answers[split] = answer.run(answerer, asked, journals[split])
         log.info("%s: %d answers", split, len(answers[split]))
     dropped = pruning.metadata(job_inputs.dropped(params, files))
     for split, path in output.items():  # all at the end: a second Snakemake in the folder may take earlier ones away

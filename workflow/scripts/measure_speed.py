@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from early_exit import speed, speed_cases, stopping
+from early_exit import speed, speed_cases
 from early_exit.base import job, records
+from early_exit.decoding import stopping
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
 

@@ -1,7 +1,8 @@
 """Rule measure_wallclock: seconds per generated token of one run's settings, on the first test examples."""
 
-from early_exit import job_inputs, speed, wallclock
+from early_exit import speed, wallclock
 from early_exit.base import job, records
+from early_exit.decoding import job_inputs
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input

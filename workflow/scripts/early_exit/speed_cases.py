@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from early_exit import decode, fills, speculate
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
 from early_exit.costs.speculation import round_flops
-from early_exit.decode import Request
+from early_exit.decoding import fills, loop, speculate
+from early_exit.decoding.loop import Request
+from early_exit.decoding.stopping import StopRule
 from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
 from early_exit.policies.base import base, confidences, forced
 from early_exit.speed import Answer, Case
-from early_exit.stopping import StopRule
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Bench:
             answers = []
             for thresholds in jobs:
                 requests = [Request(f"{k:06d}", prompt, tuple(thresholds)) for k, prompt in enumerate(prompts)]
-                done = decode.generate(self.backbone, policy(), fill(), requests, rule, slots=rows, step=step)
+                done = loop.generate(self.backbone, policy(), fill(), requests, rule, slots=rows, step=step)
                 answers += sorted(done, key=lambda row: (row.example_id, row.threshold))
             return [Answer(row.prompt_tokens, *map(tuple, (row.exit_blocks, row.drafted, row.accepted)))
                     for row in answers]  # fmt: skip

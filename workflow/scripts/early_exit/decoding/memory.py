@@ -11,8 +11,8 @@ from math import ceil
 import torch
 from torch import nn
 
+from early_exit.decoding.prefix_cache import PROMPT_TOKENS
 from early_exit.models.backbone import Backbone
-from early_exit.prefixes import PROMPT_TOKENS
 
 MIB = 2**20
 

@@ -27,8 +27,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from early_exit.decode import Batch, Generation
-from early_exit.stopping import StopRule
+from early_exit.decoding.loop import Batch, Generation
+from early_exit.decoding.stopping import StopRule
 
 
 def step(exit_block: int, draft_tokens: int) -> Callable[[Batch], None]:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from early_exit import replay
 from early_exit.base import job
 from early_exit.base.errors import InputError
+from early_exit.decoding import teacher_forced
 from early_exit.models import backbone as backbones
 from early_exit.models.backbone import Backbone
 
@@ -31,15 +31,15 @@ def run(
         raise InputError("policy of kind oracle: has no meaning under generation.repetition_penalty; take it away")
     full = full[full["example_id"].isin(examples["example_id"])].reset_index(drop=True)
     backbone, tokenizer = backbones.open_backbone(manifest, settings)
-    some = replay.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
+    some = teacher_forced.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
                           overflow=rules["prompt_overflow"])  # fmt: skip
     taken = [oracle_exits(backbone, exits, answer) for answer in job.progress(some, len(some), "answers")]
     return full.assign(exit_blocks=taken)
 
 
-def oracle_exits(backbone: Backbone, exits: Sequence[int], answer: replay.Answer) -> list[int]:
+def oracle_exits(backbone: Backbone, exits: Sequence[int], answer: teacher_forced.Answer) -> list[int]:
     """For each generated token the first of `exits` (ascending) that gives it, or the depth; the first: the depth."""
-    right = replay.agreement(backbone, replay.exit_states(backbone, exits, answer), answer)
+    right = teacher_forced.agreement(backbone, teacher_forced.exit_states(backbone, exits, answer), answer)
     blocks = torch.full((len(right),), backbone.depth)
     for k in reversed(range(len(exits))):
         blocks[right[:, k].cpu()] = exits[k]

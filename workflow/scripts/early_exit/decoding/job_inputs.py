@@ -8,7 +8,7 @@ import pandas as pd
 from early_exit.base import records
 from early_exit.blocks import pruning
 from early_exit.data import shards
-from early_exit.generation import Answerer
+from early_exit.decoding.answer import Answerer
 from early_exit.policies.base import forced, plan
 
 

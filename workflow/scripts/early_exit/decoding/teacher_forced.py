@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from early_exit import generation
 from early_exit.base import job
 from early_exit.data.conversations import Rounds
+from early_exit.decoding import answer as generation
 from early_exit.models.backbone import Backbone
 from early_exit.policies.confidences import Confidence
 from early_exit.policies.plan import Measured

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from early_exit.fills import Fill
-from early_exit.greedy import Greedy
+from early_exit.decoding.fills import Fill
+from early_exit.decoding.next_token import Greedy
+from early_exit.decoding.prefix_cache import Beginning
+from early_exit.decoding.stopping import StopRule
 from early_exit.models import recurrent_steps
 from early_exit.models.backbone import Backbone
 from early_exit.models.caches import AttentionState, RecurrentState
 from early_exit.policies.base import Policy
-from early_exit.prefixes import Beginning
-from early_exit.stopping import StopRule
 
 ADMIT_AT = 0.25  # share of the slots that must be free before prompts are run
 PADDING = 1.25  # where padding does no harm, prompts run together up to this many times their own tokens

@@ -8,19 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from early_exit import decode, fills, memory, speculate, stopping
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import GENERATIONS
 from early_exit.data.conversations import Prompt, Rounds
-from early_exit.decode import Generation, Request
-from early_exit.fills import Fill
+from early_exit.decoding import fills, loop, memory, speculate, stopping
+from early_exit.decoding.fills import Fill
+from early_exit.decoding.loop import Generation, Request
+from early_exit.decoding.stopping import StopRule
 from early_exit.models import backbone as backbones
 from early_exit.models.backbone import Backbone
 from early_exit.policies.base import Policy, base, build
 from early_exit.policies.build import Given
-from early_exit.stopping import StopRule
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _answer(
     while missing:
         done = set()
         try:
-            for answer in decode.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
+            for answer in loop.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
                                           repetition_penalty=repetition_penalty,
                                           prompt_backbone=plan.prompt_backbone, step=step):  # fmt: skip
                 done.add((answer.example_id, answer.threshold))
