@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value, get_r_hat_plus
 from scipy.stats import beta, binom
 
-from early_exit import calibrate, risks
+from early_exit.evaluation import calibrate, risks
 from early_exit.experiment import policy_kinds
 
 LTT = {"risk": "disagreement", "method": "learn-then-test", "epsilon": 0.2, "delta": 0.1}

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from test_compare import make_cell
 
-from early_exit import claims, claims_page, uncertainty
-from early_exit.claims import CONTRADICTED, SUPPORTED, UNDECIDED
+from early_exit import claims_page
 from early_exit.costs import passes
+from early_exit.evaluation import bootstrap, claims
+from early_exit.evaluation.claims import CONTRADICTED, SUPPORTED, UNDECIDED
 
 DEPTH = 16
 NAMES = [claim.name for claim in claims.CLAIMS]
@@ -174,7 +175,7 @@ def test_what_was_not_run_is_undecided_and_says_so():
 
 def test_holm_takes_back_what_so_many_tests_would_find_by_chance(monkeypatch):
     cells = compared("mamba-heads-over-linear", 8.0)
-    monkeypatch.setattr(uncertainty, "p_value", lambda values, null: 0.03)
+    monkeypatch.setattr(bootstrap, "p_value", lambda values, null: 0.03)
     row = pooled(judged(cells), "mamba-heads-over-linear", "main metric")
     assert row["verdict"] == UNDECIDED and row["note"] == "supported but for Holm's adjustment"
     assert row["p_holm"] == pytest.approx(0.03 * 3)  # two metrics of this claim, and degeneration

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import cells, compare, figures, forest, uncertainty
+from early_exit import figures, forest
 from early_exit.base import records
 from early_exit.base.errors import InputError
+from early_exit.evaluation import bootstrap, compare, resampled
 
 BOOTSTRAP = {"seed": 1, "resamples": 400}
 POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head",
@@ -69,7 +70,7 @@ def make_cell(
     }
     kinds = {policy: POLICIES.get(policy, "head") for policy in points}
     heads = HEADS | {run["head"]: run["head"] for run in runs if run["head"]}
-    return cells.cell(runs, rows, kinds, heads, **BOOTSTRAP)
+    return resampled.cell(runs, rows, kinds, heads, **BOOTSTRAP)
 
 
 FLAT = {"pruned": [(2, 0.1, 80.0), (8, 0.5, 0.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, -0.1, 90.0)]}
@@ -147,13 +148,13 @@ def test_mean_height_is_the_integral_of_linear_interpolation(points, start, end)
 def test_resamples_are_those_of_rows_drawn_and_added_up():
     """The sums of each resample against a frame in which every group stands as often as it was drawn."""
     rows = make_rows([(0.5, 0.3, 60.0), (0.9, 0.1, 80.0)], examples=12, per_group=3, noise=9.0)
-    cell = cells.cell(
+    cell = resampled.cell(
         [make_run("full"), make_run("calm-copy")], {"full": rows.query("threshold == 0.9"), "calm-copy": rows},
         POLICIES, HEADS, seed=3, resamples=20,
     )  # fmt: skip
     curve = cell.curves["calm-copy"]
     assert (cell.examples, cell.groups, curve.thresholds) == (12, 4, (0.5, 0.9))
-    drawn = uncertainty.draws(cells.crc32(b"3:triviaqa"), 4, 20)
+    drawn = bootstrap.draws(resampled.crc32(b"3:triviaqa"), 4, 20)
     for resample, counts in enumerate([np.ones(4), *drawn]):
         frame = pd.concat([rows[rows["group_id"] == f"g{g:03}"] for g in range(4) for _ in range(int(counts[g]))])
         for k, (_, same) in enumerate(frame.groupby("threshold")):
@@ -180,9 +181,9 @@ def test_conversations_are_resampled_as_wholes():
         rows["em"] = np.where(np.arange(len(rows)) // 4 % 2, 100.0, 0.0) * (rows["threshold"] < 0.9)
         rows["group_id"] = [f"g{int(name[1:]) // per_group:03}" for name in rows["example_id"]]
         full = rows.query("threshold == 0.9")
-        cell = cells.cell([make_run("full"), make_run("calm-copy")], {"full": full, "calm-copy": rows}, POLICIES,
+        cell = resampled.cell([make_run("full"), make_run("calm-copy")], {"full": full, "calm-copy": rows}, POLICIES,
                           HEADS, **BOOTSTRAP)  # fmt: skip
-        return np.subtract(*uncertainty.summary(cell.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
+        return np.subtract(*bootstrap.summary(cell.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
 
     assert width(4) == pytest.approx(2 * width(1), rel=0.25)
 
@@ -210,10 +211,10 @@ def test_other_prunings_are_compared_with_the_first_and_policies_with_each():
 def test_a_policy_does_not_differ_from_itself_and_noise_that_is_shared_cancels():
     points = [(0.5, 0.4, 60.0), (0.7, 0.2, 80.0), (0.9, 0.0, 90.0)]
     cell = make_cell({"calm-copy": points, "mamba-copy": [(t, s, y - 5) for t, s, y in points]}, noise=20.0)
-    assert uncertainty.summary(compare.area_difference(cell, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
-    value, low, high = uncertainty.summary(compare.area_difference(cell, "mamba-copy", "calm-copy", "em"))
+    assert bootstrap.summary(compare.area_difference(cell, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
+    value, low, high = bootstrap.summary(compare.area_difference(cell, "mamba-copy", "calm-copy", "em"))
     assert (value, low, high) == pytest.approx((-5.0, -5.0, -5.0))
-    lone = uncertainty.summary(cell.curves["calm-copy"].mean("em")[:, 1])
+    lone = bootstrap.summary(cell.curves["calm-copy"].mean("em")[:, 1])
     assert lone[2] - lone[1] > 5.0
 
 
@@ -223,7 +224,7 @@ def test_interval_of_the_area_difference_covers_the_truth():
     truth = {"a": [(0.05, 85.0), (0.2, 75.0), (0.4, 50.0)], "b": [(0.0, 80.0), (0.3, 70.0), (0.5, 40.0)]}
     shared = np.linspace(0.05, 0.4, 100001)
     true = np.subtract(*(np.interp(shared, *zip(*truth[name], strict=True)).mean() for name in ("a", "b")))
-    drawn, found = uncertainty.draws(11, TRUTH_SIZE, 400), []
+    drawn, found = bootstrap.draws(11, TRUTH_SIZE, 400), []
     for _ in range(SIMULATIONS):
         hard = generator.normal(size=TRUTH_SIZE) * 15
         curves = {}
@@ -234,9 +235,9 @@ def test_interval_of_the_area_difference_covers_the_truth():
             ones = np.ones((TRUTH_SIZE, 3))
             columns = {"flops": flops, "flops_full": ones, "em": scores, "examples": ones}
             sums = {key: np.vstack([table.sum(axis=0), drawn @ table]) for key, table in columns.items()}
-            curves[name] = cells.Curve(name, "head", "h", "calm", "copy", (0.5, 0.7, 0.9), sums)
-        cell = cells.Cell("x", "transformer", "d", "triviaqa", TRUTH_SIZE, TRUTH_SIZE, curves | {"full": None})
-        _, low, high = uncertainty.summary(compare.area_difference(cell, "a", "b", "em"))
+            curves[name] = resampled.Curve(name, "head", "h", "calm", "copy", (0.5, 0.7, 0.9), sums)
+        cell = resampled.Cell("x", "transformer", "d", "triviaqa", TRUTH_SIZE, TRUTH_SIZE, curves | {"full": None})
+        _, low, high = bootstrap.summary(compare.area_difference(cell, "a", "b", "em"))
         found.append(low <= true <= high)
     # Three standard errors of 200 draws at 95 % are 4.6 %; percentile intervals of 60 cover about a percent less.
     assert 0.89 <= np.mean(found) <= 0.99
@@ -252,7 +253,7 @@ def test_differences_from_the_full_model_are_paired():
     own, full = rows["calm-copy"].query("threshold == 0.5"), rows["full"]
     assert loose["em_difference"] == pytest.approx(-30.0)
     assert (loose["em_difference_low"], loose["em_difference_high"]) == pytest.approx(
-        uncertainty.paired_difference(own["em"], full["em"], full["group_id"], **BOOTSTRAP)
+        bootstrap.paired_difference(own["em"], full["em"], full["group_id"], **BOOTSTRAP)
     )
     assert loose["degenerate_difference"] == pytest.approx(0.4) and loose["degenerate_difference_low"] > 0.2
     assert loose["mean_tokens_difference"] == 0.0
@@ -277,19 +278,19 @@ def test_runs_are_read_by_backbone_and_dataset(tmp_path):
         write(tmp_path, "full", make_rows([(1.0, 0.0, 90.0)])),
         write(tmp_path, "pruned", make_rows([(2, 0.1, 80)])),
     ]
-    ((found, rows),) = cells.read(runs)
+    ((found, rows),) = resampled.read(runs)
     assert found == runs and list(rows) == ["full", "pruned"]
-    cell = cells.cell(found, rows, POLICIES, HEADS, **BOOTSTRAP)
+    cell = resampled.cell(found, rows, POLICIES, HEADS, **BOOTSTRAP)
     assert cell.curves["pruned"].mean("em")[0].tolist() == [80.0]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     run, other = (write(tmp_path, name, make_rows([(1.0, 0.0, 90.0)], examples=n)) for name, n in (("a", 4), ("b", 5)))
     with pytest.raises(InputError, match=r"other rows than in flops\.parquet"):
-        cells.read_run(run | {"flops": other["flops"]})
-    rows = {"full": cells.read_run(run), "pruned": cells.read_run(other)}
+        resampled.read_run(run | {"flops": other["flops"]})
+    rows = {"full": resampled.read_run(run), "pruned": resampled.read_run(other)}
     with pytest.raises(InputError, match=r"pruned/scores\.parquet: not the examples of policy full"):
-        cells.cell([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
+        resampled.cell([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
 
 
 def make_tables(**options):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import head_quality as quality
 from early_exit.base.errors import InputError
+from early_exit.evaluation import head_quality as quality
 
 EXITS, DEPTH = (8, 10, 12, 14), 16
 few_scores = st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), st.booleans()), min_size=2, max_size=40)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import figures, head_figures, head_tables
+from early_exit import figures, head_figures
 from early_exit.base import records
 from early_exit.base.errors import InputError
+from early_exit.evaluation import head_tables
 from early_exit.heads.store import measure as head_outputs
 from early_exit.heads.store import store, training
 from early_exit.models import backbone as backbones

@@ -132,7 +132,7 @@ def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> so
     [
         ((HEADS,), ("early_exit.heads.training", "_Run.advance"), 3, None, "going on after step 2 of"),
         ((ANSWERS, SCORES), GENERATING, 3, 2, "going on after 2 answers"),
-        ((SCORES,), ("early_exit.scoring", "score_answer"), 2, None, "4 answers scored"),
+        ((SCORES,), ("early_exit.evaluation.scoring", "score_answer"), 2, None, "4 answers scored"),
     ],
     ids=["training", "generation", "scoring"],
 )

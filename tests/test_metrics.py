@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from early_exit import metrics
 from early_exit.base.records import METRICS
+from early_exit.evaluation import metrics
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -235,7 +235,7 @@ def test_rouge_brings_no_more_than_it_needs_and_hides_nothing_afterwards():
     """In a process of its own: what it would import stays away, and can be imported behind it."""
     code = """
 import sys
-from early_exit import metrics
+from early_exit.evaluation import metrics
 assert metrics.rouge_l("a b", "a c") == 0.5
 assert "nltk" in sys.modules and not {"scipy", "sklearn"} & sys.modules.keys()
 import scipy.stats, sklearn.metrics

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from test_compare import BOOTSTRAP, make_rows
 
-from early_exit import cells, compare, figures, policy_figures
+from early_exit import figures, policy_figures
 from early_exit.base.errors import InputError
+from early_exit.evaluation import compare, resampled
 
 SPECS = {  # kind, head, state fill, how it adapts, what it matches
     "full": ("full", "", "", "", ""),
@@ -43,7 +44,7 @@ def make_cell(names=tuple(SPECS), backbone="tiny-transformer", noise=15.0):
                      "match": match or None, "scores": name})  # fmt: skip
         rows[name] = make_rows(POINTS.get(name, CURVE), noise=noise)
     kinds = {name: SPECS[name][0] for name in names}
-    return cells.cell(runs, rows, kinds, {"calm": "calm", "mamba": "mamba"}, **BOOTSTRAP)
+    return resampled.cell(runs, rows, kinds, {"calm": "calm", "mamba": "mamba"}, **BOOTSTRAP)
 
 
 def test_each_question_has_its_pairs_and_adaptive_thresholds_are_not_the_paper_s_heads():

@@ -21,8 +21,8 @@ from early_exit import provenance
 from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
+from early_exit.evaluation.scoring import score_run
 from early_exit.models import backbone
-from early_exit.scoring import score_run
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny/transformer"

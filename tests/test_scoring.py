@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from early_exit import metrics
 from early_exit.base import records
 from early_exit.base.errors import InputError
-from early_exit.scoring import score_run
+from early_exit.evaluation import metrics
+from early_exit.evaluation.scoring import score_run
 
 SCRIPT = Path(__file__).parents[1] / "workflow" / "scripts" / "score.py"
 SEA = ["The sea is blue"], ["The sea is green"]

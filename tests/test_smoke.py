@@ -12,8 +12,8 @@ from conftest import ROOT
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
 
-from early_exit import promise
 from early_exit.base import records
+from early_exit.evaluation import promise
 
 CONFIG = {
     "preset": "tiny",

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import tables, uncertainty
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARISON, METRICS, RESULTS_COLUMNS
+from early_exit.evaluation import bootstrap, tables
 
 BOOTSTRAP = {"seed": 1, "resamples": 200}
 DEPTH = 16
@@ -83,7 +83,7 @@ def test_intervals_resample_the_groups_and_hold_the_value():
     run = make_run()
     row = make_results(run).iloc[0]
     rows = run.scores[run.scores["threshold"] == 0.5]
-    assert (row["em_low"], row["em_high"]) == uncertainty.interval(rows["em"], rows["group_id"], **BOOTSTRAP)
+    assert (row["em_low"], row["em_high"]) == bootstrap.interval(rows["em"], rows["group_id"], **BOOTSTRAP)
     assert (row["em_low"], row["em_high"]) == (25.0, 75.0)  # two conversations, with means of 75 and 25
     assert row["flops_saved_low"] <= row["flops_saved"] <= row["flops_saved_high"]
     assert (row["mean_tokens_low"], row["mean_tokens_high"]) == (2.5, 2.5)  # (3 + 2) / 2 and (1 + 4) / 2
@@ -94,7 +94,7 @@ def test_intervals_resample_the_groups_and_hold_the_value():
 def test_saved_interval_is_one_minus_the_ratio_with_its_ends_swapped():
     run = make_run(thresholds=(0.5,))
     run.flops["flops"] = [200.0, 20.0, 0.0, 60.0]
-    low, high = uncertainty.ratio_interval(
+    low, high = bootstrap.ratio_interval(
         run.flops["flops"], run.flops["flops_full"], run.scores["group_id"], **BOOTSTRAP
     )
     row = make_results(run, chosen={}).iloc[0]

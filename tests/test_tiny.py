@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import metrics
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.decoding import fills, loop, stopping
+from early_exit.evaluation import metrics
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 from early_exit.models import packed_linear

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from early_exit.uncertainty import draws, holm, interval, p_value, paired_difference, ratio_interval, summary
+from early_exit.evaluation.bootstrap import draws, holm, interval, p_value, paired_difference, ratio_interval, summary
 
 SETTINGS = {"seed": 5, "resamples": 1000}
 SIMULATIONS = 1000

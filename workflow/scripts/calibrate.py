@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import calibrate, risks, scoring
 from early_exit.base import job, records
 from early_exit.costs import passes
+from early_exit.evaluation import calibrate, risks, scoring
 from early_exit.experiment import policy_kinds
 
 with job.logged(snakemake) as log:

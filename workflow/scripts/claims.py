@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from early_exit import cells, claims, claims_page
+from early_exit import claims_page
 from early_exit.base import files, job, records
+from early_exit.evaluation import claims, resampled
 
 with job.logged(snakemake) as log:
     params = snakemake.params
     resamples = params.bootstrap["resamples"]
     costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}
     found = [
-        cells.cell(runs, rows, params.policies, params.heads, seed=params.seed, resamples=resamples)
-        for runs, rows in cells.read(params.settings)
+        resampled.cell(runs, rows, params.policies, params.heads, seed=params.seed, resamples=resamples)
+        for runs, rows in resampled.read(params.settings)
     ]
     table = claims.test(found, costs, experiment=params.name, preset=params.preset)
     records.write_csv(table, snakemake.output.table)

@@ -2,15 +2,15 @@
 
 import pandas as pd
 
-from early_exit import cells, compare
 from early_exit.base import job, records
+from early_exit.evaluation import compare, resampled
 
 with job.logged(snakemake) as log:
     params = snakemake.params
     bootstrap = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
     equal, against_full, standings = [], [], []
-    for runs, rows in cells.read(params.settings):
-        cell = cells.cell(runs, rows, params.policies, params.heads, **bootstrap)
+    for runs, rows in resampled.read(params.settings):
+        cell = resampled.cell(runs, rows, params.policies, params.heads, **bootstrap)
         equal.append(compare.equal_compute(cell, params.preset))
         standings.append(compare.standings(cell, params.preset))
         against_full += [

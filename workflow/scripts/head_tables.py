@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import head_tables
 from early_exit.base import job, records
+from early_exit.evaluation import head_tables
 
 with job.logged(snakemake) as log:
     params = snakemake.params

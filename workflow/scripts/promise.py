@@ -1,7 +1,7 @@
 """Rule promise: how often calibrated thresholds keep what is promised of them, over splits of all questions."""
 
-from early_exit import promise
 from early_exit.base import job, records
+from early_exit.evaluation import promise
 
 with job.logged(snakemake) as log:
     params = snakemake.params

@@ -2,8 +2,8 @@
 
 from early_exit.base import records
 from early_exit.base.job import job
-from early_exit.metrics import VERSION
-from early_exit.scoring import score_run
+from early_exit.evaluation.metrics import VERSION
+from early_exit.evaluation.scoring import score_run
 
 with job(snakemake) as log:
     kind, rules = snakemake.params.kind, snakemake.params.rules

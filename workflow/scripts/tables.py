@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from early_exit import tables
 from early_exit.base import files, job, records
+from early_exit.evaluation import tables
 
 NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill")
 

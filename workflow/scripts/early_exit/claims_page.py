@@ -5,8 +5,8 @@ from html import escape
 
 import pandas as pd
 
-from early_exit.claims import CLAIMS, FEWEST_GROUPS, LITTLE, MUCH, POOLED
-from early_exit.tables import metric_name
+from early_exit.evaluation.claims import CLAIMS, FEWEST_GROUPS, LITTLE, MUCH, POOLED
+from early_exit.evaluation.tables import metric_name
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
-from early_exit.tables import main_metric, metric_name
+from early_exit.evaluation.tables import main_metric, metric_name
 
 STYLE = {
     "font.size": 8, "axes.titlesize": 8, "figure.titlesize": 8.5, "xtick.labelsize": 7, "ytick.labelsize": 7,

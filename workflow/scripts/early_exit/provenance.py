@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from early_exit.base.records import METRICS
-from early_exit.tables import metric_name, with_interval
+from early_exit.evaluation.tables import metric_name, with_interval
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }

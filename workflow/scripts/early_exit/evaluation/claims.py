@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit import compare, uncertainty
 from early_exit.base.records import MAIN_METRIC
-from early_exit.cells import Cell
 from early_exit.costs import passes
+from early_exit.evaluation import bootstrap, compare
+from early_exit.evaluation.resampled import Cell
 
 LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
 FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow
@@ -103,8 +103,8 @@ def _pooled(
 
 def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
     """Effect, interval, p-value and verdict; a row that has something to note is undecided."""
-    effect, low, high = (float("nan"),) * 3 if values is None else uncertainty.summary(values, LEVEL)
-    p = float("nan") if np.isnan(low) else uncertainty.p_value(values[1:], claim.bound)
+    effect, low, high = (float("nan"),) * 3 if values is None else bootstrap.summary(values, LEVEL)
+    p = float("nan") if np.isnan(low) else bootstrap.p_value(values[1:], claim.bound)
     verdict = UNDECIDED if note else judge(low, high, claim.bound, claim.side)
     return {"claim": claim.name, "effect": effect, "low": low, "high": high, "bound": claim.bound, "p": p,
             "verdict": verdict, "note": note}  # fmt: skip
@@ -122,7 +122,7 @@ def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
     """The table with Holm's p-values of the pooled rows; those above 1 - LEVEL take the row's verdict back."""
     family = (table["dataset"] == POOLED) & table["p"].notna()
-    table.loc[family, "p_holm"] = uncertainty.holm(table.loc[family, "p"])
+    table.loc[family, "p_holm"] = bootstrap.holm(table.loc[family, "p"])
     lost = family & (table["p_holm"] > 1.0 - LEVEL) & (table["verdict"] != UNDECIDED)
     table.loc[lost, "note"] = [
         "; ".join(filter(None, (note, f"{verdict} but for Holm's adjustment")))
@@ -132,7 +132,7 @@ def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _has_interval(values: np.ndarray) -> bool:
-    return not np.isnan(uncertainty.summary(values, LEVEL)).any()
+    return not np.isnan(bootstrap.summary(values, LEVEL)).any()
 
 
 def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:

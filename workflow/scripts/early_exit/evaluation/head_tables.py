@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit import head_quality as quality
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARED_HEADS
-from early_exit.head_quality import METRICS, Estimate, Tokens
+from early_exit.evaluation import head_quality as quality
+from early_exit.evaluation.head_quality import METRICS, Estimate, Tokens
 
 ANY = "any"
 HEADS_COLUMNS = (

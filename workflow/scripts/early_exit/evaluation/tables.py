@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from early_exit import uncertainty
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS
+from early_exit.evaluation import bootstrap
 
 SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "threshold"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]
@@ -116,7 +116,7 @@ def _quality(rows: pd.DataFrame, metrics: tuple[str, ...], seed: int, resamples:
     found |= {"rules": first["rules"], "score_version": first["score_version"]}
     for column in (*metrics, *COMPARISON):
         values = rows["tokens" if column == "mean_tokens" else column].to_numpy(dtype=float)
-        low, high = uncertainty.interval(values, rows["group_id"].to_numpy(), seed=seed, resamples=resamples)
+        low, high = bootstrap.interval(values, rows["group_id"].to_numpy(), seed=seed, resamples=resamples)
         found |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
     return found
 
@@ -125,7 +125,7 @@ def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:
     """What the decode passes cost, and what they save against the full model on the same tokens."""
     total = rows[["passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full"]].sum()
     prompt, prompt_full = rows["prompt_flops"].sum(), rows["prompt_flops_full"].sum()
-    low, high = uncertainty.ratio_interval(
+    low, high = bootstrap.ratio_interval(
         rows["flops"].to_numpy(), rows["flops_full"].to_numpy(), rows["group_id"].to_numpy(),
         seed=seed, resamples=resamples,
     )  # fmt: skip

@@ -13,9 +13,9 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from early_exit import uncertainty
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, METRICS, read_table, scores_schema
+from early_exit.evaluation import bootstrap
 
 PERCENT = ("agreement", "degenerate")  # shares 0..1 in a score file, here 0..100 as the metrics are
 COUNTED = ("passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full")
@@ -121,7 +121,7 @@ def _resampled(
     columns = [*columns, "examples"]
     rows = rows.assign(examples=1.0).astype(dict.fromkeys(columns, float))
     by_group = rows.pivot_table(index="group_id", columns="threshold", values=columns, aggfunc="sum", sort=True)
-    drawn = uncertainty.draws(seed, len(by_group), resamples)
+    drawn = bootstrap.draws(seed, len(by_group), resamples)
     sums = {}
     for name in columns:
         table = by_group[name].to_numpy()

@@ -22,7 +22,7 @@ import numpy as np
 from mapie.risk_control import control_fwer
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-from early_exit.risks import NOT_OF_FULL, Sample
+from early_exit.evaluation.risks import NOT_OF_FULL, Sample
 
 METHODS = ("learn-then-test", "conformal-risk-control")
 LEVELS = np.arange(1, 1000) / 1000.0  # at which an upper confidence bound is looked for

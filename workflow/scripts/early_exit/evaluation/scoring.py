@@ -4,10 +4,10 @@ from functools import cache
 
 import pandas as pd
 
-from early_exit import metrics
 from early_exit.base.errors import InputError
 from early_exit.base.job import progress
 from early_exit.base.records import METRICS, scores_schema
+from early_exit.evaluation import metrics
 
 
 def score_run(

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from early_exit import uncertainty
 from early_exit.base.records import ALL_METRICS, MAIN_METRIC
-from early_exit.cells import Cell
+from early_exit.evaluation import bootstrap
+from early_exit.evaluation.resampled import Cell
 from early_exit.experiment.policy_kinds import UNTRAINED
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves are compared
@@ -153,7 +153,7 @@ def equal_compute(cell: Cell, preset: str) -> pd.DataFrame:
                     (preset, cell.backbone, cell.family, cell.dataset, metric, comparison, policy,
                      cell.curves[policy].head, cell.curves[policy].state_fill, reference, cell.examples, cell.groups,
                      low[0], high[0], *points, at, height[0], reference_height[0],
-                     *uncertainty.summary(height - reference_height))
+                     *bootstrap.summary(height - reference_height))
                 )  # fmt: skip
     return pd.DataFrame(rows, columns=list(EQUAL_COLUMNS))
 
@@ -176,7 +176,7 @@ def standings(cell: Cell, preset: str) -> pd.DataFrame:
             reach = (x[0].min(), x[0].max()) if x.shape[1] else (float("nan"),) * 2
             for level in LEVELS[1:]:
                 height = height_at(x, y, level)
-                difference = uncertainty.summary(height - full.mean(metric)[:, 0])
+                difference = bootstrap.summary(height - full.mean(metric)[:, 0])
                 rows.append(
                     (preset, cell.backbone, cell.family, cell.dataset, metric, curve.policy, curve.kind, curve.adapt,
                      curve.head, curve.state_fill, cell.examples, cell.groups, len(curve.thresholds), *reach, level,
@@ -203,7 +203,7 @@ def differences(
             ends, column = (float("nan"),) * 3, column or name
             if column in own:
                 values, others = own[column].to_numpy(dtype=float), paired[column].to_numpy(dtype=float)
-                bounds = uncertainty.paired_difference(
+                bounds = bootstrap.paired_difference(
                     values, others, own["group_id"].to_numpy(), seed=seed, resamples=resamples
                 )
                 ends = (values.mean() - others.mean(), *bounds)

@@ -22,11 +22,11 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from early_exit import calibrate, cells, risks
 from early_exit.base.errors import InputError
-from early_exit.calibrate import DIGITS, NONE
+from early_exit.evaluation import calibrate, resampled, risks
+from early_exit.evaluation.calibrate import DIGITS, NONE
+from early_exit.evaluation.risks import Sample
 from early_exit.experiment import policy_kinds
-from early_exit.risks import Sample
 
 LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")
 COLUMNS = (
@@ -67,7 +67,7 @@ def pools(
         losses: rows of `records.LOSSES` of the calibration split, by (backbone, dataset).
         policies: the calibrated policies' parts of the config, by name.
     """
-    for runs, tested in cells.read(settings):
+    for runs, tested in resampled.read(settings):
         kind, calibration = runs[0]["kind"], losses[runs[0]["backbone"], runs[0]["dataset"]]
         full = _joined("full", calibration, tested, kind)
         for run in (run for run in runs if run["policy"] in policies):
