@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import speed, speed_cases, speed_figures
+from early_exit import speed_figures
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills
@@ -18,8 +18,9 @@ from early_exit.decoding.stopping import StopRule
 from early_exit.experiment import config as config_module
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
-from early_exit.speed import Answer, Case
-from early_exit.speed_plan import plan
+from early_exit.speed.interleaved import Answer, Case, interleaved
+from early_exit.speed.interleaved import cases as speed_cases
+from early_exit.speed.plan import plan
 
 EXITS, DEPTH, NEW_TOKENS = [2, 4], 6, 5
 SETTINGS = {"repeats": 2, "batch_sizes": [1, 3], "new_tokens": NEW_TOKENS, "prompts": 2, "prompt_tokens": 6,
@@ -83,12 +84,12 @@ def test_rounds_are_in_turn_and_the_median_counts():
     called = []
     some = [case(name, called=called) for name in "abc"]
     durations = [1, 10, 100, 5, 50, 500, 3, 30, 300]
-    measured = speed.interleave(some, 3, Silent(), clock_of(durations))
+    measured = interleaved.interleave(some, 3, Silent(), clock_of(durations))
     assert called == list("abcabcabc")
     assert [measured[each].seconds for each in some] == [[1, 5, 3], [10, 50, 30], [100, 500, 300]]
     assert [measured[each].peak_memory_mib for each in some] == [7, 8, 9]  # the largest
-    rows = speed.table(measured, backbone="x", dataset="y")
-    assert list(rows.columns) == list(speed.COLUMNS)
+    rows = interleaved.table(measured, backbone="x", dataset="y")
+    assert list(rows.columns) == list(interleaved.COLUMNS)
     assert rows["seconds"].tolist() == [3, 30, 300] and rows["repeats"].eq(3).all()
     assert rows["seconds_low"].tolist() == [1, 10, 100] and rows["seconds_high"].tolist() == [5, 50, 500]
 
@@ -99,8 +100,8 @@ def test_a_row_compares_whole_calls_and_decoding_alone_with_its_baseline():
     prefill = case("prefill", answers=[Answer(3, (6,))] * 2)
     full = case("full", answers=five, flops=80.0, prefill=prefill)
     fast = case("exit", answers=five, flops=32.0, prefill=prefill, baseline=full)
-    measured = speed.interleave([prefill, full, fast], 1, Silent(), clock_of([1, 5, 3]))
-    row = speed.table(measured).iloc[2]
+    measured = interleaved.interleave([prefill, full, fast], 1, Silent(), clock_of([1, 5, 3]))
+    row = interleaved.table(measured).iloc[2]
     assert row["tokens"] == 10 and row["prompts"] == 2 and row["prompt_tokens"] == 6
     assert row["baseline"] == "ours full"
     assert row["tokens_per_second"] == pytest.approx(10 / 3) and row["ratio"] == pytest.approx(5 / 3)
@@ -111,14 +112,14 @@ def test_a_row_compares_whole_calls_and_decoding_alone_with_its_baseline():
 
 def test_decoding_too_short_for_the_clock_has_no_rate():
     prefill = case("prefill")
-    measured = speed.interleave([prefill, case(prefill=prefill)], 1, Silent(), clock_of([1, 1]))
-    row = speed.table(measured).iloc[1]
+    measured = interleaved.interleave([prefill, case(prefill=prefill)], 1, Silent(), clock_of([1, 1]))
+    row = interleaved.table(measured).iloc[1]
     assert row["decode_seconds"] == 0 and np.isnan(row["decode_tokens_per_second"])
 
 
 @pytest.mark.parametrize("device", ["cpu"] + ["cuda"] * torch.cuda.is_available())
 def test_the_probe_sees_the_peak_of_each_call_by_itself(device):
-    probe = speed.Probe(torch.device(device))
+    probe = interleaved.Probe(torch.device(device))
     peaks = []
     for mib in (64, 1):
         probe.begin()
@@ -154,14 +155,14 @@ def bench(request):
 def measured(bench):
     """{group: {case: Measured}} of two repeats of everything."""
     torch.set_num_threads(1)
-    return {name: speed.interleave(cases, 2, Silent()) for name, cases in bench.groups().items()}
+    return {name: interleaved.interleave(cases, 2, Silent()) for name, cases in bench.groups().items()}
 
 
 def test_every_case_is_there(bench, measured):
     assert list(measured) == ["1 rows", "3 rows", "3 rows, natural", "sweep"]
     count = len(fills.FILLS[bench.backbone.family])
     assert len(bench.fills) == count == 3
-    frames = [speed.table(records, dataset="d") for records in measured.values()]
+    frames = [interleaved.table(records, dataset="d") for records in measured.values()]
     table = pd.concat(frames)
     found = table.groupby(["batch_size", "system", "case"]).size().to_dict()
     expected = {}
@@ -206,7 +207,7 @@ def test_rows_that_run_together_have_prompts_of_one_length(measured):
 
 def test_implied_speed_ups_are_the_flops_tables(bench, measured):
     for records in (measured["1 rows"], measured["3 rows"]):
-        rows = speed.table(records).to_dict("records")
+        rows = interleaved.table(records).to_dict("records")
         for (each, record), row in zip(records.items(), rows, strict=True):
             if each.name not in ("exit", "random", "heads"):
                 continue
@@ -298,7 +299,7 @@ def test_the_target_measures_every_backbone_and_draws_once(tmp_path):
 
 
 def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_path):
-    frames = [speed.table(records, backbone="b", dataset="d") for records in measured.values()]
+    frames = [interleaved.table(records, backbone="b", dataset="d") for records in measured.values()]
     path = tmp_path / "speed.csv"
     table = pd.concat(frames)
     table["decode_ratio"] = np.where(table["decode_ratio"].notna() | table["case"].eq("exit"), 1.25, np.nan)
@@ -320,4 +321,4 @@ def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_p
 
 def test_a_table_without_speed_ups_is_refused():
     with pytest.raises(InputError, match=r"speed\.csv"):
-        speed_figures.speed(pd.DataFrame(columns=list(speed.COLUMNS)))
+        speed_figures.speed(pd.DataFrame(columns=list(interleaved.COLUMNS)))

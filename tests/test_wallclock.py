@@ -7,9 +7,9 @@ import pytest
 from engine import Length
 from test_speed import Silent, clock_of
 
-from early_exit import wallclock
 from early_exit.base.errors import InputError
 from early_exit.decoding.loop import Generation
+from early_exit.speed.interleaved import run_seconds
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip
@@ -33,8 +33,8 @@ def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
     warm_up = [90, 90, 90, 90]
     rounds = [1, 9, 2, 6, 2, 12, 2, 6, 1, 5, 2, 6]  # prompts, whole; at 0.5, then at 0.9; three times
     clock = clock_of(warm_up + rounds)
-    found = wallclock.measure(answerer, EXAMPLES, [0.5, 0.9], repeats=3, probe=Silent(), clock=clock)
-    assert list(found.columns) == list(wallclock.COLUMNS)
+    found = run_seconds.measure(answerer, EXAMPLES, [0.5, 0.9], repeats=3, probe=Silent(), clock=clock)
+    assert list(found.columns) == list(run_seconds.COLUMNS)
     assert found["tokens"].tolist() == [6, 6] and found["examples"].tolist() == [2, 2]
     assert found["seconds_per_token"].tolist() == [2.0, 1.0]  # 8 and 4 seconds over two answers' two passes
     assert found.loc[0, ["seconds_per_token_low", "seconds_per_token_high", "prompt_seconds"]].tolist() == [1.0, 2.5, 1]
@@ -44,10 +44,10 @@ def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
 def test_answers_of_one_token_have_no_seconds_per_token():
     answerer = Three()
     answerer.rule = Length(1)
-    found = wallclock.measure(answerer, EXAMPLES, [0.5], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
+    found = run_seconds.measure(answerer, EXAMPLES, [0.5], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
     assert found["seconds_per_token"].isna().all()
 
 
 def test_nothing_to_time_is_refused():
     with pytest.raises(InputError, match=r"wallclock\.examples"):
-        wallclock.measure(SimpleNamespace(), EXAMPLES[:0], [0.5], repeats=1, probe=Silent())
+        run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], [0.5], repeats=1, probe=Silent())

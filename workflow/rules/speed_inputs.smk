@@ -1,9 +1,9 @@
 """What the measurement of speed needs to know: which backbones, datasets and heads are timed."""
 
-from early_exit import speed_plan
+from early_exit.speed.interleaved import plan
 
 try:
-    SPEED = speed_plan.plan(config, R)
+    SPEED = plan.plan(config, R)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))
 

@@ -2,11 +2,12 @@
 
 import pandas as pd
 
-from early_exit import speed, speed_cases
 from early_exit.base import job, records
 from early_exit.decoding import stopping
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
+from early_exit.speed.interleaved import cases as speed_cases
+from early_exit.speed.interleaved import interleaved
 
 with job.logged(snakemake) as log:
     params = snakemake.params
@@ -14,7 +15,7 @@ with job.logged(snakemake) as log:
     costs = records.read_json(snakemake.input.costs)
     backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
     ends = backbones.stop_token_ids(backbone, tokenizer)
-    probe, tables = speed.Probe(backbone.device), []
+    probe, tables = interleaved.Probe(backbone.device), []
     for entry in params.plan:
         examples = records.read_table(entry["data"], records.EXAMPLES)
         examples = examples[examples["split"] == "test"]
@@ -39,5 +40,5 @@ with job.logged(snakemake) as log:
                 "dtype": params.runtime["dtype"], "device": str(backbone.device)}  # fmt: skip
         for name, cases in bench.groups().items():
             log.info("%s, %s: %d cases", entry["dataset"], name, len(cases))
-            tables.append(speed.measure(cases, params.settings["repeats"], probe, **same))
+            tables.append(interleaved.measure(cases, params.settings["repeats"], probe, **same))
     records.write_csv(pd.concat(tables), snakemake.output[0], "%.6g")

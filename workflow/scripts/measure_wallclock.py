@@ -1,8 +1,8 @@
 """Rule measure_wallclock: seconds per generated token of one run's settings, on the first test examples."""
 
-from early_exit import speed, wallclock
 from early_exit.base import job, records
 from early_exit.decoding import job_inputs
+from early_exit.speed.interleaved import interleaved, run_seconds
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -10,8 +10,8 @@ with job.logged(snakemake) as log:
     examples = examples.head(params.settings["examples"])
     thresholds = sorted(set(records.read_table(files.run, records.GENERATIONS)["threshold"]))
     answerer = job_inputs.answerer(params, files, snakemake.resources.mem_mb)
-    probe = speed.Probe(answerer.backbone.device)
-    measured = wallclock.measure(answerer, examples, thresholds, repeats=params.settings["repeats"], probe=probe)
+    probe = interleaved.Probe(answerer.backbone.device)
+    measured = run_seconds.measure(answerer, examples, thresholds, repeats=params.settings["repeats"], probe=probe)
     records.write_csv(measured, snakemake.output[0], "%.6g")
     for row in measured.to_dict("records"):
         log.info("threshold %(threshold)g: %(seconds_per_token).5f s a token", row)

@@ -22,7 +22,7 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import Answerer
-from early_exit.speed import Answer, Case, Probe, interleave
+from early_exit.speed.interleaved import Answer, Case, Probe, interleave
 
 COLUMNS = ("threshold", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
            "tokens", "examples", "repeats")  # fmt: skip
