@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from test_compare import make_cell
 
-from early_exit import claims_page
 from early_exit.costs import passes
 from early_exit.evaluation import bootstrap, claims
 from early_exit.evaluation.claims import CONTRADICTED, SUPPORTED, UNDECIDED
+from early_exit.report import claims_page
 
 DEPTH = 16
 NAMES = [claim.name for claim in claims.CLAIMS]

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from early_exit import figures, forest
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import bootstrap, compare, resampled
+from early_exit.report import curves as figures
+from early_exit.report import equal_compute
 
 BOOTSTRAP = {"seed": 1, "resamples": 400}
 POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head",
@@ -307,7 +308,7 @@ def make_tables(**options):
 
 def test_the_forest_plot_has_a_row_per_policy_and_its_interval():
     compared, results = make_tables()
-    figure = forest.equal_compute(compared, results, "triviaqa")
+    figure = equal_compute.equal_compute(compared, results, "triviaqa")
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_yticklabels()] == [
         "one", "calm-copy (0 to 40 %)", "mamba-copy (10 to 45 %)",
@@ -324,18 +325,18 @@ def test_the_forest_plot_has_a_row_per_policy_and_its_interval():
 def test_the_forest_plot_says_where_nothing_is_shared_and_counts_conversations(tmp_path):
     compared, results = make_tables(per_group=4)
     bare = compared.assign(**dict.fromkeys(["saved_from", "saved_to", "difference", "difference_low"], np.nan))
-    figure = forest.equal_compute(bare, results, "triviaqa")
+    figure = equal_compute.equal_compute(bare, results, "triviaqa")
     assert figure.axes[0].get_yticklabels()[1].get_text() == "calm-copy (no common range)"
     assert "10 conversations" in figure.get_suptitle()
     with pytest.raises(InputError, match=r"equal_compute\.csv, static pruning on dataset coqa"):
-        forest.equal_compute(compared, results, "coqa")
+        equal_compute.equal_compute(compared, results, "coqa")
 
 
 def test_equal_forest_plots_are_equal_bytes(tmp_path):
     found = []
     for name in ("first", "second"):
         figures.save(
-            forest.equal_compute(*make_tables(), "triviaqa"), tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
+            equal_compute.equal_compute(*make_tables(), "triviaqa"), tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
         )
         found.append([sha256((tmp_path / f"{name}.{end}").read_bytes()).digest() for end in ("svg", "png")])
     assert found[0] == found[1]

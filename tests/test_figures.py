@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from early_exit import figures
 from early_exit.base.errors import InputError
 from early_exit.base.records import METRICS, RESULTS_COLUMNS
+from early_exit.report import curves as figures
 
 SWEEP = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FILLS = {"tiny-transformer": ("copy", "propagate"), "tiny-mamba": ("skip", "propagate")}

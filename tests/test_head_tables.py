@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import ROOT
 
-from early_exit import figures, head_figures
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
@@ -17,6 +16,7 @@ from early_exit.heads.store import measure as head_outputs
 from early_exit.heads.store import store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.report import curves, heads
 
 EXITS, DEPTH = [2, 4, 5], 6
 DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},
@@ -220,11 +220,11 @@ def test_reliability_counts_the_tokens_of_all_seeds(tables):
 
 
 DRAWN = {
-    "ranking": lambda t: head_figures.ranking(t[0]),
-    "savings": lambda t: head_figures.savings(t[0]),
-    "cost": lambda t: head_figures.cost(t[0]),
-    "differences": lambda t: head_figures.differences(t[1], "b1"),
-    "reliability": lambda t: head_figures.reliability(t[2], "b2"),
+    "ranking": lambda t: heads.ranking(t[0]),
+    "savings": lambda t: heads.savings(t[0]),
+    "cost": lambda t: heads.cost(t[0]),
+    "differences": lambda t: heads.differences(t[1], "b1"),
+    "reliability": lambda t: heads.reliability(t[2], "b2"),
 }
 
 
@@ -236,10 +236,10 @@ def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path)
         again.append(pd.read_csv(tmp_path / f"{k}.csv"))
     for name, frames in (("first", tables), ("second", again)):
         figure = DRAWN[kind](frames)
-        figures.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+        curves.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
     for ending in ("svg", "png"):
         assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
-    assert figure.get_figwidth() <= figures.WIDTH
+    assert figure.get_figwidth() <= curves.WIDTH
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
     boxes = [axes.get_tightbbox() for axes in figure.axes]
     assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes)
@@ -247,12 +247,12 @@ def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path)
 
 def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
     table = tables[0]
-    axes = head_figures.savings(table).axes[0]
+    axes = heads.savings(table).axes[0]
     drawn = {
         line.get_marker(): line for line in axes.get_lines() if line.get_marker() not in ("None", "none", None, "")
     }
     assert len(drawn) == 3
-    for head, (_, marker) in zip(("calm", "ffn", "mamba"), figures.LOOKS, strict=False):
+    for head, (_, marker) in zip(("calm", "ffn", "mamba"), curves.LOOKS, strict=False):
         own = table[(table["head"] == head) & (table["backbone"] == "b1")]
         assert np.allclose(drawn[marker].get_ydata(), 100 * own["leave_at_1"])
         assert np.allclose(np.round(drawn[marker].get_xdata()), range(4))
@@ -260,7 +260,7 @@ def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
 
 def test_a_difference_that_may_be_none_is_drawn_empty(tables):
     own = tables[1][tables[1]["backbone"] == "b1"]
-    figure = head_figures.differences(own.assign(differs=own["exit"] == "2"), "b1")
+    figure = heads.differences(own.assign(differs=own["exit"] == "2"), "b1")
     marks = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "D")]
     assert len(marks) == 8 and sum(line.get_markerfacecolor() == "white" for line in marks) == 6
 
@@ -268,10 +268,10 @@ def test_a_difference_that_may_be_none_is_drawn_empty(tables):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda t: head_figures.ranking(t[0].iloc[:0]),
-        lambda t: head_figures.cost(t[0].iloc[:0]),
-        lambda t: head_figures.differences(t[1], "no"),
-        lambda t: head_figures.reliability(t[2], "no"),
+        lambda t: heads.ranking(t[0].iloc[:0]),
+        lambda t: heads.cost(t[0].iloc[:0]),
+        lambda t: heads.differences(t[1], "no"),
+        lambda t: heads.reliability(t[2], "no"),
     ],
 )
 def test_nothing_to_draw_is_one_clear_line(draw, tables):
@@ -285,7 +285,7 @@ def test_a_class_that_never_occurs_leaves_its_metrics_open():
     mamba = table[table["head"] == "mamba"]
     assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()
     assert all(map(math.isfinite, mamba["average_precision"]))
-    head_figures.ranking(table)
+    heads.ranking(table)
 
 
 def test_every_figure_and_table_has_its_caption():

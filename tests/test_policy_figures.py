@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from test_compare import BOOTSTRAP, make_rows
 
-from early_exit import figures, policy_figures
 from early_exit.base.errors import InputError
 from early_exit.evaluation import compare, resampled
+from early_exit.report import curves, policies
 
 SPECS = {  # kind, head, state fill, how it adapts, what it matches
     "full": ("full", "", "", "", ""),
@@ -84,8 +84,8 @@ def standings(**options):
 
 def test_every_policy_has_a_named_line_under_its_sort_and_its_interval():
     table = standings()
-    figure = policy_figures.policies(table, "triviaqa")
-    assert len(figure.axes) == 2 * len(policy_figures.LEVELS)
+    figure = policies.policies(table, "triviaqa")
+    assert len(figure.axes) == 2 * len(policies.LEVELS)
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert names == [
         "exit heads", "calm-copy", "calm-propagate", "mamba-propagate", "thresholds that adapt", "calm-decay",
@@ -93,7 +93,7 @@ def test_every_policy_has_a_named_line_under_its_sort_and_its_interval():
         "the most there is", "oracle",
     ]  # fmt: skip
     bold = [tick.get_text() for tick in figure.axes[0].get_yticklabels() if tick.get_fontweight() == "bold"]
-    assert bold == [heading for heading, *_ in policy_figures.SORTS.values()]
+    assert bold == [heading for heading, *_ in policies.SORTS.values()]
     axes = figure.axes[1]
     assert axes.get_title() == "20 % of FLOPs saved"
     rows = table[(table["metric"] == "em") & (table["at"] == 0.2) & (table["backbone"] == "one")].set_index("policy")
@@ -104,22 +104,22 @@ def test_every_policy_has_a_named_line_under_its_sort_and_its_interval():
 
 
 def test_a_dash_stands_where_a_policy_does_not_save_that_much():
-    axes = policy_figures.policies(standings(), "triviaqa").axes[2]
+    axes = policies.policies(standings(), "triviaqa").axes[2]
     dashes = [text.get_position()[1] for text in axes.texts if text.get_text() == "–"]
     drawn = {line.get_label() for line in axes.get_lines() if not line.get_label().startswith("_")}
     assert drawn == {"pruned", "fixed", "oracle"} and len(dashes) == 7
 
 
 def test_sorts_are_told_apart_without_colour_and_all_text_can_be_read(tmp_path):
-    read = policy_figures.SORTS.values()
-    assert len({marker for *_, marker in read}) == len({colour for _, colour, _ in read}) == len(policy_figures.SORTS)
-    figure = policy_figures.policies(standings(), "triviaqa")
-    figures.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
-    figures.save(policy_figures.policies(standings(), "triviaqa"), tmp_path / "b.svg", tmp_path / "b.png")
+    read = policies.SORTS.values()
+    assert len({marker for *_, marker in read}) == len({colour for _, colour, _ in read}) == len(policies.SORTS)
+    figure = policies.policies(standings(), "triviaqa")
+    curves.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
+    curves.save(policies.policies(standings(), "triviaqa"), tmp_path / "b.svg", tmp_path / "b.png")
     for end in ("svg", "png"):
         first, second = ((tmp_path / f"{name}.{end}").read_bytes() for name in "ab")
         assert sha256(first).digest() == sha256(second).digest()
-    assert figure.get_figwidth() <= figures.WIDTH
+    assert figure.get_figwidth() <= curves.WIDTH
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
 
 
@@ -127,7 +127,7 @@ def test_what_went_through_csv_is_drawn_alike_and_nothing_is_one_clear_line(tmp_
     standings(noise=0.0).to_csv(tmp_path / "policies.csv", index=False)
     read = pd.read_csv(tmp_path / "policies.csv")
     assert read["adapt"].isna().any()
-    names = [tick.get_text() for tick in policy_figures.policies(read, "triviaqa").axes[0].get_yticklabels()]
+    names = [tick.get_text() for tick in policies.policies(read, "triviaqa").axes[0].get_yticklabels()]
     assert names[:2] == ["exit heads", "calm-copy"]
     with pytest.raises(InputError, match=r"policies\.csv, dataset coqa"):
-        policy_figures.policies(read, "coqa")
+        policies.policies(read, "coqa")

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from test_figures import make_results
 
-from early_exit import promise_figures
 from early_exit.base.errors import InputError
 from early_exit.evaluation import calibrate, promise, risks
+from early_exit.report import promises as promise_figures
 
 PROMISE = {"risk": "disagreement", "method": "learn-then-test", "epsilon": 0.2, "delta": 0.1}
 MEAN = PROMISE | {"method": "conformal-risk-control"}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_figures import make_results
 
-from early_exit import provenance
+from early_exit.report import provenance
 
 CONFIG = {
     "preset": "tiny",

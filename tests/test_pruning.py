@@ -17,7 +17,6 @@ from test_distill import documents
 from torch import nn
 from torch.nn import functional as F
 
-from early_exit import figures, pruning_figures
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks import scores as block_scores
@@ -26,6 +25,8 @@ from early_exit.decoding.fills import Fill
 from early_exit.models import backbone as backbones
 from early_exit.models.documents import Document
 from early_exit.policies.base import base
+from early_exit.report import curves
+from early_exit.report import pruning as pruning_figures
 
 DEPTH = 6
 NEW_TOKENS = 8
@@ -253,7 +254,7 @@ def test_the_figure_shows_every_block_that_goes():
 def test_equal_figures_are_equal_bytes_and_an_empty_one_is_refused(tmp_path):
     found = []
     for name in ("one", "two"):
-        figures.save(pruning_figures.blocks(*drawn()), tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+        curves.save(pruning_figures.blocks(*drawn()), tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
         found.append([sha256((tmp_path / f"{name}.{end}").read_bytes()).digest() for end in ("svg", "png")])
     assert found[0] == found[1]
     scores, chosen = drawn()

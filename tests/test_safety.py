@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from test_config import load
 from test_scoring import answer, examples
 
-from early_exit import provenance
 from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
 from early_exit.evaluation.scoring import score_run
 from early_exit.models import backbone
+from early_exit.report import provenance
 from early_exit.sources.rows import manifests
 
 TINY = ROOT / "workflow/resources/tiny/transformer"

@@ -10,7 +10,6 @@ import torch
 from conftest import ROOT, make_random_model
 from test_workflow import jobs, snakemake
 
-from early_exit import speed_figures
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills
@@ -18,6 +17,7 @@ from early_exit.decoding.stopping import StopRule
 from early_exit.experiment import config as config_module
 from early_exit.heads.store import store
 from early_exit.models import backbone as backbones
+from early_exit.report import speed
 from early_exit.speed.interleaved import Answer, Case, interleaved
 from early_exit.speed.interleaved import cases as speed_cases
 from early_exit.speed.plan import plan
@@ -305,7 +305,7 @@ def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_p
     table["decode_ratio"] = np.where(table["decode_ratio"].notna() | table["case"].eq("exit"), 1.25, np.nan)
     table.to_csv(path, index=False)
     table = pd.read_csv(path)
-    figure = speed_figures.speed(table)
+    figure = speed.speed(table)
     panels = figure.axes
     assert [axes.get_title() for axes in panels] == ["b, d: batch size 1", "b, d: batch size 3"]
     for axes, size in zip(panels, (1, 3), strict=True):
@@ -321,4 +321,4 @@ def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_p
 
 def test_a_table_without_speed_ups_is_refused():
     with pytest.raises(InputError, match=r"speed\.csv"):
-        speed_figures.speed(pd.DataFrame(columns=list(interleaved.COLUMNS)))
+        speed.speed(pd.DataFrame(columns=list(interleaved.COLUMNS)))

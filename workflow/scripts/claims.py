@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from early_exit import claims_page
 from early_exit.base import files, job, records
 from early_exit.evaluation import claims, resampled
+from early_exit.report import claims_page
 
 with job.logged(snakemake) as log:
     params = snakemake.params

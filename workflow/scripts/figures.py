@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from early_exit import figures, forest, policy_figures
 from early_exit.base import job, records
+from early_exit.report import curves, equal_compute, policies
 
 with job.logged(snakemake) as log:
     results, exits, training, settle, compared = (
@@ -13,14 +13,14 @@ with job.logged(snakemake) as log:
     # Curves of the paper's policies; all that there are stand side by side in a figure of their own.
     plain, plain_exits = (frame[frame["policy"].isin(snakemake.params.plain)] for frame in (results, exits))
     draw = {
-        "policies": partial(policy_figures.policies, standings),
-        "quality": partial(figures.quality, plain),
-        "equal_compute": partial(forest.equal_compute, compared, results),
-        "exits": partial(figures.exits, plain_exits),
-        "training": partial(figures.training, training),
-        "settle": partial(figures.settle, settle, training.groupby("backbone")["exit"].unique().to_dict()),
+        "policies": partial(policies.policies, standings),
+        "quality": partial(curves.quality, plain),
+        "equal_compute": partial(equal_compute.equal_compute, compared, results),
+        "exits": partial(curves.exits, plain_exits),
+        "training": partial(curves.training, training),
+        "settle": partial(curves.settle, settle, training.groupby("backbone")["exit"].unique().to_dict()),
     }
     for plot in snakemake.params.plots:
         key = [plot["key"]] if plot["key"] else []
-        figures.save(draw[plot["kind"]](*key), plot["svg"], plot["png"])
+        curves.save(draw[plot["kind"]](*key), plot["svg"], plot["png"])
         log.info("%s %s", plot["kind"], plot["key"] or "")

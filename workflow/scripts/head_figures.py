@@ -2,8 +2,9 @@
 
 from functools import partial
 
-from early_exit import figures, head_figures
 from early_exit.base import job, records
+from early_exit.report import curves
+from early_exit.report import heads as head_figures
 
 with job.logged(snakemake) as log:
     heads, differences, reliability = (
@@ -18,5 +19,5 @@ with job.logged(snakemake) as log:
     }
     for plot in snakemake.params.plots:
         key = [plot["key"]] if plot["key"] else []
-        figures.save(draw[plot["kind"]](*key), plot["svg"], plot["png"])
+        curves.save(draw[plot["kind"]](*key), plot["svg"], plot["png"])
         log.info("%s %s", plot["kind"], plot["key"] or "")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from early_exit import provenance
 from early_exit.base import files, job, records
+from early_exit.report import provenance
 
 with job.logged(snakemake):
     roots = [Path.cwd(), files.ROOT]

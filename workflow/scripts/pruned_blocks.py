@@ -2,9 +2,10 @@
 
 import pandas as pd
 
-from early_exit import figures, pruning_figures
 from early_exit.base import job, records
 from early_exit.blocks import pruning
+from early_exit.report import curves
+from early_exit.report import pruning as pruning_figures
 
 with job.logged(snakemake) as log:
     params, output = snakemake.params, snakemake.output
@@ -16,5 +17,5 @@ with job.logged(snakemake) as log:
     tables = {"scores": scores, "blocks": pd.concat(blocks)[["backbone", *pruning.SETS]]}
     for name, table in tables.items():
         records.write_csv(table, output[name])
-    figures.save(pruning_figures.blocks(tables["scores"], tables["blocks"]), output.svg, output.png)
+    curves.save(pruning_figures.blocks(tables["scores"], tables["blocks"]), output.svg, output.png)
     log.info("%d scores, %d sets of blocks", *map(len, tables.values()))

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from early_exit.figures import LOOKS, STYLE, WIDTH, present_rows
+from early_exit.report.curves import LOOKS, STYLE, WIDTH, present_rows
 
 ROW, MARGINS = 0.13, 0.95  # inches: of one set of blocks; of a backbone's title and labels
 LEAST = 1.5  # inches of the panels of scores

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
 from early_exit.experiment.policy_kinds import UNTRAINED
-from early_exit.figures import STYLE, WIDTH, present_rows
+from early_exit.report.curves import STYLE, WIDTH, present_rows
 
 LEVELS = (0.1, 0.2, 0.3)  # savings that are shown
 ROW, MARGINS, HEADING = 0.15, 0.95, "heading"  # inches: of one line; of titles and labels

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
-from early_exit.figures import STYLE, WIDTH, assign_looks, fill_style, present_rows
+from early_exit.report.curves import STYLE, WIDTH, assign_looks, fill_style, present_rows
 
 ROW, MARGINS = 0.17, 1.1  # inches: of one policy; of titles and labels
 BETTER = "← pruning better | policy better →"

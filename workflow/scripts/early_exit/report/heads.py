@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.figures import EXIT_LINES, LOOKS, STYLE, WIDTH, exit_colours, present_rows
+from early_exit.report.curves import EXIT_LINES, LOOKS, STYLE, WIDTH, exit_colours, present_rows
 
 REFERENCES = {"oracle": ("#000000", "-"), "majority": ("#737373", ":")}
 REFERENCE_NAMES = {"oracle": "oracle: knows the answer", "majority": "majority: all tokens alike"}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.figures import STYLE, WIDTH, assign_looks, fill_style, present_rows
+from early_exit.report.curves import STYLE, WIDTH, assign_looks, fill_style, present_rows
 
 ROW, MARGINS = 0.15, 1.15  # inches of the plot of observed risks: of one policy; of titles, labels and legend
 HEADROOM = 3.0  # a panel of risks ends at so many epsilons: what lies above is out of question

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.figures import LOOKS, STYLE, WIDTH, present_rows
+from early_exit.report.curves import LOOKS, STYLE, WIDTH, present_rows
 
 FACES = {"propagate": "full", "deferred": "left"}  # the cheap fills are hollow
 LABELS = {"propagate": (4, -8), "deferred": (-11, 3)}  # places of the block numbers, in points; else above right
