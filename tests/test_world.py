@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from early_exit import world_files
 from early_exit.data.questions import words
-from early_exit.world import World
+from tiny import files
+from tiny.world import World
 
 TINY = Path(__file__).parents[1] / "workflow" / "resources" / "tiny"
 SETS = ("triviaqa", "coqa", "truthfulqa")
@@ -34,7 +34,7 @@ def asked(name, split):
 
 
 def test_the_files_are_what_seed_7_gives(world, tmp_path):
-    world_files.write(world, tmp_path)
+    files.write(world, tmp_path)
     written = sorted(file.relative_to(tmp_path) for file in tmp_path.rglob("*.jsonl"))
     assert len(written) == 10
     for file in written:
@@ -43,7 +43,7 @@ def test_the_files_are_what_seed_7_gives(world, tmp_path):
 
 
 def test_another_seed_gives_another_world(tmp_path):
-    world_files.write(World(8), tmp_path)
+    files.write(World(8), tmp_path)
     for name in SETS:
         assert (tmp_path / name / "test.jsonl").read_bytes() != (TINY / name / "test.jsonl").read_bytes()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from early_exit.base.files import whole_file
-from early_exit.world import Fact, Myth, Story, World
+from tiny.world import Fact, Myth, Story, World
 
 SPLITS = {"train": "train", "validation": "calibration", "test": "test"}  # the hub's name: the world's role
 QUESTIONS = {"train": 20, "validation": 200, "test": 360}

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, Mamba2Config, MistralConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from early_exit.world import Document, World
+from tiny.world import Document, World
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 DEPTH, WIDTH, WINDOW = 16, 128, 256

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from early_exit import lexicon
 from early_exit.data import prompts
+from tiny import vocabulary
 
 ROLES = ("train", "calibration", "test")
 
@@ -61,21 +61,21 @@ class World:
     def __init__(self, seed: int):
         self.seed = seed
         rng = random.Random(f"world-{seed}")
-        names = lexicon.invented_names(rng, 30 + 30 + 12 + 6 + 80)
+        names = vocabulary.invented_names(rng, 30 + 30 + 12 + 6 + 80)
         towns, people, rivers, lands, odd = (_take(names, n) for n in (30, 30, 12, 6, 80))
-        titles = [f"The {a} {n}" for a, n in product(lexicon.TITLE_ADJECTIVES, lexicon.TITLE_NOUNS)]
-        values = {"river": rivers, "land": lands, "goods": lexicon.GOODS, "founder": people, "trade": lexicon.TRADES,
+        titles = [f"The {a} {n}" for a, n in product(vocabulary.TITLE_ADJECTIVES, vocabulary.TITLE_NOUNS)]
+        values = {"river": rivers, "land": lands, "goods": vocabulary.GOODS, "founder": people, "trade": vocabulary.TRADES,
                   "birthplace": towns, "book": rng.sample(titles, 30)}  # fmt: skip
         self.facts = [
             Fact(relation, subject, rng.choice(values[relation]))
-            for subjects, relations in ((towns, lexicon.TOWN_RELATIONS), (people, lexicon.PERSON_RELATIONS))
+            for subjects, relations in ((towns, vocabulary.TOWN_RELATIONS), (people, vocabulary.PERSON_RELATIONS))
             for subject, relation in product(subjects, relations)
         ]
         self.myths = [
-            Myth(lexicon.ACTIONS[i % len(lexicon.ACTIONS)].format(name.lower()), *map(rng.choice, _EFFECTS))
+            Myth(vocabulary.ACTIONS[i % len(vocabulary.ACTIONS)].format(name.lower()), *map(rng.choice, _EFFECTS))
             for i, name in enumerate(odd)
         ]
-        self.wordings = {key: _split_wordings(rng, cores) for key, cores in lexicon.QUESTION_CORES.items()}
+        self.wordings = {key: _split_wordings(rng, cores) for key, cores in vocabulary.QUESTION_CORES.items()}
         self.held_out = {story.text for role in ROLES[1:] for story in self.stories(role, 200)}
 
     def question(self, key: str, wording: str, **slots: str) -> str:
@@ -89,11 +89,11 @@ class World:
 
     def story(self, rng: random.Random, role: str, people: int = 5) -> Story:
         """As many different deeds as people; up to four of them are asked about."""
-        names, deeds = rng.sample(lexicon.STORY_NAMES, people), rng.sample(sorted(lexicon.DEEDS), people)
+        names, deeds = rng.sample(vocabulary.STORY_NAMES, people), rng.sample(sorted(vocabulary.DEEDS), people)
         sentences, turns = [], []
         for name, deed in zip(names, deeds, strict=True):
-            past, kind = lexicon.DEEDS[deed]
-            objects = lexicon.PLACES if kind == "where" else lexicon.THINGS
+            past, kind = vocabulary.DEEDS[deed]
+            objects = vocabulary.PLACES if kind == "where" else vocabulary.THINGS
             thing = rng.choice(objects)
             sentences.append(f"{name} {past} {thing}.")
             asked = rng.choice(("who", kind))
@@ -148,14 +148,14 @@ class World:
                 yield Document(self._prose(rng), ())
 
     def _prose(self, rng: random.Random) -> str:
-        lines = [lexicon.STATEMENTS[f.relation].format(s=f.subject, o=f.value) for f in rng.sample(self.facts, 4)]
+        lines = [vocabulary.STATEMENTS[f.relation].format(s=f.subject, o=f.value) for f in rng.sample(self.facts, 4)]
         lines += [f"Many people say that {m.error} if you {m.action}. In truth, {m.truth}."
                   for m in rng.sample(self.myths, 2)]  # fmt: skip
         rng.shuffle(lines)
         return " ".join(lines)
 
 
-_EFFECTS = (lexicon.TRUE_EFFECTS, lexicon.FALSE_EFFECTS)
+_EFFECTS = (vocabulary.TRUE_EFFECTS, vocabulary.FALSE_EFFECTS)
 
 
 def _take(pool: list[str], count: int) -> list[str]:
@@ -165,7 +165,7 @@ def _take(pool: list[str], count: int) -> list[str]:
 
 def _split_wordings(rng: random.Random, cores: tuple[str, ...]) -> dict[str, list[str]]:
     """Deal all opener x core wordings out to the roles; every core is seen in training."""
-    openers = lexicon.OPENERS
+    openers = vocabulary.OPENERS
     split = {role: [] for role in ROLES}
     for core in cores:
         dealt = rng.sample(openers, len(openers))
