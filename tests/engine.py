@@ -9,7 +9,7 @@ import torch
 
 from early_exit.decoding import fills, loop
 from early_exit.models import backbone as backbones
-from early_exit.policies.base import base
+from early_exit.policies import base
 
 
 @dataclass

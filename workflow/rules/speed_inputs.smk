@@ -1,6 +1,6 @@
 """What the measurement of speed needs to know: which backbones, datasets and heads are timed."""
 
-from early_exit.speed.interleaved import plan
+from early_exit.speed import plan
 
 try:
     SPEED = plan.plan(config, R)

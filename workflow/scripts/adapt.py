@@ -6,8 +6,8 @@ from early_exit.base import job, records
 from early_exit.decoding import teacher_forced
 from early_exit.experiment import policy_kinds
 from early_exit.models import backbone as backbones
-from early_exit.policies.base import build
-from early_exit.policies.base import plan as planning
+from early_exit.policies import build
+from early_exit.policies import plan as planning
 
 with job.logged(snakemake) as log:
     params, files, policy = snakemake.params, snakemake.input, snakemake.params.policy

@@ -1,7 +1,7 @@
 """Rule fetch_backbone: get a backbone's files (hub) or find them (local), and write its manifest."""
 
 from early_exit.base import job, records
-from early_exit.sources.rows import manifests
+from early_exit.sources import manifests
 
 with job.logged(snakemake) as log:
     name, spec = snakemake.wildcards.backbone, snakemake.params.spec

@@ -3,7 +3,7 @@
 from early_exit.base.job import job
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.passes import cost_table, flops
-from early_exit.heads.store import store
+from early_exit.heads import store
 
 with job(snakemake) as log:
     config, designs = read_json(snakemake.input.manifest)["config"], snakemake.params.heads

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from early_exit.base import job, records
-from early_exit.heads.store import measure
+from early_exit.heads import measure
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 

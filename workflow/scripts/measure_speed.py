@@ -4,10 +4,10 @@ import pandas as pd
 
 from early_exit.base import job, records
 from early_exit.decoding import stopping
-from early_exit.heads.store import store
+from early_exit.heads import store
 from early_exit.models import backbone as backbones
-from early_exit.speed.interleaved import cases as speed_cases
-from early_exit.speed.interleaved import interleaved
+from early_exit.speed import cases as speed_cases
+from early_exit.speed import interleaved
 
 with job.logged(snakemake) as log:
     params = snakemake.params

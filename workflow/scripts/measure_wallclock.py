@@ -2,7 +2,7 @@
 
 from early_exit.base import job, records
 from early_exit.decoding import job_inputs
-from early_exit.speed.interleaved import interleaved, run_seconds
+from early_exit.speed import interleaved, run_seconds
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from early_exit.base import files, job, records, resume
-from early_exit.heads.store import store, training
+from early_exit.heads import store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 

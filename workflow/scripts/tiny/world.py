@@ -64,8 +64,8 @@ class World:
         names = vocabulary.invented_names(rng, 30 + 30 + 12 + 6 + 80)
         towns, people, rivers, lands, odd = (_take(names, n) for n in (30, 30, 12, 6, 80))
         titles = [f"The {a} {n}" for a, n in product(vocabulary.TITLE_ADJECTIVES, vocabulary.TITLE_NOUNS)]
-        values = {"river": rivers, "land": lands, "goods": vocabulary.GOODS, "founder": people, "trade": vocabulary.TRADES,
-                  "birthplace": towns, "book": rng.sample(titles, 30)}  # fmt: skip
+        values = {"river": rivers, "land": lands, "goods": vocabulary.GOODS, "founder": people,
+                  "trade": vocabulary.TRADES, "birthplace": towns, "book": rng.sample(titles, 30)}  # fmt: skip
         self.facts = [
             Fact(relation, subject, rng.choice(values[relation]))
             for subjects, relations in ((towns, vocabulary.TOWN_RELATIONS), (people, vocabulary.PERSON_RELATIONS))

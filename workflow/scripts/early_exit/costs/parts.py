@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.sources.rows import manifests
+from early_exit.sources import manifests
 
 Cost = dict[str, int]
 TERMS = ("linear", "recurrence", "per_context")

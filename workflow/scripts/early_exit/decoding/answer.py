@@ -19,7 +19,8 @@ from early_exit.decoding.loop import Generation, Request
 from early_exit.decoding.stopping import StopRule
 from early_exit.models import backbone as backbones
 from early_exit.models.backbone import Backbone
-from early_exit.policies.base import Policy, base, build
+from early_exit.policies import base, build
+from early_exit.policies.base import Policy
 from early_exit.policies.build import Given
 
 

@@ -9,7 +9,7 @@ from early_exit.base import records
 from early_exit.blocks import pruning
 from early_exit.data import shards
 from early_exit.decoding.answer import Answerer
-from early_exit.policies.base import forced, plan
+from early_exit.policies import forced, plan
 
 
 def questions(params, files, place: str | None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any
 
 from early_exit.base.records import read_json
 from early_exit.costs import parts
-from early_exit.sources.rows import manifests
+from early_exit.sources import manifests
 
 EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)
 CLOSE = 0.02  # of the weights, by which a number in the config may differ from the shapes': it may be a rounded one

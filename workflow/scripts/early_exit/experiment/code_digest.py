@@ -9,7 +9,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parents[1]  # the folder that the packages lie in
+SCRIPTS = Path(__file__).parents[2]  # the folder that the packages lie in
 PACKAGES = ("early_exit", "tiny")
 
 

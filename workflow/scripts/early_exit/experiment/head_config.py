@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from early_exit.sources.rows import user_code
+from early_exit.sources import user_code
 
 SELECTORS = ("kind", "mixer", "adapt")
 

@@ -15,7 +15,7 @@ from typing import Any
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
 from early_exit.experiment import code_digest
-from early_exit.sources.rows import manifests, model_files
+from early_exit.sources import manifests, model_files
 
 OPENS_MODELS = "early_exit.models.backbone"  # a module among those of a job's script: it loads a backbone
 

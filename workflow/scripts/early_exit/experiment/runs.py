@@ -11,8 +11,9 @@ from typing import Any
 from early_exit.base.records import COMPARED_HEADS
 from early_exit.experiment import policy_kinds
 from early_exit.experiment.config import runs_on
-from early_exit.sources.rows import READERS, user_code
-from early_exit.sources.rows.model_files import present
+from early_exit.sources import user_code
+from early_exit.sources.model_files import present
+from early_exit.sources.rows import READERS
 
 Config = Mapping[str, Any]
 OUTPUTS = {

@@ -15,7 +15,7 @@ from torch import nn
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
-from early_exit.heads.store import store as head_files
+from early_exit.heads import store as head_files
 from early_exit.models import documents as distill
 from early_exit.models.backbone import Backbone
 from early_exit.models.documents import Document

@@ -4,7 +4,7 @@ A recipe's heads are two files, heads.safetensors with the weights of every head
 says what they are, which backbone they read, and what they were trained on. From Python, with `workflow/scripts` on the
 path:
 
-    from early_exit.heads.store import store
+    from early_exit.heads import store
     mine = heads.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
     sure = heads.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
 """
@@ -24,7 +24,7 @@ from early_exit.base.records import read_json, write_json
 from early_exit.costs.parts import Cost
 from early_exit.heads.designs import KINDS, Head
 from early_exit.models import packed_linear
-from early_exit.sources.rows import manifests, model_files, user_code
+from early_exit.sources import manifests, model_files, user_code
 
 
 def kind_class(kind: str) -> type[Head]:
@@ -100,8 +100,8 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
         raise InputError(f"{weights}: is not the file that manifest.json tells of; delete it and train the heads again")
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
-        store.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
-    return packed_linear.ours(store).eval().requires_grad_(False)
+        heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
+    return packed_linear.ours(heads).eval().requires_grad_(False)
 
 
 def save(

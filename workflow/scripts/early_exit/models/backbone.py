@@ -20,7 +20,7 @@ from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.models import attention, conformance, packed_linear, recurrent_steps
 from early_exit.models.caches import AttentionState, RecurrentState
-from early_exit.sources.rows import manifests, model_files
+from early_exit.sources import manifests, model_files
 
 
 @dataclass(frozen=True)

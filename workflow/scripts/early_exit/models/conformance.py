@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from early_exit.base.errors import InputError
-from early_exit.sources.rows.manifests import SUPPORTED
+from early_exit.sources.manifests import SUPPORTED
 
 if TYPE_CHECKING:
     from early_exit.models.backbone import Backbone

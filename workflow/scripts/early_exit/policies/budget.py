@@ -14,7 +14,7 @@ import numpy as np
 
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import flops, generation_flops
-from early_exit.policies.base import thresholds as adaptive
+from early_exit.policies import thresholds as adaptive
 
 if TYPE_CHECKING:
     from early_exit.policies.plan import Measured

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from early_exit.experiment import policy_kinds
-from early_exit.heads.store import store
+from early_exit.heads import store
 from early_exit.models.backbone import Backbone
-from early_exit.policies.base import FullDepth, Policy, budget, confidences, forced, thresholds
+from early_exit.policies import budget, confidences, forced, thresholds
+from early_exit.policies.base import FullDepth, Policy
 
 
 @dataclass(frozen=True)

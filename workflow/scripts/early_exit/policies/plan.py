@@ -23,7 +23,7 @@ import pandas as pd
 
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
-from early_exit.policies.base import budget
+from early_exit.policies import budget
 
 POINTS = 101  # thresholds of the curve
 TRADES = np.geomspace(0.01, 100.0, 41)  # FLOPs of full passes that a different token weighs

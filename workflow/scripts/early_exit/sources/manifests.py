@@ -18,7 +18,7 @@ from typing import Any
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
-from early_exit.sources.rows import model_files
+from early_exit.sources import model_files
 
 # The architectures that our tests run, and what Hugging Face assumes where their config.json is silent on a shape.
 TESTED: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from early_exit.base.errors import InputError
-from early_exit.sources.rows import split_files
+from early_exit.sources import split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

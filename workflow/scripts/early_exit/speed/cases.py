@@ -26,7 +26,7 @@ from early_exit.decoding.loop import Request
 from early_exit.decoding.stopping import StopRule
 from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
-from early_exit.policies.base import base, confidences, forced
+from early_exit.policies import base, confidences, forced
 from early_exit.speed.interleaved import Answer, Case
 
 

@@ -1,0 +1,181 @@
+"""A run's loop around the engine: memory budgets, running out of memory, prompts beyond the window, own history."""
+
+import logging
+import weakref
+
+import pandas as pd
+import pytest
+import torch
+from engine import Length, prompts, requests_for
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
+
+from early_exit.base.errors import InputError
+from early_exit.data.conversations import Prompt
+from early_exit.decoding import answer as generation
+from early_exit.decoding import fills, loop, memory
+from early_exit.models import backbone as backbones
+from early_exit.policies import base
+
+SHAPES = {
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(vocab_size=1000, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
+                    num_attention_heads=8, num_key_value_heads=4, head_dim=16)
+    ),
+    "mamba2": lambda: Mamba2ForCausalLM(
+        Mamba2Config(vocab_size=1000, hidden_size=128, num_hidden_layers=4, expand=2, head_dim=32, num_heads=8,
+                     state_size=64, n_groups=2, chunk_size=128)
+    ),
+    "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=3)),
+}  # fmt: skip
+
+
+class PeakMemory(TorchDispatchMode):
+    """The most bytes that tensors made under it held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.held = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_flatten(out)[0]:
+            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self.held:
+                self.held[key] = tensor.untyped_storage().nbytes()
+                self.now += self.held[key]
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(tensor.untyped_storage(), self.drop, key)
+        return out
+
+    def drop(self, key):
+        self.now -= self.held.pop(key, 0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(("rows", "length"), [(1, 150), (6, 150), (24, 30)])
+def test_predicted_peak_bounds_the_measured_one(name, rows, length):
+    torch.manual_seed(0)
+    backbone = backbones.adapt(SHAPES[name]().eval())
+    requests = [loop.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
+    with PeakMemory() as measured:
+        list(loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
+    predicted = memory.peak(backbone, rows, length, 4)
+    assert predicted / 2 < measured.peak <= predicted
+
+
+def test_rows_fit_a_budget(random_model):
+    backbone = backbones.adapt(random_model)
+    enough = memory.peak(backbone, 12, 20, 8)
+    assert memory.rows_that_fit(enough, 50, backbone, 20, 8) == 12
+    assert memory.rows_that_fit(enough, 7, backbone, 20, 8) == 7
+    assert memory.rows_that_fit(0, 50, backbone, 20, 8) == 1
+
+
+def test_budget_is_what_the_config_says_or_the_job_has_left():
+    cpu = torch.device("cpu")
+    assert memory.budget(3.5, 1000, cpu) == int(3.5 * memory.MIB)
+    large = memory.budget("auto", 100_000, cpu)
+    assert 80_000 * memory.MIB < large < 100_000 * memory.MIB  # less what this process holds
+    assert memory.budget("auto", 1, cpu) == 0
+
+
+class OutOfMemory(base.FullDepth):
+    """Runs out of memory at given steps, as torch says it."""
+
+    exits = (2,)
+
+    def __init__(self, steps, error):
+        self.steps, self.error, self.seen, self.slots = set(steps), error, 0, []
+
+    def open(self, slots):
+        self.slots.append(slots)
+
+    def leave(self, exit_block, hidden, thresholds):
+        self.seen += 1
+        if self.seen in self.steps:
+            raise self.error
+        return super().leave(exit_block, hidden, thresholds)
+
+
+ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ON_CPU])
+def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, caplog):
+    backbone = backbones.adapt(random_model)
+    requests = requests_for(prompts(9, seed=2), thresholds=[0.1, 0.2])
+
+    def answer(policy):
+        plan = generation.Plan(backbone, policy, fills.Fill(), [0.1, 0.2])
+        rows = generation._answer(plan, requests, Length(), 1.0, batch_size=8, budget=2**40)
+        return [((row.example_id, row.threshold), row.token_ids) for row in rows]
+
+    troubled = OutOfMemory([12, 25], error)
+    with caplog.at_level(logging.INFO, logger="early_exit"):
+        got = answer(troubled)
+    assert len(got) == len(dict(got)) == 18
+    assert dict(got) == dict(answer(base.FullDepth()))
+    assert troubled.slots == [8, 4, 2]
+    assert "out of memory: going on with 2 rows at once" in caplog.text
+
+
+def test_out_of_memory_with_one_row_is_a_clear_error(random_model):
+    plan = generation.Plan(backbones.adapt(random_model), OutOfMemory(range(99), ON_CPU), fills.Fill(), [1.0])
+    with pytest.raises(InputError, match="out of memory with a single row"):
+        list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=1, budget=2**40))
+
+
+def test_other_errors_pass(random_model):
+    plan = generation.Plan(backbones.adapt(random_model), OutOfMemory([1], RuntimeError("shapes")), fills.Fill(), [1.0])
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=4, budget=2**40))
+
+
+class Words:
+    """A tokenizer with a token for each word."""
+
+    def __call__(self, texts):
+        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+
+
+@pytest.mark.parametrize(("overflow", "kept"), [("cut-left", [3, 4, 5]), ("cut-right", [1, 2, 3])])
+def test_prompts_beyond_the_window_are_cut_and_noted(overflow, kept):
+    asked = [Prompt("a", "1 2 3 4 5", (0.5,)), Prompt("b", "1 2 3", (0.5,))]
+    cut = {}
+    requests = generation.tokenise(asked, Words(), 3, overflow, cut)
+    assert [request.token_ids for request in requests] == [kept, [1, 2, 3]]
+    assert cut == {asked[0].sha256: 2}
+
+
+def test_prompts_beyond_the_window_are_refused_by_name():
+    with pytest.raises(InputError, match="example a: its prompt has 5 tokens, the backbone's window has room for 3"):
+        generation.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), 3, "refuse", {})
+
+
+def test_prompts_without_a_window_are_never_cut():
+    (request,) = generation.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), None, "refuse", {})
+    assert request.token_ids == [1, 2, 3, 4, 5]
+
+
+def test_plans_of_pruning_answer_each_threshold_once(random_model):
+    backbone = backbones.adapt(random_model)
+    plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, backbone, [1.0, 2.0], None,
+                              {1.0: (5,), 2.0: (2, 3)})  # fmt: skip
+    assert [plan.backbone.depth for plan in plans] == [5, 4]
+    rows = [
+        row
+        for plan in plans
+        for row in generation._answer(plan, requests_for(prompts(3), [1.0, 2.0]), Length(4), 1.0,
+                                      batch_size=4, budget=2**40)
+    ]  # fmt: skip
+    frame = pd.DataFrame({"threshold": [row.threshold for row in rows], "blocks": [row.exit_blocks[1] for row in rows]})
+    assert frame.groupby("threshold")["blocks"].agg(["count", "max"]).to_numpy().tolist() == [[3, 5], [3, 4]]

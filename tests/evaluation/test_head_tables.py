@@ -1,0 +1,295 @@
+"""What heads say of held-out text, the tables made of it, and their figures."""
+
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+
+from early_exit.base import records
+from early_exit.base.errors import InputError
+from early_exit.evaluation import head_tables
+from early_exit.heads import measure as head_outputs
+from early_exit.heads import store, training
+from early_exit.models import backbone as backbones
+from early_exit.models import documents as distill
+from early_exit.report import curves, heads
+
+EXITS, DEPTH = [2, 4, 5], 6
+DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},
+           "mamba": {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2}}  # fmt: skip
+KINDS = {name: design["kind"] for name, design in DESIGNS.items()}
+COST = {"linear": 50, "recurrence": 0, "per_context": 0}
+COSTS = {"depth": DEPTH, "block": {"linear": 80, "recurrence": 20, "per_context": 7},
+         "heads": {"calm": {**COST, "linear": 1}, "ffn": COST, "mamba": {**COST, "recurrence": 10}}}  # fmt: skip
+
+
+def documents(count=7):
+    generator = torch.Generator().manual_seed(0)
+    lengths = [9, 4, 12, 1, 7, 12, 5][:count]
+    return [
+        distill.Document(f"d{k}", torch.randint(3, 61, (length,), generator=generator).numpy())
+        for k, length in enumerate(lengths)
+    ]
+
+
+def measure(model, batch_tokens=24, seeds=(3, 4), k=2):
+    backbone = backbones.adapt(model)
+    trained = {seed: training.new_heads(DESIGNS, backbone.hidden_size, EXITS, seed).eval() for seed in seeds}
+    label = "exit-in-oracle-topk"
+    return trained, head_outputs.measure(backbone, trained, documents(), EXITS, label, k, batch_tokens)
+
+
+@torch.no_grad()
+def test_confidences_labels_and_agreement_are_those_of_each_document_alone(random_model):
+    trained, rows = measure(random_model)
+    assert len(rows) == 2 * 50 * len(EXITS)
+    keys = ["seed", "document_id", "position", "exit"]
+    assert list(rows.columns) == [*keys, "label", "agreement", *(f"confidence_{name}" for name in DESIGNS)]
+    assert rows[keys].equals(rows[keys].sort_values(keys, ignore_index=True))
+    for document in documents():
+        ids = torch.as_tensor(document.token_ids)[None].long()
+        best = random_model(ids).logits[0].argsort(-1, descending=True)
+        _, hidden = backbones.adapt(random_model).run_prompt(ids, EXITS)
+        own = rows[rows["document_id"] == document.document_id]
+        for n in EXITS:
+            said = backbones.adapt(random_model).logits(hidden[n])[0].argmax(-1)
+            at = own[(own["exit"] == n) & (own["seed"] == 4)].sort_values("position")
+            assert at["agreement"].tolist() == (said == best[:, 0]).tolist()
+            assert at["label"].tolist() == (best[:, :2] == said[:, None]).any(-1).tolist()
+            for name in DESIGNS:
+                confidence = store.confidence(trained[4][name][str(n)](hidden[n]))[0]
+                assert np.allclose(at[f"confidence_{name}"], confidence, atol=1e-5)
+
+
+def test_measuring_again_gives_the_same_bytes_and_other_batches_the_same_numbers(random_model, tmp_path):
+    for name in ("one", "two"):
+        records.write_table(measure(random_model)[1], tmp_path / name, records.confidences_schema(DESIGNS))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    read = records.read_table(tmp_path / "one", records.confidences_schema(DESIGNS))
+    other = measure(random_model, batch_tokens=1)[1]
+    pd.testing.assert_frame_equal(read, other, check_dtype=False, atol=1e-5)
+
+
+def save(folder, seed, source="b" * 64):
+    backbone = {"name": "b", "source": "s", "revision": None, "sha256": source, "config": {"hidden_size": 32}}
+    folder.mkdir()
+    made = training.new_heads(DESIGNS, 32, EXITS, seed)
+    rest = {"seed": seed, "distillation": {}, "max_tokens": 9, "corpus": {}, "versions": {}, "steps": 1, "tokens": 1}
+    store.save(made, DESIGNS, backbone, EXITS, rest, folder / "heads.safetensors", folder / "manifest.json")
+    return backbone
+
+
+def test_trainings_are_known_by_their_seed(tmp_path):
+    backbone = save(tmp_path / "a", 5)
+    save(tmp_path / "b", 2)
+    trained = head_outputs.load([tmp_path / "a", tmp_path / "b"], ["calm", "mamba"], backbone)
+    assert list(trained) == [5, 2] and list(trained[5]) == ["calm", "mamba"]
+    assert not torch.equal(trained[5]["calm"]["2"].linear.weight, trained[2]["calm"]["2"].linear.weight)
+    save(tmp_path / "c", 5)
+    with pytest.raises(InputError, match="c: a second training from seed 5"):
+        head_outputs.load([tmp_path / "a", tmp_path / "c"], ["calm"], backbone)
+    with pytest.raises(InputError, match="trained for s"):
+        head_outputs.load([tmp_path / "a"], ["calm"], {**backbone, "sha256": "c" * 64})
+
+
+def made_up(seeds=(1, 2), count=12, length=20):
+    """Rows as `measure` gives them: mamba knows most, calm nothing, agreement is rarer than the label."""
+    generator = np.random.default_rng(0)
+    label = generator.random((count * length, len(EXITS))) < (0.5, 0.7, 0.9)
+    agreement = label & (generator.random(label.shape) < 0.95)
+    frames = []
+    for seed in seeds:
+        index = [(seed, f"d{t // length:02}", t % length, n) for t in range(len(label)) for n in EXITS]
+        frame = pd.DataFrame(index, columns=["seed", "document_id", "position", "exit"])
+        frame = frame.assign(label=label.ravel(), agreement=agreement.ravel())
+        for name, knows in (("calm", 0.0), ("ffn", 0.5), ("mamba", 0.9)):
+            frame[f"confidence_{name}"] = knows * label.ravel() + (1 - knows) * generator.random(label.size)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def make_tables(rows=None, **options):
+    rows = made_up(**options) if rows is None else rows
+    measured = [
+        *head_tables.read(rows, "b1", "r", KINDS, COSTS, 1),
+        *head_tables.read(rows, "b2", "r", KINDS, COSTS, 1),
+    ]
+    found = [head_tables.estimate(head, 1, 40) for head in measured]
+    return (head_tables.heads(measured, found, 1, 40), head_tables.differences(measured, found, 1),
+            head_tables.reliability(measured))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return make_tables()
+
+
+def test_rows_become_seeds_exits_and_tokens():
+    rows = made_up()
+    mamba = head_tables.read(rows, "b1", "r", KINDS, COSTS, 1)[2]
+    assert mamba.confidence.shape == (2, 3, 240) and mamba.tokens.documents == 12 and mamba.check == 0.6
+    for seed, k, token in ((0, 0, 0), (1, 2, 239), (0, 1, 33)):
+        row = rows[(rows["seed"] == seed + 1) & (rows["exit"] == EXITS[k])].iloc[token]
+        assert mamba.confidence[seed, k, token] == row["confidence_mamba"]
+        assert mamba.tokens.label[k, token] == row["label"] and mamba.tokens.agreement[k, token] == row["agreement"]
+        assert mamba.tokens.document[token] == int(row["document_id"][1:])
+    rows.loc[len(rows) - 1, "label"] ^= True
+    with pytest.raises(InputError, match="b1, r: not all seeds were measured on the same text"):
+        head_tables.read(rows, "b1", "r", KINDS, COSTS, 1)
+
+
+def test_heads_has_a_row_per_head_and_exit_beside_two_references(tables):
+    table = tables[0]
+    assert list(table.columns) == list(head_tables.HEADS_COLUMNS)
+    assert len(table) == 2 * (2 + 3) * 4 and list(table["exit"].unique()) == ["2", "4", "5", "any"]
+    own = table[table["backbone"] == "b1"].set_index(["head", "exit"])
+    assert (own.loc["mamba", "check_percent"] == 60).all() and (own.loc["oracle", "check_percent"] == 0).all()
+    assert (own.loc["mamba", "seeds"] == 2).all() and (own["tokens"] == 240).all() and (own["documents"] == 12).all()
+    for exit_name in ("2", "4", "5", "any"):
+        majority, oracle, mamba = (own.loc[(name, exit_name)] for name in ("majority", "oracle", "mamba"))
+        assert oracle["auroc"] == oracle["average_precision"] == oracle["accuracy"] == 1 and oracle["ece"] == 0
+        assert (
+            majority["ece"] == pytest.approx(0) and mamba["auroc"] > 0.97 > 0.6 > own.loc[("calm", exit_name)]["auroc"]
+        )
+        for error in ("1", "5"):
+            assert oracle[f"leave_at_{error}"] >= mamba[f"leave_at_{error}"] - 0.02
+            assert mamba[f"leave_at_{error}"] > own.loc[("calm", exit_name)][f"leave_at_{error}"]
+        if exit_name != "any":
+            assert majority["auroc"] == 0.5 and majority["average_precision"] == pytest.approx(
+                majority["positive_rate"]
+            )
+    for metric in ("auroc", "leave_at_5", "saved_at_5"):
+        assert (table[f"{metric}_low"] <= table[metric] + 1e-9).all()
+        assert (table[f"{metric}_high"] >= table[metric] - 1e-9).all()
+
+
+def test_the_oracle_lets_all_go_that_agree_and_the_error_besides():
+    rows = made_up(count=40, length=50)
+    head = head_tables.read(rows, "b1", "r", {"calm": "calm"}, COSTS, 1)
+    table = head_tables.heads(head, [head_tables.estimate(head[0], 1, 5)], 1, 5)
+    oracle = table[table["head"] == "oracle"].set_index("exit")
+    by_exit = rows[rows["seed"] == 1].groupby("exit")["agreement"].mean()
+    for block in EXITS:
+        assert oracle.loc[str(block), "leave_at_5"] == pytest.approx(by_exit[block] + 0.05, abs=0.012)
+        saved = oracle.loc[str(block), "leave_at_5"] * (DEPTH - block) / DEPTH
+        assert oracle.loc[str(block), "saved_at_5"] == pytest.approx(saved)
+    some = rows[rows["seed"] == 1].groupby(["document_id", "position"])["agreement"].any().mean()
+    assert oracle.loc["any", "leave_at_5"] == pytest.approx(min(1, some + 0.05), abs=0.012)
+
+
+def test_differences_are_paired_by_kind_within_a_backbone(tables):
+    heads_table, table, _ = tables
+    assert list(table.columns) == list(head_tables.DIFFERENCES_COLUMNS)
+    assert set(zip(table["head"], table["other"], strict=True)) == {("mamba", "ffn"), ("mamba", "calm")}
+    own = heads_table[heads_table["backbone"] == "b2"].set_index(["head", "exit"])
+    for row in table[table["backbone"] == "b2"].itertuples():
+        expected = own.loc[(row.head, row.exit), row.metric] - own.loc[(row.other, row.exit), row.metric]
+        assert row.difference == pytest.approx(expected) and row.seeds == 2
+        assert row.differs == (row.low > 0 or row.high < 0)
+    known = table[(table["other"] == "calm") & (table["metric"] == "auroc")]
+    assert (known["difference"] > 0.3).all() and known["differs"].any()
+
+
+def test_heads_of_one_name_in_two_recipes_are_told_apart():
+    rows = made_up()
+    measured = [head for recipe in ("r", "s") for head in head_tables.read(rows, "b", recipe, KINDS, COSTS, 1)]
+    found = [head_tables.estimate(head, 1, 20) for head in measured]
+    table = head_tables.differences(measured, found, 1)
+    assert {"r/mamba", "s/mamba"} == set(table["head"]) and {"r/ffn", "s/ffn", "r/calm", "s/calm"} == set(
+        table["other"]
+    )
+    same = table[(table["head"] == "r/mamba") & (table["other"] == "r/ffn")]["difference"].to_numpy()
+    assert (same == table[(table["head"] == "s/mamba") & (table["other"] == "r/ffn")]["difference"]).all()
+
+
+def test_nothing_measured_gives_empty_tables():
+    assert list(head_tables.heads([], [], 1, 10).columns) == list(head_tables.HEADS_COLUMNS)
+    assert list(head_tables.reliability([]).columns) == list(head_tables.RELIABILITY_COLUMNS)
+    assert head_tables.differences([], [], 1).empty
+
+
+def test_reliability_counts_the_tokens_of_all_seeds(tables):
+    table = tables[2]
+    assert (table["tokens"] > 0).all()
+    assert (table.groupby(["backbone", "head", "exit"])["tokens"].sum() == 2 * 240).all()
+    assert (table["confidence"] >= table["bin_low"] - 1e-6).all()
+
+
+DRAWN = {
+    "ranking": lambda t: heads.ranking(t[0]),
+    "savings": lambda t: heads.savings(t[0]),
+    "cost": lambda t: heads.cost(t[0]),
+    "differences": lambda t: heads.differences(t[1], "b1"),
+    "reliability": lambda t: heads.reliability(t[2], "b2"),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path):
+    again = []
+    for k, table in enumerate(tables):
+        table.to_csv(tmp_path / f"{k}.csv", index=False)
+        again.append(pd.read_csv(tmp_path / f"{k}.csv"))
+    for name, frames in (("first", tables), ("second", again)):
+        figure = DRAWN[kind](frames)
+        curves.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+    for ending in ("svg", "png"):
+        assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
+    assert figure.get_figwidth() <= curves.WIDTH
+    assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes)
+
+
+def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
+    table = tables[0]
+    axes = heads.savings(table).axes[0]
+    drawn = {
+        line.get_marker(): line for line in axes.get_lines() if line.get_marker() not in ("None", "none", None, "")
+    }
+    assert len(drawn) == 3
+    for head, (_, marker) in zip(("calm", "ffn", "mamba"), curves.LOOKS, strict=False):
+        own = table[(table["head"] == head) & (table["backbone"] == "b1")]
+        assert np.allclose(drawn[marker].get_ydata(), 100 * own["leave_at_1"])
+        assert np.allclose(np.round(drawn[marker].get_xdata()), range(4))
+
+
+def test_a_difference_that_may_be_none_is_drawn_empty(tables):
+    own = tables[1][tables[1]["backbone"] == "b1"]
+    figure = heads.differences(own.assign(differs=own["exit"] == "2"), "b1")
+    marks = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "D")]
+    assert len(marks) == 8 and sum(line.get_markerfacecolor() == "white" for line in marks) == 6
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda t: heads.ranking(t[0].iloc[:0]),
+        lambda t: heads.cost(t[0].iloc[:0]),
+        lambda t: heads.differences(t[1], "no"),
+        lambda t: heads.reliability(t[2], "no"),
+    ],
+)
+def test_nothing_to_draw_is_one_clear_line(draw, tables):
+    with pytest.raises(InputError, match=r"\.csv") as caught:
+        draw(tables)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_never_occurs_leaves_its_metrics_open():
+    table = make_tables(made_up().assign(label=True, agreement=True))[0]
+    mamba = table[table["head"] == "mamba"]
+    assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()
+    assert all(map(math.isfinite, mamba["average_precision"]))
+    heads.ranking(table)
+
+
+def test_every_figure_and_table_has_its_caption():
+    text = (ROOT / "workflow/rules/head_report.smk").read_text()
+    for name in ("heads", "head_differences", "head_ranking", "head_savings", "head_cost", "reliability"):
+        assert (ROOT / f"report/{name}.rst").is_file()
+    assert "../../report/heads.rst" in text and "../../report/head_differences.rst" in text

@@ -1,0 +1,148 @@
+import logging
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from early_exit.base import records
+from early_exit.base.errors import InputError
+from early_exit.evaluation import metrics
+from early_exit.evaluation.scoring import score_run
+
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "score.py"
+SEA = ["The sea is blue"], ["The sea is green"]
+
+
+def examples(*ids, references=("blue river",), incorrect=()):
+    return pd.DataFrame(
+        {"example_id": i, "group_id": f"story of {i}", "conversation_id": i, "turn": 1, "split": "test", "story": "",
+         "question": "?", "prompt": "Q:", "prompt_sha256": "0", "prompt_parts": [], "stop_strings": ["\n"],
+         "references": list(references), "incorrect": list(incorrect)}
+        for i in ids
+    )  # fmt: skip
+
+
+def answer(example_id, text, tokens, threshold=1.0, degenerate=False):
+    return dict.fromkeys(records.GENERATIONS.names) | {
+        "example_id": example_id, "threshold": threshold, "prompt_tokens": 3, "token_ids": tokens, "text": text,
+        "exit_blocks": [4] * len(tokens), "drafted": [], "accepted": [], "stop_reason": "eos", "degenerate": degenerate,
+        "seed": 0,
+    }  # fmt: skip
+
+
+FULL = pd.DataFrame([answer("x", "blue river", [5, 6, 7]), answer("y", "sea", [8, 7])])
+RUN = pd.DataFrame(
+    [
+        answer("y", "sea", [8, 7], 0.9),
+        answer("x", "Blue River", [5, 9, 7, 7], 0.9, degenerate=True),
+        answer("x", "river", [6, 7], 0.5),
+        answer("y", "", [], 0.5),
+    ]
+)
+
+
+def test_a_row_for_each_answer_in_the_order_of_the_run():
+    scores = score_run(RUN, FULL, examples("x", "y"), kind="triviaqa")
+    assert list(scores.columns) == records.scores_schema("triviaqa").names
+    assert scores.example_id.tolist() == ["y", "x", "x", "y"]
+    assert scores.group_id.tolist() == ["story of y", "story of x", "story of x", "story of y"]
+    assert scores.threshold.tolist() == [0.9, 0.9, 0.5, 0.5]
+    assert scores.em.tolist() == [0, 100, 0, 0]
+    assert scores.f1.tolist() == pytest.approx([0, 100, 200 / 3, 0])
+    assert scores.agreement.tolist() == [True, False, False, False]  # to the letter
+    assert scores.token_agreement.tolist() == [1, 1 / 4, 0, 0]
+    assert scores.rougeL_full.tolist() == pytest.approx([1, 1, 2 / 3, 0])
+    assert set(scores.rules) == {"official"} and set(scores.score_version) == {metrics.VERSION["triviaqa"]}
+    assert scores.degenerate.tolist() == [False, True, False, False]
+    assert scores.tokens.tolist() == [2, 4, 2, 0]
+
+
+def test_the_full_model_agrees_with_itself():
+    scores = score_run(FULL, FULL, examples("x", "y"), kind="coqa")
+    assert scores.agreement.all()
+    assert (scores.token_agreement == 1).all() and (scores.rougeL_full == 1).all()
+
+
+def test_truthfulness_and_rules_are_passed_on():
+    data = examples("x", "y", references=SEA[0], incorrect=SEA[1])
+    scores = score_run(pd.DataFrame([answer("x", "The sea is blue.", [1])]), FULL, data, kind="truthfulqa")
+    assert list(scores.columns) == records.scores_schema("truthfulqa").names
+    assert scores.bleu_max[0] == pytest.approx(100)
+    assert scores.bleu_acc[0] == 100
+    run = pd.DataFrame([answer("x", "blue river. Yes", [1])])
+    assert score_run(run, FULL, examples("x"), kind="triviaqa").em[0] == 0
+    assert score_run(run, FULL, examples("x"), kind="triviaqa", rules="lm-eval").em[0] == 100
+    with pytest.raises(ValueError, match="valid: official, lm-eval"):
+        score_run(run, FULL, examples("x"), kind="triviaqa", rules="none")
+    with pytest.raises(ValueError, match="'squad'; valid: triviaqa, coqa, truthfulqa"):
+        score_run(run, FULL, examples("x"), kind="squad")
+
+
+def test_equal_answers_to_an_example_are_scored_once(monkeypatch):
+    scored = []
+
+    def count(prediction, references, *, rules):
+        scored.append(prediction)
+        return {"em": 0.0, "f1": 0.0}
+
+    monkeypatch.setattr(metrics, "coqa", count)
+    run = pd.concat([RUN, pd.DataFrame([answer("x", "sea", [8, 7])]), RUN])
+    assert len(score_run(run, FULL, examples("x", "y"), kind="coqa")) == 9
+    assert sorted(scored) == ["", "Blue River", "river", "sea", "sea"]
+
+
+def test_what_does_not_belong_together_is_named():
+    with pytest.raises(InputError, match="example y of this run is not in the dataset"):
+        score_run(RUN, FULL, examples("x"), kind="triviaqa")
+    with pytest.raises(InputError, match="example y of this run is not in the full model's run"):
+        score_run(RUN, FULL[:1], examples("x", "y"), kind="triviaqa")
+    with pytest.raises(InputError, match="example x is in the full model's run more than once"):
+        score_run(RUN, pd.concat([FULL, FULL]), examples("x", "y"), kind="triviaqa")
+    with pytest.raises(InputError, match="example y: no reference answers"):
+        score_run(RUN, FULL, examples("x", "y", references=()), kind="triviaqa")
+    with pytest.raises(InputError, match="example y: no reference answers"):
+        score_run(RUN, FULL, examples("x", "y"), kind="truthfulqa")
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A folder with the rule's inputs; the root logger, which a job takes over, is put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    records.write_table(RUN, tmp_path / "run.parquet", records.GENERATIONS)
+    records.write_table(FULL, tmp_path / "full.parquet", records.GENERATIONS)
+    records.write_table(examples("x", "y"), tmp_path / "data.parquet", records.EXAMPLES, {"prompt": "lm-eval"})
+    yield tmp_path
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def run_script(folder):
+    inputs = {name: str(folder / f"{name}.parquet") for name in ("run", "full", "data")}
+    job = SimpleNamespace(
+        rule="score", input=SimpleNamespace(**inputs), output=[str(folder / "scores.parquet")],
+        params=SimpleNamespace(kind="triviaqa", rules="official"), log=[str(folder / "score.log")],
+    )  # fmt: skip
+    runpy.run_path(str(SCRIPT), init_globals={"snakemake": job})
+
+
+def test_the_script_writes_a_score_file_that_says_how_it_was_scored(workdir):
+    run_script(workdir)
+    scores = records.read_table(workdir / "scores.parquet", records.scores_schema("triviaqa"))
+    assert scores.em.tolist() == [0, 100, 0, 0]
+    assert records.read_metadata(workdir / "scores.parquet") == {
+        "prompt": "lm-eval", "rules": "official", "score_version": str(metrics.VERSION["triviaqa"])
+    }  # fmt: skip
+    assert "4 answers scored" in (workdir / "score.log").read_text()
+
+
+def test_the_script_ends_on_one_line_about_a_stray_example(workdir):
+    records.write_table(examples("x"), workdir / "data.parquet", records.EXAMPLES)
+    with pytest.raises(SystemExit, match="Error in score: example y of this run is not in the dataset"):
+        run_script(workdir)
+    assert not (workdir / "scores.parquet").exists()

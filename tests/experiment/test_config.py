@@ -1,0 +1,417 @@
+"""The config: what merges over what, what is filled in, and the one line that each mistake gets."""
+
+import json
+import os
+import runpy
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from early_exit.base.errors import InputError
+from early_exit.experiment import config as module
+from early_exit.experiment import policy_kinds, runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ["tiny", "small", "paper"]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB_IDS = [
+    "HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",
+    "mistralai/Mamba-Codestral-7B-v0.1", "mandarjoshi/trivia_qa", "EleutherAI/coqa", "truthfulqa/truthful_qa",
+    "HuggingFaceFW/fineweb-edu",
+]  # fmt: skip
+REVISIONS = dict.fromkeys(HUB_IDS, COMMIT)
+HEAD = {"kind": "head", "recipe": "paper", "head": "calm", "state_fill": "copy"}
+RIVAL = {"kind": "softmax", "state_fill": "propagate"}
+
+
+def load(**user):
+    return module.load({"revisions": REVISIONS, **user}, ROOT)
+
+
+def message(**user) -> str:
+    with pytest.raises(InputError) as caught:
+        load(**user)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def schema_nodes(node: dict, path: str = "config"):
+    """Every key of the schema, and what stands under it."""
+    for name, sub in node.get("properties", {}).items():
+        yield f"{path}.{name}", sub
+        yield from schema_nodes(sub, f"{path}.{name}")
+    if isinstance(node.get("additionalProperties"), dict):
+        yield f"{path}.*", node["additionalProperties"]
+        yield from schema_nodes(node["additionalProperties"], f"{path}.*")
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return module.read_yaml(ROOT / module.SCHEMA)
+
+
+def test_schemas_are_valid_and_closed():
+    for path in (ROOT / "workflow/schemas").glob("*.yaml"):
+        content = module.read_yaml(path)
+        Draft202012Validator.check_schema(content)
+        for name, node in [("", content), *schema_nodes(content)]:
+            if "properties" in node:
+                closed = node.get("additionalProperties", node.get("unevaluatedProperties"))
+                assert closed is False, f"{path.name}: {name}"
+
+
+def test_every_key_has_a_description_and_a_default_that_fits(schema):
+    for name, node in schema_nodes(schema):
+        assert node.get("description"), name
+        assert "default" in node, name
+        if node["default"] not in (None, {}, []):
+            Draft202012Validator(node).validate(node["default"])
+
+
+def test_every_key_of_the_schema_stands_in_config_yaml(schema):
+    text = (ROOT / "config.yaml").read_text()
+    for name, _ in schema_nodes(schema):
+        key = name.rpartition(".")[2]
+        assert key == "*" or f"{key}:" in text, name
+
+
+def test_config_yaml_is_right_when_uncommented():
+    lines = (ROOT / "config.yaml").read_text().split("preset: tiny\n")[1].splitlines()
+    user = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines))
+    with pytest.raises(InputError, match=r"mine\.source"):  # nothing lies at models/mine
+        load(**user)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_load(preset, schema):
+    Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
+    config = load(preset=preset)
+    assert config["name"] == preset
+    assert len(runs.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
+    for backbone in config["backbones"].values():
+        assert len(backbone["exits"]) == 4
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_the_paper_s_shapes():
+    config = load(preset="paper")
+    assert config["backbones"]["mistral-7b"]["exits"] == [16, 20, 24, 28]
+    assert config["backbones"]["codestral-mamba-7b"]["exits"] == [32, 40, 48, 56]
+    shape = {"expand": 2, "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4, "chunk_size": 64}
+    assert config["heads"]["mamba"] == {"kind": "mamba", "normalise": "rms", "mixer": "mamba2", **shape}
+    assert config["heads"]["calm"] == {"kind": "calm", "normalise": "rms"}
+    assert config["distillation"]["k"] == 15 and config["distillation"]["learning_rate"] == 2.5e-4
+
+
+def test_defaults_and_facts_of_the_model_are_filled_in():
+    config = load()
+    backbone = config["backbones"]["tiny-mamba"]
+    assert (backbone["family"], backbone["depth"], backbone["dtype"]) == ("mamba", 16, "float32")
+    assert backbone["parameters"] == 16 * (128 * (2 * 256 + 2 * 2 * 32 + 4) + 4 * 384 + 256 * 128) + 2 * 768 * 128
+    assert config["degeneration"] == {"ngram": 4, "repeats": 4}
+    assert config["policies"]["full"] == {"kind": "full"}
+    assert config["policies"]["calm-copy"]["thresholds"] == config["thresholds"]
+    assert config["policies"]["calm-copy"]["head_state"] == "skip"
+    assert config["datasets"]["coqa"]["splits"] == {"shots": "train", "calibration": "validation", "test": "test"}
+
+
+def test_a_design_gets_the_keys_and_defaults_of_its_kind_and_mixer(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    pass\n")
+    mine = {"kind": f"{tmp_path}/mine.py:Mine", "channels": [1, 2], "rank": 3}
+    config = load(heads={
+        "slim": {"kind": "mamba-slim"}, "old": {"kind": "hybrid", "mixer": "mamba1"}, "lean": {"kind": "ffn-slim"},
+        "mine": mine,
+    })  # fmt: skip
+    shape = {"mixer": "mamba2", "expand": 2, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "chunk_size": 64}
+    shared = {"normalise": "rms", "rank": 128}
+    assert config["heads"]["slim"] == {"kind": "mamba-slim", **shared, **shape, "n_groups": 1}
+    old = {"mixer": "mamba1", "expand": 2, "state_size": 16, "conv_kernel": 4}
+    assert config["heads"]["old"] == {"kind": "hybrid", **shared, **old}
+    assert config["heads"]["lean"] == {"kind": "ffn-slim", **shared}
+    assert config["heads"]["mine"] == {"normalise": "rms", **mine}
+    assert runs.head_files(config, ["slim", "mine", "mine"]) == [os.path.relpath(tmp_path / "mine.py")]
+
+
+def test_the_seed_of_training_is_the_experiment_s_unless_given():
+    assert load(seed=5)["distillation"]["seed"] == 5
+    assert load(seed=5, distillation={"seed": 0})["distillation"]["seed"] == 0
+
+
+def test_user_keys_go_before_the_preset_s_and_null_takes_away():
+    config = load(
+        name="mine", datasets={"coqa": {"examples": {"test": 7}}}, backbones={"tiny-mamba": None},
+        policies={"pruned": None, "calm-copy": {"thresholds": [0.3]}}, thresholds=[0.1, 0.2],
+    )  # fmt: skip
+    assert config["name"] == "mine"
+    assert config["datasets"]["coqa"]["examples"] == {"calibration": 100, "test": 7}
+    assert list(config["backbones"]) == ["tiny-transformer"]
+    assert "pruned" not in config["policies"]
+    assert config["policies"]["calm-copy"]["thresholds"] == [0.3]
+    assert config["policies"]["ffn-copy"]["thresholds"] == [0.1, 0.2]
+    policies = {policy for _, _, policy in runs.runs(config)}
+    assert policies == {
+        "full",
+        "oracle",
+        *(f"calm-{adapt}" for adapt in ("decay", "per-exit", "budget")),
+        *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_groups_run_only_where_they_are_asked_for(preset):
+    presets = module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml")
+    grouped = {group: set(names) for group, names in presets["groups"].items()}
+    every, apart = set(presets["policies"]), set().union(*grouped.values())
+    assert set(load(preset=preset)["policies"]) == every - apart
+    assert set(load(preset=preset, group="rivals")["policies"]) == every - apart | grouped["rivals"]
+    everything = load(preset=preset, group="all")
+    assert set(everything["policies"]) == every
+    assert {run[1:] for run in runs.runs(everything)} >= set(product(everything["datasets"], every))
+
+
+def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
+    policies = {"mine": RIVAL, "calm-copy": None, "chance": {"kind": "random", "match": "margin"}}
+    config = load(policies=policies, groups={"more": ["chance"], "gone": ["calm-copy"]})
+    assert "mine" in config["policies"] and "margin" not in config["policies"]
+    config = load(policies=policies, groups={"more": ["chance"]}, group="more")
+    assert {"mine", "margin", "chance", "full"} <= set(config["policies"])
+    assert config["policies"]["chance"]["state_fill"] == "propagate"
+    assert "softmax" not in config["policies"]
+    assert "random" not in load(policies={"calm-propagate": None}, group="all")["policies"]
+
+
+def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
+    policies = load(group="all", thresholds=[0.3])["policies"]
+    assert policies["softmax"] == {"kind": "softmax", "state_fill": "propagate", "thresholds": [0.3], "adapt": "none",
+                                   "datasets": None}  # fmt: skip
+    assert policies["saturation"]["thresholds"][-1] == 0.999
+    assert policies["calm-decay"]["temperature"] == 4 and policies["calm-decay"]["thresholds"] == [0.3]
+    assert "thresholds" not in policies["calm-budget"] and policies["calm-budget"]["horizon"] == 4
+    assert policies["calm-per-exit"]["levels"][-1] == 1.0
+    assert policies["patience"]["patience"] == [2, 3, 4] and "adapt" not in policies["patience"]
+    assert policies["fixed"] == {"kind": "fixed", "state_fill": "propagate", "datasets": None}
+    exits = [8, 10, 12, 14]
+    assert {name: policy_kinds.settings(policies[name], exits) for name in ("fixed", "patience", "full", "random")} == {
+        "fixed": exits, "patience": [2, 3, 4], "full": [1.0], "random": [],
+    }  # fmt: skip
+    assert policy_kinds.settings(policies["calm-budget"], exits) == policies["calm-budget"]["budgets"]
+
+
+def test_the_safest_setting_comes_first():
+    policies = load(group="all")["policies"]
+    for policy in policies.values():
+        values = policy_kinds.settings(policy, [8, 10, 12, 14])
+        first = policy_kinds.safest_first(policy, values)
+        assert first == (values if policy["kind"] == "pruned" else values[::-1])
+    asked = {name for name, policy in policies.items() if policy_kinds.is_calibrated(policy)}
+    assert asked >= {"calm-copy", "calm-decay", "calm-per-exit", "softmax", "patience"}
+    assert not asked & {"full", "oracle", "pruned", "fixed", "random", "calm-budget", "mamba-budget"}
+
+
+def test_text_from_the_command_line_is_read_as_yaml():
+    config = load(
+        thresholds=["0.25", "1"], policies={"pruned": "null"}, backbones={"tiny-mamba": {"exits": ["8", "9"]}}
+    )
+    assert config["thresholds"] == [0.25, 1]
+    assert "pruned" not in config["policies"]
+    assert config["backbones"]["tiny-mamba"]["exits"] == [8, 9]
+
+
+def test_exits_are_fractions_of_the_depth_unless_given():
+    assert load(backbones={"tiny-mamba": {"exits": None}})["backbones"]["tiny-mamba"]["exits"] == [8, 10, 12, 14]
+    small = load(preset="small", backbones={"smollm2-135m": {"exits": None}})
+    assert small["backbones"]["smollm2-135m"]["exits"] == [15, 19, 23, 27]
+
+
+def test_a_revision_of_the_user_s_goes_before_a_pinned_one():
+    config = load(preset="small", datasets={"coqa": {"revision": "f" * 40}})
+    assert config["datasets"]["coqa"]["revision"] == "f" * 40
+    assert config["datasets"]["triviaqa"]["revision"] == COMMIT
+
+
+def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    spec = {"source": str(tmp_path), "gguf": "model.gguf", "family": "transformer", "depth": 30, "parameters": 1.3e8}
+    backbone = load(backbones={"mine": spec}, policies={"pruned": {"drop": [1]}})["backbones"]["mine"]
+    assert backbone["exits"] == [15, 19, 23, 27] and backbone["path"] == str(tmp_path)
+    assert runs.model_files(backbone) == [str(tmp_path / "model.gguf")]
+    assert "backbones.mine.gguf" in message(backbones={"mine": {**spec, "gguf": "other.gguf"}})
+    for fact in ("depth", "parameters"):
+        assert f"backbones.mine.{fact}" in message(backbones={"mine": {**spec, fact: None}})
+
+
+@pytest.mark.parametrize(
+    ("user", "parts"),
+    [
+        ({"preset": "tinny"}, ["preset", "'tinny'", "'tiny'"]),
+        ({"treshold": 1}, ["treshold", "did you mean 'thresholds'"]),
+        ({"name": "../up"}, ["name", "'../up'"]),
+        ({"thresholds": [0.5, 1.5]}, ["thresholds[1]", "1.5"]),
+        ({"thresholds": [-0.1]}, ["thresholds[0]", "-0.1"]),
+        ({"thresholds": [0.9, 0.5]}, ["thresholds", "[0.9, 0.5]", "ascending"]),
+        ({"thresholds": []}, ["thresholds", "[]"]),
+        ({"batch_size": "many"}, ["batch_size", "'many'"]),
+        ({"seed": 1.5}, ["seed", "1.5"]),
+        ({"resources": {"mem_mb": 0}}, ["resources.mem_mb", "0"]),
+        ({"estimate": {"utilisation": 2}}, ["estimate.utilisation", "2"]),
+        ({"device": "gpu"}, ["device", "'gpu'", "'cpu'"]),
+        ({"backbones": {"Big One": {"source": "workflow"}}}, ["backbones.Big One", "no name"]),
+        ({"backbones": {"tiny-mamba": {"exits": [8, 20]}}}, ["backbones.tiny-mamba.exits", "20", "beyond", "16"]),
+        ({"backbones": {"tiny-mamba": {"exits": [8, 16]}}}, ["backbones.tiny-mamba.exits", "16"]),
+        ({"backbones": {"tiny-mamba": {"exits": [10, 8]}}}, ["backbones.tiny-mamba.exits", "[10, 8]"]),
+        ({"backbones": {"tiny-mamba": {"exits": [8, 8]}}}, ["backbones.tiny-mamba.exits", "[8, 8]"]),
+        ({"backbones": {"tiny-mamba": {"depth": 12}}}, ["backbones.tiny-mamba.depth", "12", "16"]),
+        ({"backbones": {"tiny-mamba": {"parameters": 3.0e6}}}, ["backbones.tiny-mamba.parameters", "3000000.0"]),
+        ({"backbones": {"tiny-mamba": {"family": "transformer"}}}, ["backbones.tiny-mamba.family", "'transformer'"]),
+        ({"backbones": {"tiny-mambo": None}}, ["backbones.tiny-mambo", "did you mean 'tiny-mamba'"]),
+        ({"backbones": {"m": {"source": "./nowhere"}}}, ["backbones.m.source", "'./nowhere'", "does not exist"]),
+        ({"backbones": {"m": {"source": "gpt2"}}}, ["backbones.m.source", "'gpt2'", "owner/name"]),
+        ({"backbones": {"m": {"source": "a/b"}}}, ["backbones.m.revision", "'a/b'", "make pin"]),
+        ({"backbones": {"m": {"source": "a/b", "revision": "main"}}}, ["backbones.m.revision", "'main'"]),
+        ({"backbones": {"m": {"source": "a/b", "revision": COMMIT}}}, ["backbones.m.family", "null"]),
+        ({"backbones": {"m": {"source": "config.yaml"}}}, ["backbones.m.source", "'config.yaml'", "gguf"]),
+        ({"backbones": {"m": {}}}, ["backbones.m.source", "missing"]),
+        ({"datasets": {"d": {"kind": "trivia", "source": "workflow"}}}, ["datasets.d.kind", "'trivia'", "'triviaqa'"]),
+        ({"datasets": {"d": {"kind": "coqa", "source": "/no.json"}}}, ["datasets.d.source", "'/no.json'"]),
+        ({"datasets": {"corpus": {"kind": "coqa", "source": "workflow"}}}, ["datasets.corpus"]),
+        ({"datasets": {"coqa": {"example": {}}}}, ["datasets.coqa.example", "'examples'"]),
+        ({"corpus": {"source": "~/no/such/folder"}}, ["corpus.source", "'~/no/such/folder'"]),
+        ({"heads": {"calm": {"expand": 2}}}, ["heads.calm.expand", "2", "calm"]),
+        ({"heads": {"h": {"kind": "lstm"}}}, ["heads.h.kind", "'lstm'", "calm, ffn, mamba"]),
+        ({"heads": {"h": {"kind": "ffn-slim", "rnak": 2}}}, ["heads.h.rnak", "did you mean 'rank'"]),
+        ({"heads": {"h": {"kind": "mamba", "mixer": "mamba1", "n_groups": 2}}}, ["heads.h.n_groups", "2", "'mamba1'"]),
+        ({"heads": {"h": {"kind": "no/such.py:Mine"}}}, ["heads.h.kind", "'no/such.py:Mine'", "does not exist"]),
+        ({"heads": {"h": {"kind": "tests/conftest.py:Mine"}}}, ["heads.h.kind", "names no class of the file"]),
+        ({"heads": {"h": {"kind": "tests/conftest.py"}}}, ["heads.h.kind", "file.py:Class"]),
+        ({"distillation": {"exit_weights": [1, 2, 3]}}, ["distillation.exit_weights", "[1, 2, 3]", "has 4 exits"]),
+        ({"distillation": {"exit_weights": [1, 2, 3, 0]}}, ["distillation.exit_weights[3]", "0"]),
+        ({"distillation": {"exit_weights": "cubic"}}, ["distillation.exit_weights", "'cubic'", "linear, uniform"]),
+        ({"distillation": {"class_balance": "balance"}}, ["distillation.class_balance", "'balanced'"]),
+        ({"distillation": {"max_training_tokens": 0}}, ["distillation.max_training_tokens", "0"]),
+        ({"recipes": {"r": ["calm", "clam"]}}, ["recipes.r[1]", "'clam'", "'calm'"]),
+        ({"head_quality": {"recipes": ["papre"]}}, ["head_quality.recipes[0]", "'papre'", "'paper'"]),
+        ({"policies": {"full": None}}, ["policies.full", "null"]),
+        ({"policies": {"fuller": {"kind": "full"}}}, ["policies.full"]),
+        ({"policies": {"p": {"kind": "head", "head": "calm"}}}, ["policies.p.recipe", "missing"]),
+        ({"policies": {"p": {**HEAD, "recipe": "papers"}}}, ["policies.p.recipe", "'papers'", "'paper'"]),
+        ({"policies": {"p": {**HEAD, "head": "calmer"}}}, ["policies.p.head", "'calmer'", "'calm'"]),
+        ({"policies": {"p": {**HEAD, "state_fill": "fill"}}}, ["policies.p.state_fill", "'fill'"]),
+        ({"policies": {"p": {**HEAD, "head_state": "copy"}}}, ["policies.p.head_state", "'copy'", "skip, propagate"]),
+        ({"policies": {"pruned": {"head_state": "skip"}}}, ["policies.pruned.head_state", "'skip'", "'pruned'"]),
+        ({"policies": {"p": {**HEAD, "thresholds": [2]}}}, ["policies.p.thresholds[0]", "2"]),
+        ({"policies": {"p": {**HEAD, "drop": [2]}}}, ["policies.p.drop", "[2]", "head"]),
+        ({"policies": {"p": {**HEAD, "adapt": "decays"}}}, ["policies.p.adapt", "'decays'", "'decay'"]),
+        ({"policies": {"p": {**HEAD, "temperature": 3}}}, ["policies.p.temperature", "3", "adapt 'none'"]),
+        ({"policies": {"p": {**HEAD, "adapt": "decay", "temperature": -1}}}, ["policies.p.temperature", "-1"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "thresholds": [0.5]}}}, ["policies.p.thresholds", "'budget'"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "budgets": [0.0]}}}, ["policies.p.budgets[0]", "0.0"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "budgets": [0.9, 0.7]}}}, ["policies.p.budgets", "ascending"]),
+        ({"policies": {"p": {**HEAD, "adapt": "budget", "horizon": 0}}}, ["policies.p.horizon", "0"]),
+        ({"policies": {"p": {**HEAD, "adapt": "per-exit", "levels": [2]}}}, ["policies.p.levels[0]", "2"]),
+        ({"policies": {"p": {"kind": "softmax"}}}, ["policies.p.state_fill", "missing"]),
+        ({"policies": {"p": {**RIVAL, "head": "calm"}}}, ["policies.p.head", "'calm'", "kind 'softmax'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "entropy"}}}, ["policies.p.kind", "'entropy'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "patience", "adapt": "decay"}}}, ["policies.p.adapt", "kind 'patience'"]),
+        ({"policies": {"p": {**RIVAL, "kind": "patience", "patience": [0]}}}, ["policies.p.patience[0]", "0"]),
+        ({"policies": {"p": {**RIVAL, "kind": "fixed", "thresholds": [1]}}}, ["policies.p.thresholds", "kind 'fixed'"]),
+        ({"policies": {"p": {**RIVAL, "datasets": ["squad"]}}}, ["policies.p.datasets[0]", "'squad'", "triviaqa"]),
+        ({"policies": {"p": {"kind": "random"}}}, ["policies.p.match", "missing"]),
+        ({"policies": {"p": {"kind": "random", "match": "pruned"}}}, ["policies.p.match", "'pruned'", "tokens leave"]),
+        ({"policies": {"full": {"datasets": ["coqa"]}}}, ["policies.full.datasets", "kind 'full'"]),
+        ({"group": "rival"}, ["group", "'rival'", "did you mean 'rivals'"]),
+        ({"groups": {"all": ["softmax"]}}, ["groups.all"]),
+        ({"groups": {"mine": ["sofmax"]}}, ["groups.mine[0]", "'sofmax'", "'softmax'"]),
+        ({"groups": {"mine": ["full"]}}, ["groups.mine[0]", "'full'", "always runs"]),
+        (
+            {"generation": {"repetition_penalty": 1.2}, "policies": {"oracle": None}},
+            ["policies.calm-per-exit.adapt", "repetition_penalty"],
+        ),
+        ({"policies": {"pruned": {"drop": [4, 16]}}}, ["policies.pruned.drop", "16", "tiny-transformer"]),
+        ({"policies": {"pruned": {"by": "first"}}}, ["policies.pruned.by", "'first'", "block-influence"]),
+        ({"policies": {"p": {"kind": "self-speculative", "exit": 16}}}, ["policies.p.exit", "16", "tiny-transformer"]),
+        (
+            {"policies": {"p": {"kind": "self-speculative", "draft_tokens": [4, 2]}}},
+            ["policies.p.draft_tokens", "[4, 2]", "ascending"],
+        ),
+        (
+            {"backbones": {"tiny-mamba": None}, "policies": {"p": {**HEAD, "state_fill": "skip"}}},
+            ["policies.p.state_fill", "'skip'", "no backbone"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_line_with_key_and_value(user, parts):
+    line = message(**user)
+    assert line.startswith(f"config key '{parts[0]}'")
+    for part in parts[1:]:
+        assert part in line
+
+
+def test_without_revisions_the_line_says_make_pin(monkeypatch):
+    monkeypatch.setattr(module, "REVISIONS", "workflow/presets/no-such-file.yaml")
+    with pytest.raises(InputError) as caught:
+        load(preset="paper", revisions={})
+    lines = str(caught.value).splitlines()  # all at once
+    assert len(lines) == 6 and all("make pin" in line for line in lines)
+    assert lines[0].startswith("config key 'backbones.mistral-7b.revision'")
+
+
+def test_sources_that_are_not_here_are_named_all_at_once():
+    with pytest.raises(InputError) as caught:
+        load(backbones={"m": {"source": "./gone"}}, datasets={"coqa": {"source": "./away"}}, corpus={"source": "~/no"})
+    named = [line.split("'")[1] for line in str(caught.value).splitlines()]
+    assert named == ["backbones.m.source", "datasets.coqa.source", "corpus.source"]
+    gguf = {"source": "workflow/resources/tiny/mamba", "gguf": "no.gguf"}
+    with pytest.raises(InputError) as caught:
+        load(backbones={"a": gguf, "b": gguf})
+    named = [line.split("'")[1] for line in str(caught.value).splitlines()]
+    assert named == ["backbones.a.gguf", "backbones.b.gguf"]
+
+
+def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monkeypatch, tmp_path):
+    asked = []
+
+    def info(self, source):
+        asked.append(source)
+        return SimpleNamespace(sha=COMMIT)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
+    monkeypatch.setattr(module, "REVISIONS", str(tmp_path / "revisions.yaml"))
+    monkeypatch.setattr("sys.argv", ["pin_revisions.py"])
+    (tmp_path / "revisions.yaml").write_text(f"EleutherAI/coqa: {'e' * 40}\n")
+    runpy.run_path(str(ROOT / "workflow/scripts/pin_revisions.py"), run_name="__main__")
+    assert sorted(asked) == sorted(set(HUB_IDS) - {"EleutherAI/coqa"})
+    pinned = module.load({"preset": "paper"}, ROOT)
+    assert pinned["backbones"]["mistral-7b"]["revision"] == COMMIT
+    assert pinned["datasets"]["coqa"]["revision"] == "e" * 40
+
+
+def test_what_the_schema_allows_is_what_the_package_knows():
+    """config.py must not import torch, so it names state fills, heads and labels a second time."""
+    from early_exit.blocks import pruning
+    from early_exit.costs import passes
+    from early_exit.decoding import fills
+    from early_exit.heads import mixers, store
+    from early_exit.models import documents
+    from early_exit.policies import confidences
+
+    schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
+    assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
+    design, distillation = schema["heads"]["additionalProperties"]["properties"], schema["distillation"]["properties"]
+    assert set(design["kind"]["then"]["enum"]) == set(store.KINDS)
+    assert set(design["mixer"]["enum"]) == set(mixers.MIXERS)
+    assert tuple(distillation["label"]["enum"]) == documents.LABELS
+    assert tuple(distillation["exit_weights"]["then"]["enum"]) == documents.EXIT_WEIGHTS
+    assert tuple(distillation["class_balance"]["enum"]) == documents.CLASS_BALANCES
+    policy = schema["policies"]["additionalProperties"]["properties"]
+    assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
+    assert tuple(policy["head_state"]["enum"]) == passes.HEAD_STATES
+    assert set(policy["kind"]["enum"]) == set(policy_kinds.KINDS)
+    assert tuple(policy["adapt"]["enum"]) == policy_kinds.ADAPTS
+    assert set(confidences.UNTRAINED) == set(policy_kinds.UNTRAINED)
+    assert tuple(policy["by"]["enum"]) == pruning.BY and set(runs.MEASURES) == set(pruning.BY) - {"last"}
+    assert tuple(policy["prompt"]["enum"]) == pruning.PROMPTS

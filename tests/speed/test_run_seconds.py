@@ -1,0 +1,53 @@
+"""Seconds per token: the protocol, on a clock of ours."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from engine import Length
+from test_speed import Silent, clock_of
+
+from early_exit.base.errors import InputError
+from early_exit.decoding.loop import Generation
+from early_exit.speed import run_seconds
+
+EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
+                         "prompt_parts": [[], []]})  # fmt: skip
+
+
+class Three:
+    """Answers every prompt with three tokens, or as many as its rule allows."""
+
+    def __init__(self):
+        self.rule, self.calls = Length(3), []
+
+    def __call__(self, prompts):
+        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].thresholds, self.rule.max_new_tokens))
+        for prompt in prompts:
+            tokens = [7] * min(3, self.rule.max_new_tokens)
+            yield Generation(prompt.example_id, prompt.thresholds[0], 5, tokens, [6] * len(tokens), "length")
+
+
+def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
+    answerer = Three()
+    warm_up = [90, 90, 90, 90]
+    rounds = [1, 9, 2, 6, 2, 12, 2, 6, 1, 5, 2, 6]  # prompts, whole; at 0.5, then at 0.9; three times
+    clock = clock_of(warm_up + rounds)
+    found = run_seconds.measure(answerer, EXAMPLES, [0.5, 0.9], repeats=3, probe=Silent(), clock=clock)
+    assert list(found.columns) == list(run_seconds.COLUMNS)
+    assert found["tokens"].tolist() == [6, 6] and found["examples"].tolist() == [2, 2]
+    assert found["seconds_per_token"].tolist() == [2.0, 1.0]  # 8 and 4 seconds over two answers' two passes
+    assert found.loc[0, ["seconds_per_token_low", "seconds_per_token_high", "prompt_seconds"]].tolist() == [1.0, 2.5, 1]
+    assert answerer.calls[:4] == [(["a", "b"], (t,), n) for t in (0.5, 0.9) for n in (1, 3)]
+
+
+def test_answers_of_one_token_have_no_seconds_per_token():
+    answerer = Three()
+    answerer.rule = Length(1)
+    found = run_seconds.measure(answerer, EXAMPLES, [0.5], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
+    assert found["seconds_per_token"].isna().all()
+
+
+def test_nothing_to_time_is_refused():
+    with pytest.raises(InputError, match=r"wallclock\.examples"):
+        run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], [0.5], repeats=1, probe=Silent())

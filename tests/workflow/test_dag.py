@@ -1,0 +1,394 @@
+"""The wiring: which jobs a config leads to, what a change re-runs, and the rules' own order.
+
+The scripts are replaced by one that writes files of the right kind, so that the whole DAG runs in seconds.
+"""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from early_exit.experiment import code_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "workflow/scripts"
+RULE_FILES = sorted((ROOT / "workflow/rules").glob("*.smk"))
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = dict.fromkeys(
+    ["HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",
+     "mistralai/Mamba-Codestral-7B-v0.1", "mandarjoshi/trivia_qa", "EleutherAI/coqa", "truthfulqa/truthful_qa",
+     "HuggingFaceFW/fineweb-edu"],
+    COMMIT,
+)  # fmt: skip
+
+# Two backbones, three datasets; on each pair of them full, oracle, two prunings, and three heads with two state
+# fills. One recipe, trained from three seeds.
+EXPECTED = {
+    "fetch_dataset": 3,
+    "fetch_corpus": 1,
+    "fetch_backbone": 2,
+    "check_disjoint": 1,
+    "train_heads": 2,
+    "train_heads_seed": 4,
+    "measure_heads": 2,
+    "head_tables": 1,
+    "head_figures": 1,
+    "settle": 2,
+    "adapt": 4,  # two kinds of adaptive thresholds on one dataset
+    "calibrate": 6,
+    "promise": 1,
+    "promise_figures": 1,
+    "generate": 60,
+    "layer_costs": 2,
+    "count_flops": 60,
+    "score": 60,
+    "tables": 1,
+    "compare": 1,
+    "claims": 1,
+    "figures": 1,
+    "provenance": 1,
+    "report": 1,
+    "all": 1,
+}
+# One backbone, one dataset, full, oracle and two head policies.
+SMALLEST = {
+    "preset": "tiny",
+    "name": "stub",
+    "backbones": {"tiny-mamba": None},
+    "datasets": {"coqa": None, "truthfulqa": None},
+    "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip",
+                               "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
+                               "calm-per-exit", "calm-budget"]),
+}  # fmt: skip
+STUB = """
+import os
+from pathlib import Path
+
+assert os.environ["USE_HUB_KERNELS"] == "NO"  # no job runs code that transformers would fetch
+for path in map(Path, snakemake.output):
+    path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>" if path.suffix == ".svg" else snakemake.rule)
+"""
+
+
+def snakemake(*options, folder: Path, config: dict, root: Path = ROOT) -> str:
+    """What Snakemake says, run in `folder` with this config alone; CalledProcessError carries it if it fails."""
+    path = folder / "user.yaml"
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", "--directory", folder,
+               "--replace-workflow-config", *options, "--configfile", path]  # fmt: skip
+    done = subprocess.run(command, text=True, capture_output=True, check=True)
+    return done.stdout + done.stderr
+
+
+def jobs(text: str) -> dict[str, int]:
+    """The table of job counts in a dry run's output; empty if there is nothing to be done."""
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)\ntotal +\d+$", text, re.DOTALL | re.MULTILINE)
+    if table is None:
+        assert "Nothing to be done" in text
+        return {}
+    return {rule: int(count) for rule, count in (line.split() for line in table[1].splitlines())}
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
+    text = snakemake("--dry-run", folder=tmp_path, config={"preset": preset, "revisions": REVISIONS})
+    assert jobs(text) == EXPECTED
+    assert f"results/{preset}/report.html" in text
+
+
+def test_all_policies_run_where_all_are_asked_for(tmp_path):
+    """On six pairs each, also those that are held to one dataset by default."""
+    counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
+    assert counts["generate"] == counts["score"] == 54 + 6 * 3 + 6 * 15
+    assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
+
+
+def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        snakemake("--dry-run", folder=tmp_path, config={"thresholds": [0.5, 1.5]})
+    assert caught.value.stderr.splitlines()[-1] == (
+        "Error: config key 'thresholds[1]': 1.5 is greater than the maximum of 1"
+    )
+    assert "Traceback" not in caught.value.stderr and 'File "' not in caught.value.stderr
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the pipeline whose scripts, but for those that only print, do nothing but write their outputs."""
+    root = tmp_path_factory.mktemp("copy")
+    for name in ("workflow", "report", "envs", "profiles"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, root / name)
+    printing = {root / f"workflow/scripts/{name}.py" for name in ("status", "estimate")}
+    for script in {*(root / "workflow/scripts").glob("*.py")} - printing:
+        used = ", ".join(code_digest.modules(script))
+        script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(copy):
+    """The copy after a run of the smallest config."""
+    (copy / "said.txt").write_text(snakemake("--cores", "2", "--verbose", folder=copy, config=SMALLEST, root=copy))
+    return copy
+
+
+def dry_run(root: Path, **changes) -> dict[str, int]:
+    return jobs(snakemake("--dry-run", folder=root, config={**SMALLEST, **changes}, root=root))
+
+
+def test_the_report_is_made_by_a_second_call_within_the_run(finished):
+    results = finished / "results/stub"
+    html = (results / "report.html").read_text()
+    for name in ("quality_triviaqa.svg", "exits_tiny-transformer.png", "settle.svg", "results.csv", "claims.html",
+                 "provenance.html"):  # fmt: skip
+        assert name in html
+    assert json.loads((results / "config.json").read_text()) == SMALLEST
+    assert "Missing metadata" not in (results / "logs/report.log").read_text()
+
+
+def test_what_the_run_takes_is_said_once_before_it_starts_and_where_it_is_asked_for(finished):
+    """The report's own call reads the Snakefile again, and so would each job on a cluster."""
+    said = (finished / "said.txt").read_text()
+    assert said.count("Estimate for stub") == 1 and said.index("Estimate for stub") < said.index("rule fetch_")
+    for _ in range(2):
+        asked = snakemake("estimate", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
+        assert asked.count("Estimate for stub") == 1 and "GB of disk" in asked
+
+
+def test_waiting_jobs_are_looked_at_once_for_each_that_ended(finished):
+    """And not every so often, by as many timers as jobs have ended."""
+    said = (finished / "said.txt").read_text()
+    ended = said.count("Finished jobid:")
+    assert ended > 20 and said.count("Ready jobs:") <= ended + 1
+
+
+def test_a_second_run_does_nothing(finished):
+    assert dry_run(finished) == {}
+
+
+def test_status_says_what_is_done_running_and_missing(finished):
+    """One job's output is taken away, another's is marked as Snakemake marks what it is writing."""
+    gone = finished / "results/stub/runs/tiny-transformer/triviaqa/full/scores.parquet"
+    written = "results/stub/runs/tiny-transformer/triviaqa/calm-copy/scores.parquet"
+    mark = finished / ".snakemake/incomplete" / base64.urlsafe_b64encode(written.encode()).decode()
+    gone.rename(gone.with_suffix(".away"))
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        snakemake("status", "--cores", "1", folder=finished, config=SMALLEST, root=finished)  # and again
+        text = snakemake("status", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
+    finally:
+        gone.with_suffix(".away").rename(gone)
+        mark.unlink()
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.split()[0] in EXPECTED}
+    assert rows["score"] == ["2", "1", "1"] and rows["report"] == ["1", "0", "0"]
+    assert all(counts[1:] == ["0", "0"] for rule, counts in rows.items() if rule != "score")
+
+
+def test_fetch_gets_models_and_data_and_nothing_else(tmp_path):
+    text = snakemake("--dry-run", "fetch", folder=tmp_path, config={"preset": "paper", "revisions": REVISIONS})
+    assert jobs(text) == {"fetch_backbone": 2, "fetch_dataset": 3, "fetch_corpus": 1, "fetch": 1}
+
+
+def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finished):
+    modules = finished / "workflow/scripts/early_exit"
+    before = (modules / "figures.py").read_text()
+    for module in modules.glob("*.py"):
+        module.touch()
+    assert dry_run(finished) == {}
+    (modules / "figures.py").write_text(before + "\n# edited\n")
+    drawing = ("figures", "head_figures", "promise_figures", "report", "all")
+    assert dry_run(finished) == dict.fromkeys(drawing, 1)
+    (modules / "figures.py").write_text(before)
+
+
+def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
+    policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
+    after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
+    after = dict.fromkeys(after, 1)
+    own = {"calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
+    assert dry_run(finished, policies=policies) == own | after
+
+
+def test_another_promise_generates_nothing_and_scores_nothing(finished):
+    """Calibrated thresholds are of the grid, which is generated whole."""
+    more = ["calibrate", "promise", "promise_figures", "tables", "figures", "provenance", "report", "all"]
+    for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
+        rerun = dry_run(finished, calibration={"promises": promises})
+        assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
+        assert not {"generate", "train_heads", "score"} & rerun.keys()
+    assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
+
+
+def test_without_promises_nothing_is_calibrated(tmp_path):
+    promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
+    config = {"preset": "tiny", "calibration": {"promises": dict.fromkeys(promises)}}
+    counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
+    assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 60
+
+
+def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
+    rerun = dry_run(finished, wallclock={"examples": 2})
+    assert rerun["measure_wallclock"] == 3  # full, calm-copy, ffn-copy
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
+
+
+def test_other_scoring_rules_score_again_and_generate_nothing(finished):
+    after = {"tables": 1, "figures": 1, "provenance": 1, "report": 1, "all": 1}
+    rerun = dry_run(finished, scoring={"rules": "lm-eval"})
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate"))}
+    assert rerun["calibrate"] == rerun["promise"] == 1  # what a metric drops hangs on its rules
+    assert rerun.pop("score") == 4 and rerun.items() >= after.items()
+
+
+def test_another_prompt_generates_again_but_trains_nothing(finished):
+    rerun = dry_run(finished, datasets={**SMALLEST["datasets"], "triviaqa": {"prompt": "lm-eval"}})
+    assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 4
+    assert "train_heads" not in rerun and "fetch_backbone" not in rerun
+
+
+def test_another_dataset_is_held_against_the_corpus_and_trains_no_head_again(finished):
+    rerun = dry_run(finished, datasets={"truthfulqa": None})
+    assert rerun["check_disjoint"] == rerun["fetch_dataset"] == rerun["head_tables"] == 1
+    assert not {"train_heads", "train_heads_seed", "measure_heads"} & rerun.keys()
+
+
+def test_a_change_is_seen_beside_one_of_the_data(finished):
+    """Jobs after the check are looked at for changes of their own."""
+    rerun = dry_run(finished, datasets={"truthfulqa": None}, distillation={"k": 3})
+    assert rerun["train_heads"] == 1 and rerun["train_heads_seed"] == 2
+
+
+def test_texts_that_overlap_end_the_run_before_it_trains(copy):
+    script = copy / "workflow/scripts/check_disjoint.py"
+    kept = script.with_suffix(".kept")
+    shutil.copy2(script, kept)  # with its date: a younger script would be run again
+    script.write_text("raise SystemExit('Error in check_disjoint: d1 = t1')")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        snakemake("--cores", "1", folder=copy, config={**SMALLEST, "name": "apart"}, root=copy)
+    shutil.move(kept, script)
+    assert "Error in check_disjoint: d1 = t1" in caught.value.stdout + caught.value.stderr
+    assert {path.name for path in (copy / "results/apart/data").iterdir()} == {"corpus.parquet", "triviaqa.parquet"}
+    assert not any((copy / "results/apart" / name).exists() for name in ("heads", "quality", "tables"))
+
+
+def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finished):
+    after = dict.fromkeys(["head_tables", "head_figures", "provenance", "report", "all"], 1)
+    assert dry_run(finished, head_quality={"seeds": 2}) == after | {"measure_heads": 1}
+    assert dry_run(finished, head_quality={"seeds": 5}) == after | {"measure_heads": 1, "train_heads_seed": 2}
+    both = dry_run(finished, head_quality={"recipes": ["paper", "slim"]})
+    assert both == after | {"train_heads": 1, "train_heads_seed": 2, "measure_heads": 1}
+
+
+def test_without_a_policy_that_asks_heads_none_is_trained(tmp_path):
+    kept = {"full", "pruned"}
+    presets = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["policies"]
+    config = {"preset": "tiny", "policies": dict.fromkeys(presets.keys() - kept)}
+    text = snakemake("--dry-run", folder=tmp_path, config=config)
+    assert not [rule for rule in jobs(text) if "heads" in rule or rule.startswith("head_")]
+
+
+def test_a_head_from_outside_adds_its_own_training_and_an_edit_of_its_file_repeats_that(finished):
+    """Besides, all costs are counted anew, which takes no model."""
+    file = finished / "heads/mine.py"
+    file.parent.mkdir()
+    file.write_text("class Mine:\n    pass\n")
+    mine = {"kind": "head", "recipe": "own", "head": "mine", "state_fill": "copy"}
+    more = {
+        "heads": {"mine": {"kind": "heads/mine.py:Mine", "width": 4}},
+        "recipes": {"own": ["mine"]},
+        "policies": {**SMALLEST["policies"], "mine-copy": mine},
+    }
+    rerun = dry_run(finished, **more)
+    assert not any(rule.startswith("fetch_") for rule in rerun)
+    once = ("train_heads", "calibrate", "generate", "score", "layer_costs")
+    assert {rule: rerun[rule] for rule in once} == dict.fromkeys(once, 1)
+
+    target = "results/stub/runs/tiny-transformer/triviaqa/mine-copy/flops.parquet"
+    snakemake("--cores", "2", target, folder=finished, config=SMALLEST | more, root=finished)
+    file.write_text("class Mine:\n    wider = True\n")
+    again = jobs(snakemake("--dry-run", target, folder=finished, config=SMALLEST | more, root=finished))
+    assert {rule: again[rule] for rule in ("train_heads", "generate", "layer_costs")} == {
+        "train_heads": 1, "generate": 1, "layer_costs": 1,
+    }  # fmt: skip
+    checkpoints = {"distillation": {"checkpoint_seconds": 7}}
+    assert "train_heads" not in dry_run(finished, **checkpoints)
+    assert "train_heads" in dry_run(finished, distillation={"k": 2})
+
+
+def test_an_edited_source_is_fetched_again(finished):
+    source = finished / "workflow/resources/tiny/triviaqa/test.jsonl"
+    before = source.read_text()
+    source.write_text(before + "\n")
+    rerun = dry_run(finished)
+    assert rerun["fetch_dataset"] == 1 and "fetch_backbone" not in rerun and "train_heads" not in rerun
+    source.write_text(before)
+
+
+def test_a_script_uses_what_it_imports_and_what_that_imports(tmp_path, monkeypatch):
+    monkeypatch.setattr(code_digest, "SCRIPTS", tmp_path)
+    files = {"a": "from early_exit.room.b import x", "room/__init__": "from early_exit import late",
+             "room/b": "import early_exit.c", "c": "import os", "d": "", "late": ""}  # fmt: skip
+    for name, text in {"__init__": "", **files}.items():
+        path = tmp_path / f"early_exit/{name}.py"
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(text)
+    script = tmp_path / "script.py"
+    script.write_text("def late():\n    from early_exit import a\n")
+    of_a = ["a", "c", "late", "room", "room.b"]
+    assert code_digest.modules(script) == ["early_exit", *(f"early_exit.{name}" for name in of_a)]
+    before = code_digest.digest(script)
+    for name, changes in (("d", False), ("c", True), ("room/__init__", True)):
+        (tmp_path / f"early_exit/{name}.py").write_text(f"import sys  # {name}")
+        code_digest._content_digest.cache_clear()
+        assert (code_digest.digest(script) != before) == changes
+        before = code_digest.digest(script)
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule that runs something."""
+    found = {}
+    for path in RULE_FILES:
+        for block in re.split(r"^(?= *rule )", path.read_text(), flags=re.MULTILINE)[1:]:
+            found[re.match(r" *rule (\w+):", block)[1]] = textwrap.dedent(block)
+    del found["fetch"]  # it has inputs alone
+    return found
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_each_rule_says_where_it_logs_what_it_takes_and_which_script_it_runs(rule):
+    text = rules()[rule]
+    for directive in ("log", "benchmark", "conda", "threads", "resources"):
+        asked_again = directive == "benchmark" and rule in ("status", "estimate")  # a benchmark would be up to date
+        assert (f"\n    {directive}:" in text) != asked_again
+    assert rule == "report" or f'"../scripts/{rule}.py"' in text
+    assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [ROOT / "Snakefile", *RULE_FILES, *SCRIPTS.glob("*.py")], ids=lambda path: path.name)
+def test_files_stay_short(path):
+    most = {"Snakefile": 60, "common.smk": 150}.get(path.name, 120 if path.suffix == ".smk" else 40)
+    assert len(path.read_text().splitlines()) <= most
+
+
+def test_the_report_s_menu_has_one_name_for_each_number():
+    found = {match for path in RULE_FILES for match in re.findall(r'"(\d)\. ([^"]+)"', path.read_text())}
+    assert len(found) >= 7 and len(dict(found)) == len(found)
+
+
+def test_captions_and_environments_are_there():
+    text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
+    for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle", "calibration", "promise",
+                 "transfer"):  # fmt: skip
+        assert (ROOT / f"report/{plot}.rst").is_file()
+    for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,319 @@
+"""What a run survives: jobs and Snakemake killed, a full disk, broken and missing files, two runs in one folder.
+
+After each no half-written file passes for a whole one, the error names the file and what to do, and the run that goes
+on ends with the bytes of an undisturbed one, without redoing what was done.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import small
+from conftest import ROOT
+
+from early_exit.base import files, records
+from early_exit.base.errors import InputError
+from early_exit.sources import manifests
+
+HEADS = f"{small.HEADS}/heads.safetensors"
+FULL = small.RUN.replace("calm-propagate", "full") + "/test.parquet"
+ANSWERS, SCORES = f"{small.RUN}/test.parquet", f"{small.RUN}/scores.parquet"
+JOURNAL = files.kept(ANSWERS)
+LOG = f"{small.RESULTS}/logs/generate/tiny-transformer/triviaqa/calm-propagate.log"
+PRODUCTS = (HEADS, f"{small.HEADS}/training.csv", FULL, ANSWERS, SCORES)
+GENERATING = ("early_exit.base.journal", "Journal.add")
+WAIT = 120  # seconds, for what takes a few
+
+
+# --- an undisturbed run, and how others are disturbed ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """The embedded Transformer, where a test may take files of it away."""
+    return Path(shutil.copytree(ROOT / "workflow/resources/tiny/transformer", tmp_path_factory.mktemp("model") / "m"))
+
+
+@pytest.fixture(scope="module")
+def config(model) -> dict:
+    return small.CONFIG | {"backbones": {"tiny-mamba": None, "tiny-transformer": {"source": str(model)}}}
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> Path:
+    """The folder of an undisturbed run, from the sources to the scores of one policy."""
+    folder = tmp_path_factory.mktemp("whole")
+    small.run(folder, SCORES, config=config)
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path_factory) -> Path:
+    """A copy of the undisturbed run, as deep in the file system: relative paths are the same."""
+    path = tmp_path_factory.mktemp("again")
+    shutil.copytree(whole, path, dirs_exist_ok=True)
+    return path
+
+
+def take_away(folder: Path, *paths: str) -> None:
+    for path in paths:
+        (folder / path).unlink()
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    """All products are those of the undisturbed run, and nothing half-done is left beside them."""
+    for path in PRODUCTS:
+        assert (folder / path).read_bytes() == (whole / path).read_bytes(), path
+    assert list((folder / small.RESULTS).rglob("*.partial")) == []
+
+
+def hook(folder: Path, module: str, function: str, call: int = 0, port: int = 0) -> dict[str, str]:
+    """The environment in which jobs count their calls of a function and wait after one of them (see `interrupt`)."""
+    paths = [str(ROOT / "tests/workflow/interrupt"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "INTERRUPT": f"{module} {function} {call} {port} {folder}/calls", "PYTHONPATH": os.pathsep.join(paths)
+    }  # fmt: skip
+
+
+def calls(folder: Path) -> int:
+    """How often jobs called the function since this was asked last."""
+    path = folder / "calls"
+    count = len(path.read_text().splitlines()) if path.exists() else 0
+    path.unlink(missing_ok=True)
+    return count
+
+
+@contextmanager
+def in_the_middle(folder: Path, target: str, module: str, function: str, call: int, **others):
+    """A run, one job of which waits after a call: its `snakemake`, the `job`'s id, `go_on` and `said` to ask."""
+    said = folder / "said.txt"
+    with socket.create_server(("127.0.0.1", 0)) as server, said.open("w") as terminal:
+        server.settimeout(0.2)
+        env = hook(folder, module, function, call, server.getsockname()[1])
+        with subprocess.Popen(small.command(folder, target, **others), stdout=terminal, stderr=subprocess.STDOUT,
+                              env=env) as snakemake:  # fmt: skip
+            connection = accept(server, snakemake, said)
+            connection.settimeout(WAIT)
+
+            def go_on():
+                """Let the job go on; comes back when it has ended."""
+                connection.sendall(b"1")
+                assert connection.recv(1) == b""
+
+            with connection, connection.makefile() as lines:
+                job = int(lines.readline())
+                yield SimpleNamespace(snakemake=snakemake, job=job, go_on=go_on, said=said.read_text)
+
+
+def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> socket.socket:
+    """The connection of the job that waits; an error if the run ends before it."""
+    for _ in range(5 * WAIT):
+        try:
+            return server.accept()[0]
+        except TimeoutError:
+            assert snakemake.poll() is None, said.read_text()
+    raise AssertionError(said.read_text())
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outputs", "place", "call", "left", "said"),
+    [
+        ((HEADS,), ("early_exit.heads.training", "_Run.advance"), 3, None, "going on after step 2 of"),
+        ((ANSWERS, SCORES), GENERATING, 3, 2, "going on after 2 answers"),
+        ((SCORES,), ("early_exit.evaluation.scoring", "score_answer"), 2, None, "4 answers scored"),
+    ],
+    ids=["training", "generation", "scoring"],
+)
+def test_a_job_killed_in_the_middle(outputs, place, call, left, said, folder, whole, config):
+    take_away(folder, *outputs)
+    with in_the_middle(folder, outputs[-1], *place, call, config=config) as run:
+        os.kill(run.job, signal.SIGKILL)
+        assert run.snakemake.wait(WAIT) != 0
+    assert not any((folder / path).exists() for path in outputs)
+    assert calls(folder) == call
+    small.run(folder, outputs[-1], config=config, env=hook(folder, *place))
+    if left is not None:
+        assert calls(folder) == left  # of four answers two had been written
+    assert said in "".join(path.read_text() for path in (folder / small.RESULTS / "logs").rglob("*.log"))
+    assert_same(folder, whole)
+
+
+def test_snakemake_killed_while_its_job_lives_on(folder, whole, config):
+    take_away(folder, ANSWERS, SCORES)
+    with in_the_middle(folder, SCORES, *GENERATING, 3, config=config) as run:
+        text = small.run(folder, SCORES, fails=True, config=config)
+        assert "Directory cannot be locked" in text and "--unlock" in text
+        run.snakemake.kill()
+        run.snakemake.wait(WAIT)
+        small.run(folder, SCORES, "--unlock", config=config)
+        assert not (folder / ANSWERS).exists() and (folder / JOURNAL).exists()
+        run.go_on()
+    assert calls(folder) == 4
+    # Snakemake does not know that the job has ended well, and runs it again; no question is asked again.
+    assert (folder / ANSWERS).read_bytes() == (whole / ANSWERS).read_bytes()
+    small.run(folder, SCORES, config=config, env=hook(folder, *GENERATING))
+    assert calls(folder) == 0
+    assert "going on after 4 answers" in (folder / LOG).read_text()
+    assert_same(folder, whole)
+
+
+def test_two_experiments_in_one_folder_at_once(folder, whole, config):
+    """The one that ends first takes Snakemake's locks of both away; a job is made by one process all the same."""
+    take_away(folder, ANSWERS, SCORES)
+    with in_the_middle(folder, SCORES, *GENERATING, 1, config=config) as run:
+        small.run(folder, "results/other/data/triviaqa.parquet", config=config | {"name": "other"}, file="other.yaml")
+        text = small.run(folder, SCORES, fails=True, config=config)
+        assert f"Error in generate: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
+        assert "started by another Snakemake" in text and "wait for its end, or kill it, and run again" in text
+        assert "Traceback" not in text
+        run.go_on()
+        assert run.snakemake.wait(WAIT) == 0, run.said()
+    assert {path.name for path in (folder / "results/other").iterdir()} == {"data", "logs", "benchmarks"}
+    assert_same(folder, whole)
+
+
+# --- a full disk ----------------------------------------------------------------------------------------------------
+
+FILLED = """
+mount -t tmpfs -o size={size} none {place}
+{run} >first.txt 2>&1 && exit 9
+ls -A {place} >left.txt
+mount -o remount,size=1m {place}
+INTERRUPT='early_exit.base.journal Journal.add 0 0 calls' PYTHONPATH={hook} {run} >second.txt 2>&1 || exit 8
+cp -r {place} kept
+"""
+
+
+def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
+    """There is room for the answers as they come, but not for the file of them."""
+    before, place = small.unshared("--mount"), folder / small.RUN
+    shutil.rmtree(place)
+    place.mkdir()
+    run = shlex.join(small.command(folder, SCORES, config=config))
+    script = FILLED.format(size="20k", place=place, run=run, hook=ROOT / "tests/workflow/interrupt")
+    done = subprocess.run([*before, "sh", "-c", script], cwd=folder, check=False, capture_output=True, text=True)
+    first = (folder / "first.txt").read_text()
+    assert done.returncode == 0, (done, first, (folder / "second.txt").read_text())
+    assert f"{ANSWERS}: no space left on device; free some" in first and "Traceback" not in first
+    assert {"test.partial", "test.parquet"} & {*(folder / "left.txt").read_text().split()} == {"test.partial"}
+    assert calls(folder) == 0  # all four had been written
+    for path in (ANSWERS, SCORES):
+        assert (folder / "kept" / Path(path).name).read_bytes() == (whole / path).read_bytes()
+
+
+def fill(folder: Path) -> None:
+    """Every kind of writer on a full disk; run in a file system of its own."""
+    from early_exit.base import journal, resume
+    from early_exit.heads import store
+
+    made = store.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
+    backbone = dict.fromkeys(("name", "source", "revision", "sha256")) | {"config": {"hidden_size": 64}}
+    with pytest.raises(OSError, match="No space left"):
+        (folder / "filler").write_bytes(bytes(30_000))
+    frame, paths = pd.DataFrame({"key": [str(number) for number in range(3000)]}), []
+    for name, write in {
+        "table.parquet": lambda path: records.write_table(frame, path, records.pa.schema({"key": records.pa.string()})),
+        "table.csv": lambda path: records.write_csv(frame, path),
+        "value.json": lambda path: records.write_json(frame["key"].tolist(), path),
+        "heads.safetensors": lambda path: store.save(made, {}, backbone, [1], {}, path, folder / "manifest.json"),
+        "heads.partial": lambda path: resume.Checkpoint(path, "f", 0).save(made.state_dict()),
+        "test.partial": lambda path: journal.Journal(path, "f" * 9000, 1),
+    }.items():
+        with pytest.raises(InputError, match=f"{name}: no space left on device; free some .* and run again$"):
+            write(folder / name)
+        paths.append(name)
+    left = sorted(path.name for path in folder.iterdir() if path.stat().st_size)
+    print(len(paths), *left)
+
+
+def test_every_writer_says_that_the_disk_is_full_and_leaves_nothing_half_written(tmp_path):
+    code = f"import sys; sys.path[:0] = {[str(ROOT / 'tests'), str(ROOT / 'workflow/scripts')]}; " \
+           f"from test_interruptions import *; fill(Path({str(tmp_path)!r}))"  # fmt: skip
+    script = f"mount -t tmpfs -o size=24k none {tmp_path} && exec {shlex.join([sys.executable, '-c', code])}"
+    done = subprocess.run([*small.unshared("--mount"), "sh", "-c", script], check=False, capture_output=True, text=True)
+    assert done.stdout.split() == ["6", "filler"], done.stderr
+
+
+# --- broken and missing files ---------------------------------------------------------------------------------------
+
+
+def written(kind: str, path: Path) -> None:
+    frame = pd.DataFrame({"key": ["a", "b"], "value": [0.5, 1.5]})
+    if kind == "parquet":
+        schema = records.pa.schema({"key": records.pa.string(), "value": records.pa.float64()})
+        records.write_table(frame, path, schema)
+    elif kind == "csv":
+        records.write_csv(frame, path)
+    else:
+        records.write_json(frame.to_dict(), path)
+
+
+READ = {"parquet": records.read_metadata, "csv": records.read_csv, "json": records.read_json}
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_hand_over_file_cut_or_flipped_anywhere_is_refused_by_name(kind, tmp_path):
+    path = tmp_path / f"file.{kind}"
+    written(kind, path)
+    content = path.read_bytes()
+    READ[kind](path)
+    cut = [content[:end] for end in range(len(content))]
+    flipped = [content[:k] + bytes([content[k] ^ 1]) + content[k + 1 :] for k in range(len(content))]
+    for broken in (*cut, *flipped, content + b"\n"):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=f"^{path}: cannot be read .*; delete it and run again$"):
+            READ[kind](path)
+    written(kind, path)
+    assert path.read_bytes() == content and READ[kind](path) is not None
+    path.unlink()
+    with pytest.raises(InputError, match=f"^{path}: cannot be read .No such file"):
+        READ[kind](path)
+
+
+def test_a_broken_hand_over_file_stops_the_job_that_reads_it(folder, whole, config):
+    take_away(folder, SCORES)
+    content = (folder / ANSWERS).read_bytes()
+    middle = len(content) // 2
+    (folder / ANSWERS).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    text = small.run(folder, SCORES, fails=True, config=config)
+    assert f"Error in score: {ANSWERS}: cannot be read" in text and "delete it and run again" in text
+    assert "Traceback" not in text and not (folder / SCORES).exists()
+    take_away(folder, ANSWERS)
+    small.run(folder, SCORES, config=config)
+    assert_same(folder, whole)
+
+
+def test_a_model_file_that_has_gone_is_named_before_the_first_job(folder, whole, config, model):
+    take_away(folder, SCORES)
+    away = [(model / name).rename(model.parent / name) for name in ("model.safetensors", "tokenizer.json")]
+    text = small.run(folder, SCORES, fails=True, config=config)
+    assert (
+        f"Error: backbones.tiny-transformer: {model}/model.safetensors, {model}/tokenizer.json: missing; put it back, "
+        f"or delete {small.RESULTS}/backbones/tiny-transformer.json if the model is whole without"
+    ) in text
+    assert "Traceback" not in text
+    for path in away:
+        path.rename(model / path.name)
+    text = small.run(folder, SCORES, config=config)
+    assert "1 of 1 steps" in text  # nothing but what had been taken away
+    assert_same(folder, whole)
+
+
+def test_a_model_without_its_config_is_refused_when_it_is_fetched(tmp_path, model):
+    """Missing shards, and those cut short, are in test_formats."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    take_away(folder, "config.json")
+    with pytest.raises(InputError, match=f"^backbones.m: {folder}/config.json: missing; put it there"):
+        manifests.describe("m", {"source": "m"}, folder, None)
