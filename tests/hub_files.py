@@ -14,9 +14,10 @@ from pathlib import Path
 
 import sentencepiece
 import torch
-from conftest import make_random_norms
 from safetensors.torch import save_file
 from transformers import LlamaTokenizer, Mamba2Config, Mamba2ForCausalLM, MistralConfig, MistralForCausalLM
+
+from conftest import make_random_norms
 
 COMMIT = "c" * 40
 TOKENIZER = "mistral_instruct_tokenizer_240323.model.v3"

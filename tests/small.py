@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from conftest import ROOT
 
 PRESET = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())

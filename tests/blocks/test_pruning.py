@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Float64, make_random_model
-from engine import Length, prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import KINDS
-from test_distill import documents
+from test_targets import documents
 from torch import nn
 from torch.nn import functional as F
 
+from conftest import Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks import scores as block_scores
@@ -27,6 +25,8 @@ from early_exit.models.documents import Document
 from early_exit.policies import base
 from early_exit.report import curves
 from early_exit.report import pruning as pruning_figures
+from engine import Length, prompts, requests_for, run
+from reference import KINDS
 
 DEPTH = 6
 NEW_TOKENS = 8

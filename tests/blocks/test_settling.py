@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_distill import documents
+from test_targets import documents
 from torch.nn import functional as F
 
 from early_exit.blocks import settling

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
 from jsonschema import Draft202012Validator
 
+from conftest import ROOT
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.data import disjoint

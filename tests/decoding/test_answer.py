@@ -6,7 +6,6 @@ import weakref
 import pandas as pd
 import pytest
 import torch
-from engine import Length, prompts, requests_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from transformers import (
@@ -24,6 +23,7 @@ from early_exit.decoding import answer as generation
 from early_exit.decoding import fills, loop, memory
 from early_exit.models import backbone as backbones
 from early_exit.policies import base
+from engine import Length, prompts, requests_for
 
 SHAPES = {
     "llama": lambda: LlamaForCausalLM(

@@ -11,17 +11,17 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import RANDOM_MODELS, Float64, make_random_model
-from engine import Forced, run_watched
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
-from reference import Schedule
-from reference import decode as slow_decode
 
+from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.decoding import fills, loop
 from early_exit.models import backbone as backbones
 from early_exit.models import caches
 from early_exit.models.attention import Apart
+from engine import Forced, run_watched
+from reference import Schedule
+from reference import decode as slow_decode
 
 DEPTH = 6
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

@@ -8,16 +8,16 @@ import statistics
 
 import pytest
 import torch
-from conftest import RANDOM_MODELS, Float64, make_random_model
-from engine import Forced, Length, one_row_each, prompts, requests_for, run, run_watched
-from reference import Heads, Schedule
-from reference import decode as slow_decode
 
+from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.costs import passes as costs
 from early_exit.decoding import fills, loop
 from early_exit.heads import store
 from early_exit.models import backbone as backbones
 from early_exit.policies import confidences
+from engine import Forced, Length, one_row_each, prompts, requests_for, run, run_watched
+from reference import Heads, Schedule
+from reference import decode as slow_decode
 
 NEW_TOKENS = 10
 FLOAT32_TIE = 1e-4  # of logits of about 4; those of one row were seen to differ by 1.4e-5 between batch sizes

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from engine import prompts, requests_for, run
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from early_exit.decoding import fills, loop, prefix_cache
 from early_exit.decoding.next_token import Greedy
 from early_exit.models import backbone as backbones
 from early_exit.policies import base
+from engine import prompts, requests_for, run
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 4.0, 0.5])

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from engine import Forced, Length, prompts, requests_for, run
 
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, oracle, teacher_forced
 from early_exit.models import backbone as backbones
+from engine import Forced, Length, prompts, requests_for, run
 
 
 def full_answers(backbone, some):

@@ -4,12 +4,12 @@ import random
 
 import pytest
 import torch
-from engine import prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from early_exit.decoding import prefix_cache
 from early_exit.models import backbone as backbones
+from engine import prompts, requests_for, run
 
 
 def few_shot(count, seed=0):

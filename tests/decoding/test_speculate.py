@@ -4,20 +4,20 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import RANDOM_MODELS, Float64, make_random_model
-from engine import Length, prompts, requests_for, run, watch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import Schedule
-from reference import decode as slow_decode
-from test_generation import SHAPES, PeakMemory
+from test_answer import SHAPES, PeakMemory
 
+from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import answer, loop, memory, speculate
 from early_exit.models import backbone as backbones
 from early_exit.policies import build
+from engine import Length, prompts, requests_for, run, watch
+from reference import Schedule
+from reference import decode as slow_decode
 
 DEPTH = 6
 NEW_TOKENS = 12

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value, get_r_hat_plus
 from scipy.stats import beta, binom
 
+from conftest import ROOT
 from early_exit.evaluation import calibrate, risks
 from early_exit.experiment import policy_kinds
 

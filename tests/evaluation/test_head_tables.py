@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 
+from conftest import ROOT
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables

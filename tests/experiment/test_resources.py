@@ -9,7 +9,7 @@ import test_workflow
 import torch
 from test_config import REVISIONS, load
 from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
-from test_workflow import EXPECTED, SMALLEST, jobs, snakemake
+from test_dag import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit.costs import parts as block_costs

@@ -7,12 +7,12 @@ import textwrap
 
 import pytest
 import torch
-from conftest import ROOT, make_random_model
-from test_distill import EXITS, documents
+from test_targets import EXITS, documents
 from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
+from conftest import ROOT, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
 from early_exit.experiment import config as config_module

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, make_random_model
-from engine import Length, requests_for
 from safetensors.torch import save_file
-from test_distill import EXITS, documents
+from test_targets import EXITS, documents
 from torch.nn import functional as F
 
+from conftest import ROOT, make_random_model
 from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
@@ -25,6 +24,7 @@ from early_exit.heads import designs, store, training
 from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
 from early_exit.policies import confidences
+from engine import Length, requests_for
 
 OPTIONS = {"label": "exit-in-oracle-topk", "k": 1, "exit_weights": "linear", "class_balance": "none", "seed": 3,
            "optimiser": "schedulefree-adamw", "learning_rate": 0.01, "epochs": 4, "max_training_tokens": None,

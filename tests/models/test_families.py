@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 import transformers
-from conftest import Float64
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from conftest import Float64
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.experiment import config

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import Float64, make_random_model
-from engine import Length, prompts, requests_for, run
 from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
 
+from conftest import Float64, make_random_model
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
 from early_exit.decoding import fills
@@ -18,6 +17,7 @@ from early_exit.policies import budget as steering
 from early_exit.policies import build, forced
 from early_exit.policies import plan as planning
 from early_exit.policies import thresholds as adaptive
+from engine import Length, prompts, requests_for, run
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
 SETTINGS = {"decay": [0.25, 0.5, 0.875], "per-exit": list(VECTORS), "budget": [0.5, 0.75, 0.9375]}

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Float64, make_random_model
-from engine import prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_adaptive import COSTS, TABLE, measured
 from test_policies import DEPTH, EXITS, make
 
+from conftest import ROOT, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills, teacher_forced
@@ -22,6 +21,7 @@ from early_exit.heads import store
 from early_exit.models import backbone as backbones
 from early_exit.policies import confidences
 from early_exit.policies import plan as planning
+from engine import prompts, requests_for, run
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 

@@ -11,18 +11,18 @@ from collections import Counter
 import pandas as pd
 import pytest
 import torch
-from conftest import RANDOM_MODELS, Float64, make_random_model
-from engine import Length, prompts, requests_for, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Schedule
-from reference import decode as slow_decode
 
+from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop, memory
 from early_exit.models import backbone as backbones
 from early_exit.policies import confidences, forced
 from early_exit.policies.confidences import UNTRAINED
+from engine import Length, prompts, requests_for, run
+from reference import Schedule
+from reference import decode as slow_decode
 
 DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
 PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]

@@ -9,7 +9,22 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
+
 from conftest import ROOT
+from early_exit.base import records
+from early_exit.base.errors import InputError
+from early_exit.base.journal import Journal
+from early_exit.base.records import read_json
+from early_exit.costs import passes
+from early_exit.data import prompts, questions
+from early_exit.data.conversations import Prompt
+from early_exit.decoding import answer as generation
+from early_exit.decoding import stopping
+from early_exit.models import backbone as backbones
+from early_exit.models import packed_linear
+from early_exit.sources import manifests, model_files
 from hub_files import (
     CODESTRAL,
     COMMIT,
@@ -23,21 +38,6 @@ from hub_files import (
     tokenizer_file,
     write_json,
 )
-from huggingface_hub.utils import filter_repo_objects
-from safetensors.torch import load_file, save_file
-
-from early_exit.base import records
-from early_exit.base.errors import InputError
-from early_exit.base.journal import Journal
-from early_exit.base.records import read_json
-from early_exit.costs import passes
-from early_exit.data import prompts, questions
-from early_exit.data.conversations import Prompt
-from early_exit.decoding import answer as generation
-from early_exit.decoding import stopping
-from early_exit.models import backbone as backbones
-from early_exit.models import packed_linear
-from early_exit.sources import manifests, model_files
 
 SOURCES = {"mistral": "mistralai/Mistral-7B-v0.3", "codestral": "mistralai/Mamba-Codestral-7B-v0.1",
            "mamba2-130m": "AntonV/mamba2-130m-hf"}  # fmt: skip

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT
 
+from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
 from early_exit.experiment import config

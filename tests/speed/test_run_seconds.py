@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from engine import Length
 from test_speed import Silent, clock_of
 
 from early_exit.base.errors import InputError
 from early_exit.decoding.loop import Generation
 from early_exit.speed import run_seconds
+from engine import Length
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, make_random_model
-from test_workflow import jobs, snakemake
+from test_dag import jobs, snakemake
 
+from conftest import ROOT, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 
+from conftest import ROOT
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.decoding import fills, loop, stopping

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+
 from conftest import ROOT
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 
+from conftest import ROOT
 from early_exit.experiment import code_digest
 
 SCRIPTS = ROOT / "workflow/scripts"

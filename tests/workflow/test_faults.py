@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from early_exit.base import records
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning

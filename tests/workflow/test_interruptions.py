@@ -17,9 +17,9 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+
 import small
 from conftest import ROOT
-
 from early_exit.base import files, records
 from early_exit.base.errors import InputError
 from early_exit.sources import manifests

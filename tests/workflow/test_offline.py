@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import hub
 import pytest
+
+import hub
 import small
 from conftest import ROOT
-
 from early_exit.base.errors import InputError
 from early_exit.experiment import offline as cached
 from early_exit.sources import model_files, rows

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHARED
-from engine import Length, requests_for, run
 
+from conftest import ROOT, SHARED
 from early_exit.data import datasets
 from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
 from early_exit.sources import manifests
+from engine import Length, requests_for, run
 
 FOLDER = Path(os.environ.get("EARLY_EXIT_SMOLLM2", ROOT / "models/smollm2"))
 QUESTIONS = {"triviaqa": ("triviaqa-validation.jsonl", 2), "coqa": ("coqa-test-part.json", 0),

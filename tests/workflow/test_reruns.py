@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from test_workflow import ROOT, SMALLEST, copy, dry_run, finished  # noqa: F401  # fixtures
+from test_dag import ROOT, SMALLEST, copy, dry_run, finished  # noqa: F401  # fixtures
 
 PRESET = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())
 RUN = {"generate", "count_flops", "score"}

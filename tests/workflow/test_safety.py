@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from conftest import ROOT
 from safetensors.torch import load_file
 from test_config import load
 from test_scoring import answer, examples
 
+from conftest import ROOT
 from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError

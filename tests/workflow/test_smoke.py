@@ -8,10 +8,10 @@ import sys
 import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
 from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
 
+from conftest import ROOT
 from early_exit.base import records
 from early_exit.evaluation import promise
 
