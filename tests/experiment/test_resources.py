@@ -5,7 +5,7 @@ import math
 import re
 
 import pytest
-import test_workflow
+import test_dag
 import torch
 from test_config import REVISIONS, load
 from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
@@ -16,7 +16,7 @@ from early_exit.costs import parts as block_costs
 from early_exit.experiment import estimate, resources, runs, work
 from early_exit.heads import store
 
-copy = test_workflow.copy  # the fixture
+copy = test_dag.copy  # the fixture
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
