@@ -179,5 +179,5 @@ def test_show_prompt_says_in_one_line_what_is_wrong(files, show_prompt):
 
 
 def test_importing_loads_no_torch():
-    code = "import sys; from early_exit import conversations; sys.exit('torch' in sys.modules)"
+    code = "import sys; from early_exit.data import conversations; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, check=False).returncode == 0

@@ -279,7 +279,9 @@ def test_a_changed_number_needs_a_new_version():
 
 def test_importing_metrics_loads_no_scorer():
     heavy = "{'sacrebleu', 'rouge_score', 'nltk', 'torch', 'transformers'}"
-    code = f"import sys; from early_exit import metrics; sys.exit(' '.join({heavy} & set(sys.modules)) or None)"
+    code = (
+        f"import sys; from early_exit.evaluation import metrics; sys.exit(' '.join({heavy} & set(sys.modules)) or None)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(metrics.__file__).parents[2], capture_output=True, check=False
     )

@@ -129,8 +129,8 @@ def copy(tmp_path_factory):
         shutil.copy(ROOT / name, root / name)
     printing = {root / f"workflow/scripts/{name}.py" for name in ("status", "estimate")}
     for script in {*(root / "workflow/scripts").glob("*.py")} - printing:
-        used = ", ".join(code_digest.modules(script))
-        script.write_text(f"{STUB}\n\ndef never():\n    from early_exit import {used}\n")
+        used = ", ".join(code_digest.modules(script) or ["os"])
+        script.write_text(f"{STUB}\n\ndef never():\n    import {used}\n")
     return root
 
 

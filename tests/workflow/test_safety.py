@@ -177,8 +177,8 @@ def test_a_token_of_any_shape_is_struck_out_if_the_environment_names_it(monkeypa
 
 def test_a_job_that_fails_says_no_token_in_its_log_nor_on_the_terminal(tmp_path):
     code = (
-        "import os, sys; from types import SimpleNamespace; from early_exit import runtime\n"
-        "with runtime.logged(SimpleNamespace(log=[sys.argv[1]], output=[], rule='r')) as log:\n"
+        "import os, sys; from types import SimpleNamespace; from early_exit.base import job\n"
+        "with job.logged(SimpleNamespace(log=[sys.argv[1]], output=[], rule='r')) as log:\n"
         "    log.warning('a header: %s', os.environ['HF_TOKEN'])\n"
         "    raise RuntimeError('401: ' + os.environ['HF_TOKEN'])\n"
     )

@@ -2,12 +2,12 @@
 
 import pandas as pd
 
-from early_exit.base.job import job
+from early_exit.base import job
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_table
 from early_exit.costs.passes import generation_flops
 from early_exit.costs.speculation import round_flops
 
-with job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     table = read_json(snakemake.input.costs)
     run = read_table(snakemake.input.run, GENERATIONS)

@@ -1,10 +1,10 @@
 """Rule fetch_corpus: the documents that heads are distilled on, and those kept aside."""
 
-from early_exit.base.job import job
+from early_exit.base import job
 from early_exit.base.records import CORPUS, write_table
 from early_exit.data import datasets
 
-with job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     corpus = datasets.load_corpus(params.spec, params.seed, params.root)
     write_table(corpus, snakemake.output[0], CORPUS, metadata=corpus.attrs)

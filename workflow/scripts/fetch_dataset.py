@@ -1,10 +1,10 @@
 """Rule fetch_dataset: the calibration and test examples of one question set, with prompts and references."""
 
-from early_exit.base.job import job
+from early_exit.base import job
 from early_exit.base.records import EXAMPLES, write_table
 from early_exit.data import datasets
 
-with job(snakemake) as log:
+with job.logged(snakemake) as log:
     params = snakemake.params
     examples = datasets.load(params.name, params.spec, params.seed, params.root)
     write_table(examples, snakemake.output[0], EXAMPLES, metadata=examples.attrs)

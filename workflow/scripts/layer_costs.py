@@ -1,11 +1,11 @@
 """Rule layer_costs: the backbone's cost table, FLOPs a token for each part (see `early_exit.costs.passes`)."""
 
-from early_exit.base.job import job
+from early_exit.base import job
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.passes import cost_table, flops
 from early_exit.heads import store
 
-with job(snakemake) as log:
+with job.logged(snakemake) as log:
     config, designs = read_json(snakemake.input.manifest)["config"], snakemake.params.heads
     checks = {name: store.cost(design, config["hidden_size"], name) for name, design in designs.items()}
     table = cost_table(config, checks)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from early_exit.base import files, job, records
+from early_exit.base.files import ROOT
 from early_exit.report import provenance
 
 with job.logged(snakemake):
-    roots = [Path.cwd(), files.ROOT]
+    roots = [Path.cwd(), ROOT]
     html = provenance.page(
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),

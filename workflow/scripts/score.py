@@ -1,11 +1,10 @@
 """Rule score: one run's answers against the references and against the full model's answers."""
 
-from early_exit.base import records
-from early_exit.base.job import job
+from early_exit.base import job, records
 from early_exit.evaluation.metrics import VERSION
 from early_exit.evaluation.scoring import score_run
 
-with job(snakemake) as log:
+with job.logged(snakemake) as log:
     kind, rules = snakemake.params.kind, snakemake.params.rules
     scores = score_run(
         records.read_table(snakemake.input.run, records.GENERATIONS),

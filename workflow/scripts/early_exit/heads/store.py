@@ -109,7 +109,7 @@ def save(
     description: Mapping[str, Any], weights_path: str | Path, manifest_path: str | Path,
 ) -> None:  # fmt: skip
     """Write a recipe's heads by name, and the manifest that says what they are and what they were trained on."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in store.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
     with whole_file(weights_path) as temporary:
         save_file(tensors, temporary)
     manifest = {
@@ -126,7 +126,7 @@ def save(
 
 def parameters(heads: nn.Module) -> int:
     """How many numbers the heads hold."""
-    return sum(parameter.numel() for parameter in store.parameters())
+    return sum(parameter.numel() for parameter in heads.parameters())
 
 
 @contextmanager

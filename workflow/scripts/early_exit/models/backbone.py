@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from early_exit.base import job
 from early_exit.base.errors import InputError
+from early_exit.base.files import ROOT
 from early_exit.models import attention, conformance, packed_linear, recurrent_steps
 from early_exit.models.caches import AttentionState, RecurrentState
 from early_exit.sources import manifests, model_files
@@ -171,8 +172,8 @@ def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> t
     `settings` has seed, device, dtype and threads; other keys are not looked at.
     """
     wanted = {key: settings[key] for key in ("seed", "device", "dtype", "threads")}
-    backbone = load(manifest, *job.prepare_torch(**wanted), files.ROOT)
-    return backbone, load_tokenizer(manifest, files.ROOT)
+    backbone = load(manifest, *job.prepare_torch(**wanted), ROOT)
+    return backbone, load_tokenizer(manifest, ROOT)
 
 
 def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
