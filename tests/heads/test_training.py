@@ -254,7 +254,7 @@ class Waiting(Forgetful):
         return super().classify(hidden, cache)
 
 
-heads.KINDS["forgetful"] = Waiting
+store.KINDS["forgetful"] = Waiting
 run_with_checkpoint({path!r})
 """
 RESUMED = {"calm": {"kind": "calm"}, "slim": SLIM, "mine": {"kind": "forgetful"}}
