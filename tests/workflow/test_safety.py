@@ -22,7 +22,7 @@ from early_exit.base import redaction
 from early_exit.base.errors import InputError
 from early_exit.evaluation.scoring import score_run
 from early_exit.models import backbone
-from early_exit.report import provenance
+from early_exit.report import pages
 from early_exit.sources import manifests
 
 TINY = ROOT / "workflow/resources/tiny/transformer"
@@ -268,4 +268,5 @@ def test_an_answer_ends_at_its_scores():
 
 def test_text_from_outside_is_no_markup_on_a_page():
     """Whole pages are in test_provenance and test_claims."""
-    assert SCRIPT not in provenance._cell(SCRIPT) and "&lt;script&gt;" in provenance._cell(SCRIPT)
+    cell = pages.TEMPLATES.get_template("tables.html").module.cell(SCRIPT)
+    assert SCRIPT not in cell and "&lt;script&gt;" in cell

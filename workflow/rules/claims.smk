@@ -54,6 +54,7 @@ rule claims:
         scores=[run["scores"] for run in SETTINGS],
         flops=[run["flops"] for run in SETTINGS],
         costs=expand(f"{R}/costs/{{backbone}}.json", backbone=config["backbones"]),
+        templates=templates("claims"),
     output:
         table=report(
             f"{R}/tables/claims.csv",
@@ -72,7 +73,7 @@ rule claims:
     benchmark:
         f"{R}/benchmarks/claims.tsv"
     conda:
-        "../../envs/score.yaml"
+        "../../envs/plot.yaml"
     threads: 1
     resources:
         mem_mb=each_try(8000),

@@ -48,6 +48,12 @@ def code(script):
     return code_digest.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
 
 
+def templates(page):
+    """The templates that a page is made from, as inputs: an edit of one makes the page anew."""
+    folder = f"{ROOT}/workflow/scripts/early_exit/report/templates"
+    return [f"{folder}/{name}.html" for name in ("base", "tables", page)]
+
+
 def spec(wildcards, name):
     """The config of the backbone, dataset or policy that a job is for."""
     return config[SECTIONS[name]][getattr(wildcards, name)]

@@ -52,6 +52,7 @@ rule provenance:
         results=rules.tables.output.results,
         disjoint=f"{R}/data/disjoint.json",
         manifests=expand(f"{R}/backbones/{{backbone}}.json", backbone=config["backbones"]),
+        templates=templates("provenance"),
     output:
         html=report(
             f"{R}/provenance.html",

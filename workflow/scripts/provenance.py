@@ -3,15 +3,13 @@
 from pathlib import Path
 
 from early_exit.base import files, job, records
-from early_exit.base.files import ROOT
 from early_exit.report import provenance
 
 with job.logged(snakemake):
-    roots = [Path.cwd(), ROOT]
-    html = provenance.page(
+    roots = [Path.cwd(), files.ROOT]
+    origin = provenance.Origin(
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),
-        results=records.read_csv(snakemake.input.results),
         disjoint=records.read_json(snakemake.input.disjoint),
         benchmarks={
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}
@@ -20,5 +18,6 @@ with job.logged(snakemake):
         versions=job.versions(),
         hardware=job.hardware(),
     )
+    html = provenance.page(origin, records.read_csv(snakemake.input.results))
     with files.whole_file(snakemake.output.html) as path:
         path.write_text(html, encoding="utf-8")
