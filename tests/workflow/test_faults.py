@@ -1,4 +1,4 @@
-"""A job that generates, killed in the middle: it asks only for what is missing, and ends with the same bytes."""
+"""A generating job that is killed resumes after its saved answers and ends with the same bytes."""
 
 import logging
 import subprocess
@@ -78,7 +78,7 @@ def test_a_killed_generation_goes_on_and_ends_with_the_same_bytes(history, tmp_p
     killed.communicate()
     assert not (again / "test.parquet").exists()
     with (again / "test.partial").open("ab") as file:
-        file.write(b"0badc0de half a li")
+        file.write(b'{"example_id": "half a li')
     with caplog.at_level(logging.INFO, logger="early_exit"):
         kept = run(again, history)
     assert len(kept) == 10  # of eleven, as two are written at a time

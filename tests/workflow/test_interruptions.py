@@ -27,7 +27,7 @@ from early_exit.sources import manifests
 HEADS = f"{small.HEADS}/heads.safetensors"
 FULL = small.RUN.replace("calm-propagate", "full") + "/test.parquet"
 ANSWERS, SCORES = f"{small.RUN}/test.parquet", f"{small.RUN}/scores.parquet"
-JOURNAL = files.kept(ANSWERS)
+JOURNAL = files.partial(ANSWERS)
 LOG = f"{small.RESULTS}/logs/generate/tiny-transformer/triviaqa/calm-propagate.log"
 PRODUCTS = (HEADS, f"{small.HEADS}/training.csv", FULL, ANSWERS, SCORES)
 GENERATING = ("early_exit.base.journal", "Journal.add")
@@ -176,7 +176,7 @@ def test_two_experiments_in_one_folder_at_once(folder, whole, config):
         small.run(folder, "results/other/data/triviaqa.parquet", config=config | {"name": "other"}, file="other.yaml")
         text = small.run(folder, SCORES, fails=True, config=config)
         assert f"Error in generate: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
-        assert "started by another Snakemake" in text and "wait for its end, or kill it, and run again" in text
+        assert "started by another Snakemake" in text and "wait until it ends, or kill it, and run again" in text
         assert "Traceback" not in text
         run.go_on()
         assert run.snakemake.wait(WAIT) == 0, run.said()
@@ -239,8 +239,8 @@ def fill(folder: Path) -> None:
 
 
 def test_every_writer_says_that_the_disk_is_full_and_leaves_nothing_half_written(tmp_path):
-    code = f"import sys; sys.path[:0] = {[str(ROOT / 'tests'), str(ROOT / 'workflow/scripts')]}; " \
-           f"from test_interruptions import *; fill(Path({str(tmp_path)!r}))"  # fmt: skip
+    paths = [str(ROOT / path) for path in ("tests/workflow", "tests", "workflow/scripts")]
+    code = f"import sys; sys.path[:0] = {paths}; from test_interruptions import *; fill(Path({str(tmp_path)!r}))"
     script = f"mount -t tmpfs -o size=24k none {tmp_path} && exec {shlex.join([sys.executable, '-c', code])}"
     done = subprocess.run([*small.unshared("--mount"), "sh", "-c", script], check=False, capture_output=True, text=True)
     assert done.stdout.split() == ["6", "filler"], done.stderr

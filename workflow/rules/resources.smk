@@ -82,5 +82,5 @@ onstart:
 # Not the jobs themselves: one whose Snakemake was killed ends well, and is run again all the same.
 onsuccess:
     if workflow.is_main_process:
-        for path in (files.kept(path) for job in workflow.dag.jobs for path in job.output):
+        for path in (files.partial(path) for job in workflow.dag.jobs for path in job.output):
             path.unlink(missing_ok=True)

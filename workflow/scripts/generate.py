@@ -1,7 +1,7 @@
 """Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
 
 from early_exit.base import job, records, resume
-from early_exit.base.files import kept
+from early_exit.base.files import partial
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.decoding import answer, job_inputs, oracle
@@ -12,7 +12,7 @@ with job.logged(snakemake) as log:
     of_this = {"device": job.device_name(params.runtime["device"]), "versions": job.versions()}
     fingerprint = resume.fingerprint(files, dict(params.items()) | of_this)
     rows = snakemake.config["generation"]["checkpoint_rows"]
-    journals = {split: Journal(kept(path), fingerprint, rows) for split, path in output.items()}
+    journals = {split: Journal(partial(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}
     for split in journals:
         asked = examples[examples["split"] == split]

@@ -20,7 +20,7 @@ with job.logged(snakemake) as log:
     versions = job.versions()
     of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
     checkpoint = resume.Checkpoint(
-        files.kept(out.heads),
+        files.partial(out.heads),
         resume.fingerprint(snakemake.input, of_this),
         snakemake.config["distillation"]["checkpoint_seconds"],
     )

@@ -33,7 +33,7 @@ def logged(snakemake) -> Iterator[logging.Logger]:
     logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
     made = snakemake.output[0] if snakemake.output else snakemake.rule
     try:
-        with files.alone(f"{path}.lock", made), files.room_for(made):
+        with files.exclusive(f"{path}.lock", made), files.naming_full_disk(made):
             yield log
     except InputError as error:
         log.error("%s", error)

@@ -156,7 +156,7 @@ def _open(path: str | Path) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise files.broken(path, error) from error
+        raise files.unreadable(path, error) from error
 
 
 def write_csv(rows: pd.DataFrame, path: str | Path, float_format: str = "%.8g") -> None:
@@ -171,7 +171,7 @@ def read_csv(path: str | Path) -> pd.DataFrame:
     try:
         return pd.read_csv(BytesIO(content))
     except ValueError as error:
-        raise files.broken(path, error) from error
+        raise files.unreadable(path, error) from error
 
 
 def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -> None:
@@ -194,7 +194,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise files.broken(path, error) from error
+        raise files.unreadable(path, error) from error
 
 
 def read_thresholds(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, float | None]]:
