@@ -1,5 +1,6 @@
 """What every job shares: log file, one-line errors, progress, seeds, device and dtype, versions."""
 
+import gc
 import logging
 import os
 import platform
@@ -16,6 +17,11 @@ log = logging.getLogger("early_exit")
 PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", "datasets", "pandas", "numpy",
             "pyarrow", "matplotlib", "sacrebleu", "rouge-score", "mapie", "schedulefree", "tokenizers",
             "safetensors")  # fmt: skip
+
+if hasattr(sys.modules["__main__"], "snakemake"):
+    # A job of Snakemake, not a user's interpreter. Importing torch and transformers makes hundreds of thousands of
+    # objects that stay; collecting garbage among them at the default rate takes about a second of every such job.
+    gc.set_threshold(50_000)
 
 
 @contextmanager
