@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from early_exit.decoding import fills, loop
-from early_exit.models import backbone as backbones
+from early_exit.models.backbone import Backbone
 from early_exit.policies import base
 
 
@@ -41,7 +41,7 @@ class Forced(base.Policy):
 
 
 @dataclass(frozen=True)
-class Watched(backbones.Backbone):
+class Watched(Backbone):
     """A backbone that notes what its blocks and its LM head are given and give, since the last `forget`."""
 
     ran: list = field(default_factory=list)  # (block, slots, positions, hidden states (queries, 1, hidden))
@@ -62,7 +62,7 @@ class Watched(backbones.Backbone):
         self.left.clear()
 
 
-def watch(backbone: backbones.Backbone) -> Watched:
+def watch(backbone: Backbone) -> Watched:
     return Watched(**{part.name: getattr(backbone, part.name) for part in fields(backbone)})
 
 

@@ -20,7 +20,7 @@ from early_exit.blocks import pruning
 from early_exit.blocks import scores as block_scores
 from early_exit.decoding.answer import Plan, _answer
 from early_exit.decoding.fills import Fill
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.models.documents import Document
 from early_exit.policies import base
 from early_exit.report import curves
@@ -105,7 +105,7 @@ def angle(a, b):
 
 
 def test_influence_and_angles_are_those_of_documents_run_alone(double_model):
-    backbone, docs = backbones.adapt(double_model), documents(5)
+    backbone, docs = loading.adapt(double_model), documents(5)
     with Float64(), torch.no_grad():
         cosines, angles = block_scores.likenesses(backbone, docs, 32)
         alone = []
@@ -134,7 +134,7 @@ def cut(name, gone, dtype=torch.float32):
 
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_one_by_one_follows_the_librarys_own_loss(name):
-    backbone, docs = backbones.adapt(make_random_model(name)), documents(4)
+    backbone, docs = loading.adapt(make_random_model(name)), documents(4)
     rows = block_scores.one_by_one(backbone, docs, 32, 2)
     gone = []
     for dropped in (1, 2):
@@ -152,7 +152,7 @@ def test_one_by_one_follows_the_librarys_own_loss(name):
 
 
 def test_a_table_has_every_candidate(random_model):
-    backbone, docs = backbones.adapt(random_model), [Document("a", [3, 4, 5, 6])]
+    backbone, docs = loading.adapt(random_model), [Document("a", [3, 4, 5, 6])]
     found = pd.DataFrame([*block_scores.scores(backbone, docs, 32, "likeness"),
                           *block_scores.scores(backbone, docs, 32, "loss", 2)])  # fmt: skip
     counts = found.groupby("by")["block"].count().to_dict()
@@ -170,7 +170,7 @@ def test_a_table_has_every_candidate(random_model):
 @pytest.mark.parametrize("gone", DROPPED)
 def test_a_pruned_backbone_is_the_model_without_the_blocks(random_model, gone):
     """Prompts begin alike, so that beginnings are shared where they can be."""
-    pruned, some = backbones.adapt(random_model).without(gone), [[7, 8, 9, 5, *prompt] for prompt in prompts(5)]
+    pruned, some = loading.adapt(random_model).without(gone), [[7, 8, 9, 5, *prompt] for prompt in prompts(5)]
     assert pruned.layer_indices == tuple(k for k in range(DEPTH) if k + 1 not in gone)
     ours = run(pruned, requests_for(some), slots=2)
     model = cut(random_model.config.model_type, gone)
@@ -199,7 +199,7 @@ def with_a_full_prompt(model, prompt, gone):
 
 @pytest.mark.parametrize("gone", DROPPED[:2])
 def test_with_a_full_prompt_later_tokens_alone_lack_the_blocks(double_model, gone):
-    backbone, some = backbones.adapt(double_model), [[7, 8, 9, *prompt] for prompt in prompts(4, longest=12)]
+    backbone, some = loading.adapt(double_model), [[7, 8, 9, *prompt] for prompt in prompts(4, longest=12)]
     with Float64(), torch.inference_mode():
         ours = run(backbone.without(gone), requests_for(some), slots=2, rule=Length(NEW_TOKENS),
                    prompt_backbone=backbone)  # fmt: skip
@@ -210,7 +210,7 @@ def test_with_a_full_prompt_later_tokens_alone_lack_the_blocks(double_model, gon
 
 
 def test_a_plan_with_a_full_prompt_reaches_the_loop(random_model):
-    backbone, requests = backbones.adapt(random_model), requests_for(prompts(2), [2.0])
+    backbone, requests = loading.adapt(random_model), requests_for(prompts(2), [2.0])
     plan = Plan(backbone.without((2, 5)), base.FullDepth(), Fill(), [2.0], backbone)
     rows = list(_answer(plan, requests, Length(3), 1.0, batch_size=4, budget=2**40))
     assert [row.exit_blocks for row in rows] == [[6, 4, 4]] * 2
@@ -219,7 +219,7 @@ def test_a_plan_with_a_full_prompt_reaches_the_loop(random_model):
 @pytest.mark.parametrize("gone", [(0,), (7,), tuple(range(1, 7))])
 def test_blocks_that_are_not_there_or_all_of_them_cannot_go(random_model, gone):
     with pytest.raises(InputError, match="leave one at least"):
-        backbones.adapt(random_model).without(gone)
+        loading.adapt(random_model).without(gone)
 
 
 # --- the figure ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from early_exit.decoding import fills
 from early_exit.decoding import loop as decode
 from early_exit.experiment import policy_kinds
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import confidences, forced
 from early_exit.sources.manifests import SUPPORTED, TESTED
 
@@ -400,7 +400,7 @@ LOOP_CASES = [  # each head on one backbone, each backbone with one head; mamba1
 def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     """Every matrix product of a run with exits: blocks, checks met and unmet, state fills, LM head, prompts."""
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
-    backbone = backbones.adapt(tiny_model(config, "sdpa"))
+    backbone = loading.adapt(tiny_model(config, "sdpa"))
     torch.manual_seed(1)
     policy = confidences.HeadConfidence(store.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
@@ -436,7 +436,7 @@ CHECKED = {  # settings at which some tokens leave, of the two models
 def test_table_counts_what_checks_without_training_compute(config, kind):
     """Every product of a run: the LM head at each exit met, and not again for the answer; or dot products."""
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
-    backbone = backbones.adapt(tiny_model(config, "sdpa"))
+    backbone = loading.adapt(tiny_model(config, "sdpa"))
     policy = {
         "fixed": lambda: forced.FixedExit(exits),
         "random": lambda: forced.RandomExit(exits, None, seed=1),

@@ -21,7 +21,7 @@ from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
 from early_exit.decoding import answer as generation
 from early_exit.decoding import fills, loop, memory
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import base
 from engine import Length, prompts, requests_for
 
@@ -64,7 +64,7 @@ class PeakMemory(TorchDispatchMode):
 @pytest.mark.parametrize(("rows", "length"), [(1, 150), (6, 150), (24, 30)])
 def test_predicted_peak_bounds_the_measured_one(name, rows, length):
     torch.manual_seed(0)
-    backbone = backbones.adapt(SHAPES[name]().eval())
+    backbone = loading.adapt(SHAPES[name]().eval())
     requests = [loop.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
     with PeakMemory() as measured:
         list(loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
@@ -73,7 +73,7 @@ def test_predicted_peak_bounds_the_measured_one(name, rows, length):
 
 
 def test_rows_fit_a_budget(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     enough = memory.peak(backbone, 12, 20, 8)
     assert memory.rows_that_fit(enough, 50, backbone, 20, 8) == 12
     assert memory.rows_that_fit(enough, 7, backbone, 20, 8) == 7
@@ -111,7 +111,7 @@ ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ON_CPU])
 def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, caplog):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     requests = requests_for(prompts(9, seed=2), thresholds=[0.1, 0.2])
 
     def answer(policy):
@@ -129,13 +129,13 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, ca
 
 
 def test_out_of_memory_with_one_row_is_a_clear_error(random_model):
-    plan = generation.Plan(backbones.adapt(random_model), OutOfMemory(range(99), ON_CPU), fills.Fill(), [1.0])
+    plan = generation.Plan(loading.adapt(random_model), OutOfMemory(range(99), ON_CPU), fills.Fill(), [1.0])
     with pytest.raises(InputError, match="out of memory with a single row"):
         list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=1, budget=2**40))
 
 
 def test_other_errors_pass(random_model):
-    plan = generation.Plan(backbones.adapt(random_model), OutOfMemory([1], RuntimeError("shapes")), fills.Fill(), [1.0])
+    plan = generation.Plan(loading.adapt(random_model), OutOfMemory([1], RuntimeError("shapes")), fills.Fill(), [1.0])
     with pytest.raises(RuntimeError, match="shapes"):
         list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=4, budget=2**40))
 
@@ -167,7 +167,7 @@ def test_prompts_without_a_window_are_never_cut():
 
 
 def test_plans_of_pruning_answer_each_threshold_once(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, backbone, [1.0, 2.0], None,
                               {1.0: (5,), 2.0: (2, 3)})  # fmt: skip
     assert [plan.backbone.depth for plan in plans] == [5, 4]

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.decoding import fills, loop
-from early_exit.models import backbone as backbones
-from early_exit.models import caches
+from early_exit.models import caches, loading
 from early_exit.models.attention import Apart
 from engine import Forced, run_watched
 from reference import Schedule
@@ -78,7 +77,7 @@ def double_model(name):
 @pytest.mark.parametrize("name, fill", PAIRS)
 def test_every_step_equals_the_slow_reference(name, fill):
     model = double_model(name)
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
 
     @seed(PAIRS.index((name, fill)))  # each pair draws schedules of its own
     @settings(max_examples=3, deadline=None, database=None)
@@ -99,7 +98,7 @@ def test_every_step_equals_the_slow_reference(name, fill):
 @pytest.mark.parametrize("name, fill", PAIRS)
 def test_a_pruned_backbone_with_exits_equals_the_slow_reference(name, fill):
     model = double_model(name)
-    pruned = backbones.adapt(model).without((2, 5))
+    pruned = loading.adapt(model).without((2, 5))
     with Float64():
         check(model, pruned, fill, Case(((3, 1, 4, 2), (1, 4, 3)), exits=(1, 2, 3)))
 
@@ -121,7 +120,7 @@ def test_the_reference_is_the_librarys_model(name):
 def test_deferred_gives_the_hidden_states_of_the_librarys_forward(name):
     """Whatever was computed late is what the full model gives on the same tokens; it is the exits that choose them."""
     model = double_model(name)
-    backbone, case, ran = backbones.adapt(model), FIRST, []
+    backbone, case, ran = loading.adapt(model), FIRST, []
 
     def after_step(watched, batch):
         for n, slots, positions, hidden in watched.ran:
@@ -168,7 +167,7 @@ def test_long_rows_attended_to_where_they_lie_equal_the_slow_reference(fill):
     apart = mock.patch.object(caches, "Apart", wraps=Apart)
     with Float64(), mock.patch.object(caches, "GATHERED_BYTES", 0), apart as taken:
         for case in (FIRST, ALTERNATING, STOPS):
-            check(model, backbones.adapt(model), fill, case)
+            check(model, loading.adapt(model), fill, case)
     assert taken.called
 
 

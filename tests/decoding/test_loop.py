@@ -13,7 +13,7 @@ from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.costs import passes as costs
 from early_exit.decoding import fills, loop
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import confidences
 from engine import Forced, Length, one_row_each, prompts, requests_for, run, run_watched
 from reference import Heads, Schedule
@@ -35,7 +35,7 @@ def schedules_for(count, depth, seed=0, tokens=NEW_TOKENS):
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_never_exit_equals_the_librarys_generate(random_model, penalty):
     plain = make_random_model(random_model.config.model_type)  # with the library's own attention
-    backbone, some = backbones.adapt(random_model), prompts(5)
+    backbone, some = loading.adapt(random_model), prompts(5)
     ours = run(backbone, requests_for(some), slots=2, repetition_penalty=penalty)
     for k, prompt in enumerate(some):
         expected = plain.generate(
@@ -50,7 +50,7 @@ def test_never_exit_equals_the_librarys_generate(random_model, penalty):
 def test_bfloat16_runs_with_every_fill_and_equals_the_librarys_generate(name):
     """Mamba's hidden states are float32 behind the first block (residual_in_fp32), and its weights are not."""
     plain, some = make_random_model(name, torch.bfloat16), prompts(3)
-    backbone = backbones.adapt(make_random_model(name, torch.bfloat16))
+    backbone = loading.adapt(make_random_model(name, torch.bfloat16))
     ours = run(backbone, requests_for(some), slots=1)
     for k, prompt in enumerate(some):
         expected = plain.generate(
@@ -77,7 +77,7 @@ def in_batches(backbone, fill, some, schedules):
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_batches_do_not_change_rows(random_model, which):
     """In float32, tokens may differ where two logits tie: where a row first differs, its logits are looked at."""
-    backbone, some = backbones.adapt(random_model), prompts(8, seed=3, longest=20)
+    backbone, some = loading.adapt(random_model), prompts(8, seed=3, longest=20)
     fill, schedules = fill_names(backbone)[which], schedules_for(8, backbone.depth, tokens=7)
     one_by_one, *others = in_batches(backbone, fill, some, schedules)
     for got in others:
@@ -92,7 +92,7 @@ def test_batches_do_not_change_rows(random_model, which):
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_batches_change_nothing_in_float64(double_model, which):
-    backbone, some = backbones.adapt(double_model), prompts(6, seed=4, longest=5)
+    backbone, some = loading.adapt(double_model), prompts(6, seed=4, longest=5)
     with Float64():
         schedules = schedules_for(6, backbone.depth, tokens=5)
         one_by_one, *others = in_batches(backbone, fill_names(backbone)[which], some, schedules)
@@ -102,7 +102,7 @@ def test_batches_change_nothing_in_float64(double_model, which):
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_skipped_blocks_are_not_computed(random_model, which):
     """Rows through each block's module: those that went so deep; with `deferred`, or a later one of their row did."""
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     fill, depth, passes = fill_names(backbone)[which], backbone.depth, {}
 
     def count(n):
@@ -162,7 +162,7 @@ class WatchedHeads(confidences.HeadConfidence):
 def test_heads_with_a_state_equal_one_token_at_a_time(name, fill, head, head_state):
     """Each row's heads keep a state of their own through exits, batches and freed slots: same answers, same exits."""
     model = make_random_model(name, torch.float64)
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     torch.manual_seed(3)
     some = store.build(HEADS[head], backbone.hidden_size, (2, 3, 5)).double().eval().requires_grad_(False)
     policy, questions = WatchedHeads(some, head_state), prompts(2, seed=6, longest=7)

@@ -6,7 +6,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from early_exit.decoding import fills, loop, prefix_cache
 from early_exit.decoding.next_token import Greedy
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import base
 from engine import prompts, requests_for, run
 
@@ -14,7 +14,7 @@ from engine import prompts, requests_for, run
 @pytest.mark.parametrize("penalty", [1.0, 1.3, 4.0, 0.5])
 def test_tokens_equal_the_librarys_generate(random_model, penalty):
     """Fewer slots than rows: what a row has seen must follow it when it moves, and be forgotten when it ends."""
-    backbone, some = backbones.adapt(random_model), prompts(8, seed=11)
+    backbone, some = loading.adapt(random_model), prompts(8, seed=11)
     ours = run(backbone, requests_for(some), slots=3, repetition_penalty=penalty)
     for k, prompt in enumerate(some):
         expected = random_model.generate(
@@ -26,7 +26,7 @@ def test_tokens_equal_the_librarys_generate(random_model, penalty):
 
 
 def test_a_penalty_changes_repetitive_answers(random_model):
-    backbone, some = backbones.adapt(random_model), prompts(8, seed=11)
+    backbone, some = loading.adapt(random_model), prompts(8, seed=11)
     plain, fined = (run(backbone, requests_for(some), repetition_penalty=p) for p in (1.0, 4.0))
     assert any(plain[key].token_ids != fined[key].token_ids for key in plain)
 
@@ -44,7 +44,7 @@ def test_choice_equals_the_librarys_processor():
 
 def test_thresholds_of_one_prompt_fit_fewer_slots(random_model):
     """Eight thresholds in three slots are three parts; each has its own prefill, the answers stay."""
-    backbone, some = backbones.adapt(random_model), prompts(2, seed=5)
+    backbone, some = loading.adapt(random_model), prompts(2, seed=5)
     requests = requests_for(some, thresholds=[float(k) for k in range(8)])
     wide = {key: row.token_ids for key, row in run(backbone, requests, slots=16).items()}
     narrow = {key: row.token_ids for key, row in run(backbone, requests, slots=3).items()}
@@ -52,7 +52,7 @@ def test_thresholds_of_one_prompt_fit_fewer_slots(random_model):
 
 
 def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     some = [[3 + k, 9, 4, 8] for k in range(7)]
     whole = {key: row.token_ids for key, row in run(backbone, requests_for(some), slots=7).items()}
     monkeypatch.setattr(prefix_cache, "PROMPT_TOKENS", 9)  # two prompts of four tokens at once
@@ -60,5 +60,5 @@ def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
 
 
 def test_nothing_to_answer_is_no_error(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     assert not list(loop.generate(backbone, base.FullDepth(), fills.Fill(), [], None, slots=4))

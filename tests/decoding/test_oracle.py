@@ -5,7 +5,7 @@ import torch
 
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, oracle, teacher_forced
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from engine import Forced, Length, prompts, requests_for, run
 
 
@@ -14,7 +14,7 @@ def full_answers(backbone, some):
 
 
 def test_exits_are_the_first_whose_token_is_the_full_models(random_model, request):
-    backbone, some, exits = backbones.adapt(random_model), prompts(4, seed=8), [1, 3, 4]
+    backbone, some, exits = loading.adapt(random_model), prompts(4, seed=8), [1, 3, 4]
     answers, states = full_answers(backbone, some), {}
     for n, block in enumerate(backbone.blocks, 1):
         hook = block.register_forward_hook(lambda *args, n=n: states.__setitem__(n, args[-1]))
@@ -34,7 +34,7 @@ def test_exits_are_the_first_whose_token_is_the_full_models(random_model, reques
 
 def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
     """With the exact state fill, tokens that leave at the oracle's exits are the full model's: the ceiling is real."""
-    backbone, some, exits = backbones.adapt(random_model), prompts(6, seed=9), [1, 2, 3, 4, 5]
+    backbone, some, exits = loading.adapt(random_model), prompts(6, seed=9), [1, 2, 3, 4, 5]
     answers = full_answers(backbone, some)
     left = 0
     for k, prompt in enumerate(some):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from early_exit.decoding import prefix_cache
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
+from early_exit.models.backbone import causal_mask
 from engine import prompts, requests_for, run
 
 
@@ -37,7 +38,7 @@ def tokens_run(backbone, some, slots):
 
 @pytest.mark.parametrize("slots", [1, 4, 16])
 def test_answers_are_those_of_prompts_run_alone(random_model, slots):
-    backbone, some = backbones.adapt(random_model), few_shot(4)
+    backbone, some = loading.adapt(random_model), few_shot(4)
     alone = {}
     for k, prompt in enumerate(some):
         (row,) = run(backbone, requests_for([prompt]), slots=1).values()
@@ -52,7 +53,7 @@ def test_answers_are_those_of_prompts_run_alone(random_model, slots):
 
 
 def test_a_prompt_twice_still_gives_its_own_first_token(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     prompt = prompts(1, seed=4, longest=20)[0]
     answers, _ = tokens_run(backbone, [prompt, prompt, prompt[:-1] or prompt], slots=1)
     assert answers["00", 1.0] == answers["01", 1.0]
@@ -93,6 +94,6 @@ def test_groups_stay_within_a_pass(monkeypatch):
 
 
 def test_attention_sees_the_beginning_and_itself():
-    mask = backbones._causal(torch.arange(3, 6))
+    mask = causal_mask(torch.arange(3, 6))
     assert mask.shape == (1, 1, 3, 6)
     assert mask[0, 0].sum(-1).tolist() == [4, 5, 6]

@@ -13,7 +13,7 @@ from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import answer, loop, memory, speculate
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import build
 from engine import Length, prompts, requests_for, run, watch
 from reference import Schedule
@@ -55,7 +55,7 @@ def settled_model(request):
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_answers_are_those_of_the_full_model(settled_model, seed, exit_block, draft_tokens, slots, ends, penalty):
     """In float64 every token, whatever is drafted, in every batch, wherever answers end."""
-    backbone, some = backbones.adapt(settled_model), prompts(4, seed=seed, longest=8)
+    backbone, some = loading.adapt(settled_model), prompts(4, seed=seed, longest=8)
     rule = Ends(NEW_TOKENS, set(range(3, 13)) if ends else ())
     with Float64():
         requests = requests_for(some, [2.0, 4.0])
@@ -79,7 +79,7 @@ def check_rounds(row, draft_tokens):
 
 def test_random_models_accept_some_drafts_and_throw_some_away(settled_model):
     """Else the test above would prove little."""
-    backbone = backbones.adapt(settled_model)
+    backbone = loading.adapt(settled_model)
     with Float64():
         rows = run(backbone, requests_for(prompts(6)), rule=Length(NEW_TOKENS), step=speculate.step(3, 3)).values()
     drafted, accepted = (sum(sum(getattr(row, name)) for row in rows) for name in ("drafted", "accepted"))
@@ -89,7 +89,7 @@ def test_random_models_accept_some_drafts_and_throw_some_away(settled_model):
 @pytest.mark.parametrize("name", RANDOM_MODELS)
 def test_float32_differs_only_where_two_tokens_tie(name):
     model = early(make_random_model(name))
-    backbone, some = backbones.adapt(model), prompts(8, seed=3, longest=20)
+    backbone, some = loading.adapt(model), prompts(8, seed=3, longest=20)
     plain, ours = (run(backbone, requests_for(some), slots=4, rule=Length(NEW_TOKENS), step=step)
                    for step in (None, speculate.step(2, 4)))  # fmt: skip
     for key, row in ours.items():
@@ -114,7 +114,7 @@ def state_of(state, slot):
 
 def test_caches_after_each_round_are_those_of_plain_decoding(double_model):
     """Whatever was thrown away has left no trace: block by block, the states of a row that never drafted."""
-    backbone, some = backbones.adapt(double_model), prompts(4, seed=5, longest=8)
+    backbone, some = loading.adapt(double_model), prompts(4, seed=5, longest=8)
 
     def noting(step, found):
         def noted(batch):
@@ -140,7 +140,7 @@ def test_caches_after_each_round_are_those_of_plain_decoding(double_model):
 
 def test_each_token_of_a_round_runs_once_through_each_block(random_model):
     """Drafts and the last token through all blocks; the LM head for each draft, and once for each token verified."""
-    backbone, rounds = watch(backbones.adapt(random_model)), []
+    backbone, rounds = watch(loading.adapt(random_model)), []
     costs = cost_table(random_model.config.to_dict(), {})
 
     def step(batch):
@@ -188,7 +188,7 @@ def test_rounds_that_do_not_give_a_rows_tokens_are_refused():
 
 
 def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     row = loop.Generation("a", 1.0, 5, token_ids=[9, 9])
     may = partial(speculate.may_help, rule=Ends(6, {4}), draft_tokens=3)
     assert may(row, []) and may(row, [7]) and may(row, [7, 7])
@@ -201,7 +201,7 @@ def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
 
 def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     """Through the plans of a run: the exit is the backbone's first unless the policy names one."""
-    backbone, requests = backbones.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
+    backbone, requests = loading.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
     policy = {"kind": "self-speculative", "exit": None}
     given = build.Given({}, [3, 5], 6, 1)
     plans = answer._plans(policy, backbone, [2.0, 4.0], given, None)
@@ -219,7 +219,7 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
 def test_predicted_memory_bounds_what_rounds_take(name):
     """Logits of every token read, and of a Mamba the states after each, beside what plain decoding takes."""
     torch.manual_seed(0)
-    backbone = backbones.adapt(SHAPES[name]().eval())
+    backbone = loading.adapt(SHAPES[name]().eval())
     requests = [loop.Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
     with PeakMemory() as measured:
         run(backbone, requests, slots=16, rule=Length(8), step=speculate.step(1, 4))

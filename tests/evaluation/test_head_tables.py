@@ -14,8 +14,8 @@ from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
 from early_exit.heads import measure as head_outputs
 from early_exit.heads import store, training
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.models import loading
 from early_exit.report import curves, heads
 
 EXITS, DEPTH = [2, 4, 5], 6
@@ -37,7 +37,7 @@ def documents(count=7):
 
 
 def measure(model, batch_tokens=24, seeds=(3, 4), k=2):
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     trained = {seed: training.new_heads(DESIGNS, backbone.hidden_size, EXITS, seed).eval() for seed in seeds}
     label = "exit-in-oracle-topk"
     return trained, head_outputs.measure(backbone, trained, documents(), EXITS, label, k, batch_tokens)
@@ -53,10 +53,10 @@ def test_confidences_labels_and_agreement_are_those_of_each_document_alone(rando
     for document in documents():
         ids = torch.as_tensor(document.token_ids)[None].long()
         best = random_model(ids).logits[0].argsort(-1, descending=True)
-        _, hidden = backbones.adapt(random_model).run_prompt(ids, EXITS)
+        _, hidden = loading.adapt(random_model).run_prompt(ids, EXITS)
         own = rows[rows["document_id"] == document.document_id]
         for n in EXITS:
-            said = backbones.adapt(random_model).logits(hidden[n])[0].argmax(-1)
+            said = loading.adapt(random_model).logits(hidden[n])[0].argmax(-1)
             at = own[(own["exit"] == n) & (own["seed"] == 4)].sort_values("position")
             assert at["agreement"].tolist() == (said == best[:, 0]).tolist()
             assert at["label"].tolist() == (best[:, :2] == said[:, None]).any(-1).tolist()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit.base.errors import InputError
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.models import loading
 
 EXITS = [2, 3, 4, 5]
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=30)
@@ -114,7 +114,7 @@ def test_a_corpus_becomes_documents_of_four_bytes_a_token():
 
 
 def test_padding_changes_no_target(random_model):
-    backbone, docs = backbones.adapt(random_model), documents(6)
+    backbone, docs = loading.adapt(random_model), documents(6)
     hidden, labelled, real = distill.targets(backbone, docs, EXITS, "exit-in-oracle-topk", 3)
     for row, document in enumerate(docs):
         length = len(document.token_ids)

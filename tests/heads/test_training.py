@@ -21,8 +21,9 @@ from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.heads import designs, store, training
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.models import loading
+from early_exit.models.backbone import Backbone
 from early_exit.policies import confidences
 from engine import Length, requests_for
 
@@ -41,7 +42,7 @@ def one_model():
 
 
 def trained(model, configs, docs, checkpoint=None, **changes):
-    backbone, options = backbones.adapt(model), OPTIONS | changes
+    backbone, options = loading.adapt(model), OPTIONS | changes
     made = training.new_heads(configs, backbone.hidden_size, EXITS, options["seed"])
     return made, training.train(backbone, made, docs, EXITS, options, checkpoint)
 
@@ -69,7 +70,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(name, optimiser)
 def test_the_loss_is_the_weighted_cross_entropy_of_the_labels(one_model, balance):
     docs, options = documents(12), {"class_balance": balance, "max_training_tokens": 1, "k": 5}
     _, curve = trained(one_model, {"calm": CONFIGS["calm"]}, docs, **options)
-    backbone = backbones.adapt(one_model)
+    backbone = loading.adapt(one_model)
     fresh = training.new_heads({"calm": CONFIGS["calm"]}, backbone.hidden_size, EXITS, 3)["calm"]
     first = distill.schedule(docs, 128, 3, 1)[0]
     hidden, labelled, real = distill.targets(backbone, first, EXITS, OPTIONS["label"], 5)
@@ -105,7 +106,7 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
     made, curve = trained(low, configs, documents(20), epochs=1)
     assert all(p.dtype == torch.float32 for p in made.parameters())
     assert all(math.isfinite(row["loss"]) for row in curve)
-    backbone = backbones.adapt(low)
+    backbone = loading.adapt(low)
     requests = requests_for([list(range(3, 9 + k)) for k in range(3)], (0.0, 0.5, 1.0))
     for name in configs:
         policy = confidences.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
@@ -146,10 +147,10 @@ def peak_held(model, passes: int) -> int:
 
     No hidden state may outlive its batch, and each is computed once for all heads.
     """
-    backbone, alive, peak, calls = backbones.adapt(model), [], [0], [0]
+    backbone, alive, peak, calls = loading.adapt(model), [], [0], [0]
 
     @dataclass(frozen=True)
-    class Spied(backbones.Backbone):
+    class Spied(Backbone):
         def run_prompt(self, token_ids, keep=(), cache=None):
             assert [ref for ref in alive if ref() is not None] == []
             last, hidden = super().run_prompt(token_ids, keep, cache)

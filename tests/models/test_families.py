@@ -12,8 +12,7 @@ from conftest import Float64
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.experiment import config
-from early_exit.models import backbone as backbones
-from early_exit.models import conformance
+from early_exit.models import conformance, loading
 from early_exit.policies import base as policies
 from early_exit.sources import manifests
 from early_exit.sources.manifests import SUPPORTED, TESTED
@@ -93,7 +92,7 @@ def check_never_exit(model, longest):
     lengths = [1, 2, 5, 5, longest]
     prompts = [[rng.randrange(3, 61) for _ in range(length)] for length in lengths]
     requests = [loop.Request(f"{k}", prompt, [1.0]) for k, prompt in enumerate(prompts)]
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     rows = loop.generate(backbone, policies.FullDepth(), fills.Fill(), requests, Length(), slots=4)
     tokens = {row.example_id: row.token_ids for row in rows}
     for k, prompt in enumerate(prompts):
@@ -111,7 +110,7 @@ def check_never_exit(model, longest):
 @pytest.mark.parametrize("name", UNLIKE)
 def test_another_structure_is_refused_with_one_sentence_that_says_what_is_supported(name):
     keys, why = UNLIKE[name]
-    message = refusal(lambda: backbones.adapt(make(name, **keys)))
+    message = refusal(lambda: loading.adapt(make(name, **keys)))
     assert message.startswith(f"backbone: {name} is not supported ({why}")
 
 
@@ -199,27 +198,27 @@ def granite():
 
 
 def test_scaled_embeddings_are_found_by_running(granite, monkeypatch):
-    backbone = backbones.adapt(granite)
+    backbone = loading.adapt(granite)
     monkeypatch.setattr(granite.model, "embedding_multiplier", 6.0)
     assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 def test_scaled_logits_are_found_by_running(granite, monkeypatch):
-    backbone = backbones.adapt(granite)
+    backbone = loading.adapt(granite)
     monkeypatch.setattr(granite.config, "logits_scaling", 1.1)
     assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 def test_a_layer_that_stores_other_keys_is_found_by_running():
     model = make("smollm3", no_rope_layers=[1, 1, 1, 1])
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     model.model.layers[2].self_attn.use_rope = False
     assert "layer 3 stores other keys and values" in refusal(lambda: conformance.check_outputs(backbone))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_is_no_difference(dtype):
-    assert backbones.adapt(make("granite", dtype)).family == "transformer"
+    assert loading.adapt(make("granite", dtype)).family == "transformer"
 
 
 # --- what is taken -----------------------------------------------------------------------------------------------
@@ -229,7 +228,7 @@ def test_rounding_is_no_difference(dtype):
 def test_the_same_structure_under_another_name_runs_like_the_library(name):
     assert name not in TESTED
     model = make(name, **ALIKE[name])
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     assert backbone.context == ALIKE[name].get("sliding_window", 64)
     check_never_exit(model, longest=min(40, backbone.context - NEW_TOKENS))
 
@@ -244,7 +243,7 @@ def test_mamba_1_never_leaving_equals_the_librarys_generate(name, dtype):
 def test_propagate_leaves_in_a_cache_what_the_block_itself_would(name):
     """Each block in turn, for a token after a prompt, given the same input: by the fill, then by the block."""
     keys = {"num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2, "time_step_rank": 2}
-    backbone = backbones.adapt(make(name, **(keys if name == "mamba2" else ALIKE.get(name) or MAMBA1.get(name) or {})))
+    backbone = loading.adapt(make(name, **(keys if name == "mamba2" else ALIKE.get(name) or MAMBA1.get(name) or {})))
     fill = fills.FILLS[backbone.family]["propagate"]()
     with torch.inference_mode():
         prompt, cache = torch.tensor([[5, 9, 31, 7], [8, 8, 3, 40]]), backbone.new_prompt_cache()

@@ -12,7 +12,7 @@ from conftest import Float64, make_random_model
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
 from early_exit.decoding import fills
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import budget as steering
 from early_exit.policies import build, forced
 from early_exit.policies import plan as planning
@@ -64,7 +64,7 @@ def defined(adapt, table, fill):
 @pytest.mark.parametrize(("name", "fill"), PAIRS)
 def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, adapt):
     model = make_random_model(name, torch.float64)
-    backbone, table = backbones.adapt(model), costs.cost_table(model.config.to_dict(), {})
+    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {})
     requests = requests_for(prompts(2, seed=6, longest=7), SETTINGS[adapt])
     with Float64():
         policy = make("softmax", backbone, adapt=make_rule(adapt, table, fill))
@@ -77,7 +77,7 @@ def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, adapt):
 @pytest.mark.parametrize(("name", "fill"), [PAIRS[1], PAIRS[2]])
 def test_rows_are_what_they_are_alone(name, fill, adapt):
     model = make_random_model(name, torch.float64)
-    backbone, table = backbones.adapt(model), costs.cost_table(model.config.to_dict(), {})
+    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {})
 
     def policy():
         return make("softmax", backbone, adapt=make_rule(adapt, table, fill))
@@ -90,7 +90,7 @@ def test_rows_are_what_they_are_alone(name, fill, adapt):
 
 @pytest.mark.parametrize("adapt", ["decay", "per-exit"])
 def test_above_all_settings_nobody_leaves(adapt, random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     policy = make("softmax", backbone, adapt=make_rule(adapt, None, None))
     done = run(backbone, requests_for(prompts(3), [2.0]), policy, fills.Fill())
     full = run(backbone, requests_for(prompts(3)))
@@ -236,18 +236,18 @@ def given(plan=PLAN, **options):
     ],
 )
 def test_an_entry_becomes_its_policy(policy, rule, random_model):
-    made = build.build(policy, backbones.adapt(random_model), given())
+    made = build.build(policy, loading.adapt(random_model), given())
     assert type(made).__name__.lower() == policy["kind"] and type(made.adapt) is rule
     rows = [SimpleNamespace(threshold=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
     assert made.thresholds(rows).shape == (1, len(EXITS))
     if rule is adaptive.Decay:
         assert made.thresholds(rows)[0, 0] == pytest.approx(0.81 + 0.1 * math.exp(-2 / 16))
-    unplanned = build.build(policy, backbones.adapt(random_model), given(plan=None))
+    unplanned = build.build(policy, loading.adapt(random_model), given(plan=None))
     assert rule is adaptive.Decay or type(unplanned.adapt) is adaptive.Same
 
 
 def test_entries_that_ask_nobody(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     assert type(build.build(entry(kind="fixed"), backbone, given())) is forced.FixedExit
     made = build.build(entry(kind="random", match="x"), backbone, given(rates={0.9: [1.0, 0, 0, 0]}))
     assert made.thresholds([SimpleNamespace(threshold=0.9, example_id="a", token_ids=[0])]).tolist() == [[1] * 4]

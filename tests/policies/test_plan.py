@@ -18,7 +18,7 @@ from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills, teacher_forced
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import confidences
 from early_exit.policies import plan as planning
 from engine import prompts, requests_for, run
@@ -29,7 +29,7 @@ HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_s
 @pytest.mark.parametrize("kind", ["softmax", "margin", "saturation", "head"])
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_measured_confidences_are_those_of_a_run_that_never_leaves(name, kind):
-    backbone = backbones.adapt(make_random_model(name, torch.float64))
+    backbone = loading.adapt(make_random_model(name, torch.float64))
     noted = []
 
     def noting(policy):
@@ -176,7 +176,7 @@ def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():
 
 
 def test_an_answer_of_one_token_has_nothing_to_measure(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     some = [teacher_forced.Answer([3, 4, 5], [7]), teacher_forced.Answer([3, 4], [7, 8, 9])]
     found = teacher_forced.measure(backbone, make("softmax", backbone), some, {}, {})
     assert found.answer.tolist() == [1, 1] and found.confidence.shape == (2, len(EXITS))

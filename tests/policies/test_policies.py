@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop, memory
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
+from early_exit.models.backbone import Backbone
 from early_exit.policies import confidences, forced
 from early_exit.policies.confidences import UNTRAINED
 from engine import Length, prompts, requests_for, run
@@ -83,7 +84,7 @@ def held_to_the_definition(model, fill, requests, done, kind, thresholds):
 @pytest.mark.parametrize(("name", "fill"), PAIRS)
 def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, kind):
     model = make_random_model(name, torch.float64)
-    backbone = backbones.adapt(model)
+    backbone = loading.adapt(model)
     requests = requests_for(prompts(2, seed=6, longest=7), SETTINGS[kind])
     with Float64():
         done = run(backbone, requests, make(kind, backbone), fills.FILLS[backbone.family][fill](), slots=4,
@@ -96,7 +97,7 @@ def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, kind):
 @pytest.mark.parametrize(("kind", "never"), [("softmax", 1.0), ("margin", 1.0), ("saturation", 1.0), ("patience", 5.0)])
 @pytest.mark.parametrize("name", RANDOM_MODELS)
 def test_at_the_setting_that_never_leaves_it_is_the_full_model(name, kind, never):
-    backbone, some = backbones.adapt(make_random_model(name)), prompts(3, seed=2)
+    backbone, some = loading.adapt(make_random_model(name)), prompts(3, seed=2)
     full = run(backbone, requests_for(some))
     got = run(backbone, requests_for(some, [never]), make(kind, backbone), fills.Fill())
     for (example_id, _), row in got.items():
@@ -118,7 +119,7 @@ def in_batches(backbone, policy, fill, requests):
     [(*PAIRS[0], kind) for kind in (*UNTRAINED, "fixed", "random")] + [(*PAIRS[3], kind) for kind in UNTRAINED],
 )
 def test_rows_are_what_they_are_alone(name, fill, kind):
-    backbone = backbones.adapt(make_random_model(name, torch.float64))
+    backbone = loading.adapt(make_random_model(name, torch.float64))
     levels = {"fixed": [1.0, 3.0, 6.0], "random": [0.5, 0.9]} | SETTINGS
     rates = {0.5: [0.25] * 4, 0.9: [0.125] * 4}
 
@@ -135,11 +136,11 @@ def test_rows_are_what_they_are_alone(name, fill, kind):
 @pytest.mark.parametrize("kind", ["softmax", "margin", "patience"])
 def test_what_a_check_has_computed_is_not_computed_again(kind, random_model):
     """Rows that the LM head is asked about: those at each exit, and at the end those that have not left."""
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     asked, some = [], requests_for(prompts(4, seed=1), SETTINGS[kind])
     counted = backbone.logits
 
-    class Counting(backbones.Backbone):
+    class Counting(Backbone):
         def logits(self, hidden):
             asked.append(len(hidden))
             return counted(hidden)
@@ -155,7 +156,7 @@ def test_what_a_check_has_computed_is_not_computed_again(kind, random_model):
 def test_a_repetition_penalty_acts_on_the_logits_of_a_check():
     """The token is penalised as it is at full depth; with the setting that always leaves at the last exit."""
     model = make_random_model("llama", torch.float64)
-    backbone, some = backbones.adapt(model), prompts(3, seed=2)
+    backbone, some = loading.adapt(model), prompts(3, seed=2)
     with Float64():
         left = run(backbone, requests_for(some, [0.0]), make("softmax", backbone, [5]), fills.Deferred(),
                    repetition_penalty=1.5)  # fmt: skip
@@ -166,14 +167,14 @@ def test_a_repetition_penalty_acts_on_the_logits_of_a_check():
 
 
 def test_a_row_that_fits_its_memory_with_checks_has_room_for_their_logits(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     plain, asking = (memory.peak(backbone, 8, 20, 4, asks_lm_head=asks) for asks in (False, True))
     assert asking - plain == 8 * backbone.vocabulary * 3 * 4
     assert confidences.Softmax.asks_lm_head and not confidences.Saturation.asks_lm_head
 
 
 def test_fixed_leaves_at_the_setting_s_exit_and_beyond_the_last_never(random_model):
-    backbone = backbones.adapt(random_model)
+    backbone = loading.adapt(random_model)
     fill = fills.FILLS[backbone.family]["propagate"]()
     done = run(backbone, requests_for(prompts(2), [1.0, 2.5, 5.0, 6.0]), forced.FixedExit(EXITS), fill)
     for (_, setting), row in done.items():

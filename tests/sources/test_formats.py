@@ -22,8 +22,7 @@ from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
 from early_exit.decoding import answer as generation
 from early_exit.decoding import stopping
-from early_exit.models import backbone as backbones
-from early_exit.models import packed_linear
+from early_exit.models import loading, packed_linear
 from early_exit.sources import manifests, model_files
 from hub_files import (
     CODESTRAL,
@@ -90,7 +89,7 @@ def describe(folder: Path, **keys):
 
 
 def load(manifest, dtype=torch.float32):
-    return backbones.load(manifest, torch.device("cpu"), dtype)
+    return loading.load(manifest, torch.device("cpu"), dtype)
 
 
 def message(run) -> str:
@@ -331,7 +330,7 @@ def flip(path: Path, position: int) -> None:
 
 def test_prompts_are_tokenised_as_sentencepiece_does_behind_a_begin_of_sequence(whole):
     _, _, manifest, own = whole
-    tokenizer = backbones.load_tokenizer(manifest)
+    tokenizer = loading.load_tokenizer(manifest)
     assert len(tokenizer) == own.vocab_size() == manifest["config"]["vocab_size"] == 32768
     texts = [*TEXTS, (ROOT / "README.md").read_text(encoding="utf-8")]
     asked = generation.tokenise([Prompt(f"{k}", text, ()) for k, text in enumerate(texts)], tokenizer, None, "", {})
@@ -342,7 +341,7 @@ def test_prompts_are_tokenised_as_sentencepiece_does_behind_a_begin_of_sequence(
 def test_answers_are_decoded_faithfully(whole):
     """The space that an answer's first token carries is dropped, all others stay; control tokens are not text."""
     _, _, manifest, own = whole
-    tokenizer = backbones.load_tokenizer(manifest)
+    tokenizer = loading.load_tokenizer(manifest)
     rule = stopping.StopRule(tokenizer, {own.eos_id()}, ["<never>"], 99)
     for text in [*TEXTS, "Cotswold Hills", "a,b. c", "tab\tand  two", "🙂"]:
         assert rule.text([*own.encode(text), own.eos_id()]) == text.strip()
@@ -355,7 +354,7 @@ def test_answers_are_decoded_faithfully(whole):
                                          for s in f.stop_strings}))  # fmt: skip
 def test_every_stop_string_ends_an_answer_where_it_stands(whole, stop):
     _, _, manifest, own = whole
-    rule = stopping.StopRule(backbones.load_tokenizer(manifest), {2}, [stop], 99)
+    rule = stopping.StopRule(loading.load_tokenizer(manifest), {2}, [stop], 99)
     tokens = own.encode(f"Rome of old 🙂{stop} and so on")
     ended = next(n for n in range(1, len(tokens) + 1) if rule.reason(tokens[:n]))
     assert rule.reason(tokens[:ended]) == "stop" and rule.text(tokens[:ended]) == "Rome of old 🙂"
@@ -365,7 +364,7 @@ def test_every_stop_string_ends_an_answer_where_it_stands(whole, stop):
 def test_an_answer_ends_at_the_tokenizer_s_end_of_sequence(whole):
     """Codestral's config says 0, which its tokenizer never gives."""
     name, _, manifest, own = whole
-    ends = backbones.stop_token_ids(load(manifest), backbones.load_tokenizer(manifest))
+    ends = loading.stop_token_ids(load(manifest), loading.load_tokenizer(manifest))
     assert ends == ({2} if name == "mistral" else {0, 2}) and own.eos_id() == 2
 
 

@@ -16,7 +16,7 @@ from early_exit.decoding import fills
 from early_exit.decoding.stopping import StopRule
 from early_exit.experiment import config as config_module
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.report import speed
 from early_exit.speed import cases as speed_cases
 from early_exit.speed import interleaved
@@ -131,7 +131,7 @@ def test_the_probe_sees_the_peak_of_each_call_by_itself(device):
 
 
 def bench_of(name: str, **settings) -> speed_cases.Bench:
-    backbone = backbones.adapt(make_random_model(name))
+    backbone = loading.adapt(make_random_model(name))
     torch.manual_seed(1)
     timed = []
     for head, design in DESIGNS.items():

@@ -9,9 +9,8 @@ from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.decoding import fills, loop, stopping
 from early_exit.evaluation import metrics
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
-from early_exit.models import packed_linear
+from early_exit.models import loading, packed_linear
 from early_exit.policies import base
 from early_exit.sources import manifests
 
@@ -23,8 +22,8 @@ FLOORS = {"triviaqa": ("em", 0.85), "coqa": ("f1", 0.80), "truthfulqa": ("bleu_a
 @pytest.fixture(scope="module", params=["transformer", "mamba"])
 def model(request):
     manifest = manifests.describe("tiny", {"source": "tiny"}, TINY / request.param, str(TINY / request.param))
-    backbone = backbones.load(manifest, torch.device("cpu"), torch.float32)
-    return backbone, backbones.load_tokenizer(manifest)
+    backbone = loading.load(manifest, torch.device("cpu"), torch.float32)
+    return backbone, loading.load_tokenizer(manifest)
 
 
 def answers(model, kind, count=None):
@@ -34,7 +33,7 @@ def answers(model, kind, count=None):
             "examples": {"calibration": 100, "test": count}}  # fmt: skip
     examples = datasets.load(kind, spec, 1).query("split == 'test'").set_index("example_id")
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
-    rule = stopping.StopRule(tokenizer, backbones.stop_token_ids(backbone, tokenizer), stop_strings, 32)
+    rule = stopping.StopRule(tokenizer, loading.stop_token_ids(backbone, tokenizer), stop_strings, 32)
     requests = [loop.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
     done = loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}

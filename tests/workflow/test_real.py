@@ -13,8 +13,7 @@ import torch
 
 from conftest import ROOT, SHARED
 from early_exit.data import datasets
-from early_exit.models import backbone as backbones
-from early_exit.models import packed_linear
+from early_exit.models import loading, packed_linear
 from early_exit.sources import manifests
 from engine import Length, requests_for, run
 
@@ -36,8 +35,8 @@ pytestmark = [
 def smollm2():
     gguf = sorted(FOLDER.glob("*.gguf"))[0].name
     manifest = manifests.describe("smollm2", {"source": str(FOLDER), "gguf": gguf}, FOLDER, str(FOLDER))
-    backbone = backbones.load(manifest, torch.device("cpu"), torch.float32)
-    return backbone, backbones.load_tokenizer(manifest)
+    backbone = loading.load(manifest, torch.device("cpu"), torch.float32)
+    return backbone, loading.load_tokenizer(manifest)
 
 
 def real_prompts(tokenizer):

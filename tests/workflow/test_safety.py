@@ -21,7 +21,7 @@ from early_exit.base import job as runtime
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
 from early_exit.evaluation.scoring import score_run
-from early_exit.models import backbone
+from early_exit.models import loading
 from early_exit.report import pages
 from early_exit.sources import manifests
 
@@ -33,7 +33,7 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 def opened(folder):
-    return backbone.open_backbone(manifests.describe("m", {"source": "m"}, folder, str(folder)), SETTINGS)
+    return loading.open_backbone(manifests.describe("m", {"source": "m"}, folder, str(folder)), SETTINGS)
 
 
 # --- weights and code ------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def opened(folder):
 def test_no_module_unpickles_or_trusts_code_from_a_hub(path):
     """`torch.load` reads our own checkpoints alone, and builds nothing but tensors and plain values.
 
-    Whatever is loaded from a folder says that code is not trusted, itself or by the options of `backbones._location`.
+    Whatever is loaded from a folder says that code is not trusted, itself or by the options of `loading._location`.
     """
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -144,10 +144,10 @@ def test_a_file_with_other_bytes_than_recorded_is_named_at_every_opening(name, t
     content[-2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"model/{name}: not the bytes that fetch_backbone recorded \(sha256\)"):
-        backbone.open_backbone(manifest, SETTINGS)
+        loading.open_backbone(manifest, SETTINGS)
     if name != "model.safetensors":
         with pytest.raises(InputError, match=rf"model/{name}: not the bytes"):
-            backbone.load_tokenizer(manifest)
+            loading.load_tokenizer(manifest)
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------

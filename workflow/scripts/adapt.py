@@ -5,7 +5,7 @@ from pathlib import Path
 from early_exit.base import job, records
 from early_exit.decoding import teacher_forced
 from early_exit.experiment import policy_kinds
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.policies import build
 from early_exit.policies import plan as planning
 
@@ -18,7 +18,7 @@ with job.logged(snakemake) as log:
     full = records.read_table(files.full, records.GENERATIONS)
     full = full[full["example_id"].isin(examples["example_id"])]
     manifest, table = records.read_json(files.manifest), records.read_json(files.costs)
-    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     folder = Path(files.heads).parent if files.get("heads") else None
     length = params.max_new_tokens
     given = build.Given(manifest, params.exits, length, params.runtime["seed"], folder)

@@ -5,7 +5,7 @@ import pandas as pd
 from early_exit.base import job, records
 from early_exit.decoding import stopping
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.speed import cases as speed_cases
 from early_exit.speed import interleaved
 
@@ -13,8 +13,8 @@ with job.logged(snakemake) as log:
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     costs = records.read_json(snakemake.input.costs)
-    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
-    ends = backbones.stop_token_ids(backbone, tokenizer)
+    backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
+    ends = loading.stop_token_ids(backbone, tokenizer)
     probe, tables = interleaved.Probe(backbone.device), []
     for entry in params.plan:
         examples = records.read_table(entry["data"], records.EXAMPLES)

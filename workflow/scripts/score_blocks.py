@@ -4,14 +4,14 @@ import pandas as pd
 
 from early_exit.base import job, records
 from early_exit.blocks import scores
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.models import loading
 
 with job.logged(snakemake) as log:
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
-    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     text = corpus[corpus["split"] == "train"].head(params.documents)
     documents = distill.tokenise(text, tokenizer, params.max_tokens)
     rows = scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)

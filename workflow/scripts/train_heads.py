@@ -4,14 +4,14 @@ import pandas as pd
 
 from early_exit.base import files, job, records, resume
 from early_exit.heads import store, training
-from early_exit.models import backbone as backbones
 from early_exit.models import documents as distill
+from early_exit.models import loading
 
 with job.logged(snakemake) as log:
     params, out = snakemake.params, snakemake.output
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
-    backbone, tokenizer = backbones.open_backbone(manifest, params.runtime)
+    backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     documents = distill.tokenise(corpus[corpus["split"] == "train"], tokenizer, params.max_tokens)
     options, exits = params.distillation, params.exits
     made = training.new_heads(params.heads, backbone.hidden_size, exits, options["seed"]).to(backbone.device)

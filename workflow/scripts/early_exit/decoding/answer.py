@@ -17,7 +17,7 @@ from early_exit.decoding import fills, loop, memory, speculate, stopping
 from early_exit.decoding.fills import Fill
 from early_exit.decoding.loop import Generation, Request
 from early_exit.decoding.stopping import StopRule
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies import base, build
 from early_exit.policies.base import Policy
@@ -59,8 +59,8 @@ class Answerer:
         plan: Mapping[str, Any] | None = None, rates: Mapping[float, Sequence[float]] | None = None,
         dropped: Mapping[float, Collection[int]] | None = None,
     ):  # fmt: skip
-        self.backbone, self.tokenizer = backbones.open_backbone(manifest, settings)
-        ends = backbones.stop_token_ids(self.backbone, self.tokenizer)
+        self.backbone, self.tokenizer = loading.open_backbone(manifest, settings)
+        ends = loading.stop_token_ids(self.backbone, self.tokenizer)
         self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
         given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
         self.plans = _plans(policy, self.backbone, thresholds, given, dropped)

@@ -16,17 +16,14 @@ Waiting tokens running with a later one are the idea of EE-LLM's KV recomputatio
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from early_exit.models import recurrent_steps
+from early_exit.models.backbone import Backbone
 from early_exit.models.caches import AttentionState, RecurrentState
-
-if TYPE_CHECKING:
-    from early_exit.models.backbone import Backbone
 
 
 class Fill:
@@ -41,11 +38,11 @@ class Fill:
     def move(self, source: int, target: int) -> None:
         """Slot `target` becomes a copy of slot `source`."""
 
-    def leave(self, backbone: "Backbone", state: AttentionState | RecurrentState, after: int, hidden: Tensor,
+    def leave(self, backbone: Backbone, state: AttentionState | RecurrentState, after: int, hidden: Tensor,
               queries: Tensor) -> None:  # fmt: skip
         """`queries` (indices into the state's) go no further than block `after`, with hidden states (n, 1, hidden)."""
 
-    def finish(self, backbone: "Backbone", state: AttentionState | RecurrentState) -> None:
+    def finish(self, backbone: Backbone, state: AttentionState | RecurrentState) -> None:
         """The step is over: nobody leaves in it any more."""
 
     def rejoin(self, state: AttentionState | RecurrentState, after: int, hidden: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.decoding import teacher_forced
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 
 
@@ -30,7 +30,7 @@ def run(
     if rules["repetition_penalty"] != 1.0:
         raise InputError("policy of kind oracle: has no meaning under generation.repetition_penalty; take it away")
     full = full[full["example_id"].isin(examples["example_id"])].reset_index(drop=True)
-    backbone, tokenizer = backbones.open_backbone(manifest, settings)
+    backbone, tokenizer = loading.open_backbone(manifest, settings)
     some = teacher_forced.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
                           overflow=rules["prompt_overflow"])  # fmt: skip
     taken = [oracle_exits(backbone, exits, answer) for answer in job.progress(some, len(some), "answers")]

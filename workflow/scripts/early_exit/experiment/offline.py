@@ -17,7 +17,7 @@ from early_exit.base.records import read_json
 from early_exit.experiment import code_digest
 from early_exit.sources import manifests, model_files
 
-OPENS_MODELS = "early_exit.models.backbone"  # a module among those of a job's script: it loads a backbone
+OPENS_MODELS = "early_exit.models.loading"  # a module among those of a job's script: it loads a backbone
 
 
 def use(folder: str | None, root: Path) -> None:

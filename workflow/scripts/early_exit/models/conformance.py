@@ -8,16 +8,14 @@ logits divided by a constant (Granite) or rotations of a part of each key (Stabl
 """
 
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from early_exit.base.errors import InputError
+from early_exit.models.backbone import Backbone
 from early_exit.sources.manifests import SUPPORTED
-
-if TYPE_CHECKING:
-    from early_exit.models.backbone import Backbone
 
 PROJECTIONS = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}  # fmt: skip
@@ -54,7 +52,7 @@ def check_modules(model: nn.Module, family: str) -> None:
 
 
 @torch.no_grad()
-def check_outputs(backbone: "Backbone") -> None:
+def check_outputs(backbone: Backbone) -> None:
     """InputError unless a model gives the same cut, by `backbone`, as by its own forward, and stores what it should."""
     model = backbone.model
     tokens = torch.arange(min(TOKENS, backbone.context or TOKENS), device=backbone.device)[None]
@@ -66,7 +64,7 @@ def check_outputs(backbone: "Backbone") -> None:
         _refuse(model, f"its parts do not run one by one: {' '.join(str(error).split())}", error)
 
 
-def _run_both(backbone: "Backbone", tokens: Tensor) -> None:
+def _run_both(backbone: Backbone, tokens: Tensor) -> None:
     model, cache = backbone.model, backbone.new_prompt_cache()
     last, outputs = backbone.run_prompt(tokens, range(1, backbone.depth + 1), cache)
     if not _same(backbone.logits(last), model(tokens).logits):

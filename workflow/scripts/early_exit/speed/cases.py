@@ -24,8 +24,8 @@ from early_exit.costs.speculation import round_flops
 from early_exit.decoding import fills, loop, speculate
 from early_exit.decoding.loop import Request
 from early_exit.decoding.stopping import StopRule
-from early_exit.models import backbone as backbones
 from early_exit.models import packed_linear
+from early_exit.models.backbone import Backbone
 from early_exit.policies import base, confidences, forced
 from early_exit.speed.interleaved import Answer, Case
 
@@ -56,7 +56,7 @@ class Bench:
     """
 
     def __init__(
-        self, backbone: backbones.Backbone, prompts: Sequence[Sequence[int]], rule: StopRule, *, exits: Sequence[int],
+        self, backbone: Backbone, prompts: Sequence[Sequence[int]], rule: StopRule, *, exits: Sequence[int],
         heads: Sequence[HeadPolicy], costs: Mapping[str, Any], settings: Mapping[str, Any],
         drafts: Sequence[tuple[int, int]] = (),
     ):  # fmt: skip
@@ -176,9 +176,7 @@ class Bench:
 
 
 @torch.inference_mode()
-def library_answers(
-    backbone: backbones.Backbone, prompts: Sequence[Sequence[int]], rows: int, rule: StopRule
-) -> list[Answer]:
+def library_answers(backbone: Backbone, prompts: Sequence[Sequence[int]], rows: int, rule: StopRule) -> list[Answer]:
     """Hugging Face `generate` on the very same modules: greedy, with its cache, in batches padded on the left.
 
     Prompts go by length, which pads least. Answers count up to where `rule` ends them.
