@@ -14,7 +14,7 @@ ENVS := $(wildcard envs/*.yaml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper pin test gpu lock freeze rulegraph clean
+.PHONY: help demo paper pin test gpu pretrain lock freeze rulegraph clean
 
 help:
 	@echo "make demo    install into .venv, run the embedded preset, print where its report is"
@@ -23,6 +23,7 @@ help:
 	@echo "make test    install into .venv, run every check"
 	@echo "make clean   delete results, their records and the environment"
 	@echo "make gpu     build Mamba's CUDA kernels into .venv (needs nvcc and a CUDA build of torch)"
+	@echo "make pretrain  pretrain the embedded models and write their data, in place of those in workflow/resources/tiny"
 	@echo "make lock    write the hashes of all pins, after a version has changed"
 	@echo "make freeze  solve the conda environments of envs/ and write their *.linux-64.pin.txt"
 	@echo "make rulegraph   draw the README's graph of the rules (needs Graphviz)"
@@ -49,6 +50,10 @@ test: $(STAMP) $(FILES)
 gpu: $(STAMP)
 	MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
+
+pretrain: $(STAMP)
+	$(SNAKEMAKE) --cores 1 --force pretrain_tiny
+	cp -r results/pretrain_tiny/tiny/. workflow/resources/tiny
 
 # Mistral's tokenizer, for tests alone: where transformers does not find the package.
 $(FILES): tests/files.txt $(STAMP)

@@ -1,5 +1,7 @@
 """The embedded default keeps what it promises: small, able at full depth, and with tokens of unequal difficulty."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +15,7 @@ from early_exit.models import documents as distill
 from early_exit.models import loading, packed_linear
 from early_exit.policies import base
 from early_exit.sources import manifests
+from tiny import pretrain, world
 
 TINY = ROOT / "workflow/resources/tiny"
 SPLITS = {"shots": "train", "calibration": "validation", "test": "test"}
@@ -88,3 +91,15 @@ def test_size_and_loss_curves():
     for family in ("transformer", "mamba"):
         curve = pd.read_csv(TINY / family / "loss.csv")
         assert curve["answer_loss"].tail(8).mean() < 0.2 * curve["answer_loss"].iloc[0]
+
+
+@pytest.mark.parametrize("family", pretrain.SCHEDULES)
+def test_pretraining_writes_a_model_in_the_hub_s_format_and_its_loss_curve(family, tmp_path):
+    everything = world.World(7)
+    tokenizer = pretrain.train_tokenizer(everything, documents=200)
+    schedule = replace(pretrain.SCHEDULES[family], steps=2, rows=1)
+    pretrain.pretrain(family, everything, tokenizer, tmp_path, schedule, 1)
+    manifest = manifests.describe("tiny", {"source": "tiny"}, tmp_path, str(tmp_path))
+    assert manifest["config"] == manifests.describe("t", {"source": "t"}, TINY / family, None)["config"]
+    assert backbones.load_tokenizer(manifest)("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+    assert pd.read_csv(tmp_path / "loss.csv")[["step", "tokens"]].values.tolist() == [[2, 512]]

@@ -1,4 +1,4 @@
-"""Rule pretrain_tiny: the embedded default from its seed, data, tokenizer and both language models."""
+"""Rule pretrain_tiny: the data and both language models of the tiny preset, from seeds."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from early_exit.base import job
 from tiny import files, pretrain, world
 
 with job.logged(snakemake) as log:
-    params = snakemake.params
-    torch.set_num_threads(1)  # sums of another order would give other weights
+    params, folder = snakemake.params, Path(snakemake.output[0])
+    torch.set_num_threads(1)  # another order of summation would give other weights
     everything = world.World(params.world_seed)
-    files.write(everything, Path(params.folder))
+    files.write(everything, folder)
     tokenizer = pretrain.train_tokenizer(everything)
     for family, schedule in pretrain.SCHEDULES.items():
         log.info("%s: %s", family, schedule)
-        pretrain.pretrain(family, everything, tokenizer, Path(params.folder, family), seed=params.seed, **schedule)
+        pretrain.pretrain(family, everything, tokenizer, folder / family, schedule, params.seed)

@@ -1,12 +1,13 @@
-"""Pretrains the two tiny language models on the closed world, from a seed (rule `pretrain_tiny`).
+"""Pretraining of the two tiny language models on the closed world, from a seed (rule `pretrain_tiny`).
 
-Plain next-token training, nothing that favours early exits: answer tokens weigh more in the loss, because
-stories are random and what the models shall learn is to answer. Weights are saved in the hub's format.
+It is plain next-token training without anything that favours early exits. Answer tokens weigh more in the loss: the
+text of a story is random, and what the models should learn is to answer.
 """
 
 import csv
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,14 +20,30 @@ from tiny.world import Document, World
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 DEPTH, WIDTH, WINDOW = 16, 128, 256
 ANSWER_WEIGHT = 6.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`steps` batches of rows x WINDOW tokens at the highest learning rate `lr`, and the mix of their documents.
+
+    `story_share` and `retold` are shares in 0..1 (see `World.documents`).
+    """
+
+    steps: int
+    rows: int
+    lr: float
+    story_share: float
+    retold: float = 0.0
+
+
 SCHEDULES = {
-    "transformer": {"steps": 4000, "rows": 4, "lr": 3e-3, "story_share": 0.6},
-    "mamba": {"steps": 2200, "rows": 4, "lr": 3e-3, "story_share": 0.65, "retold": 0.6},
+    "transformer": Schedule(steps=4000, rows=4, lr=3e-3, story_share=0.6),
+    "mamba": Schedule(steps=2200, rows=4, lr=3e-3, story_share=0.65, retold=0.6),
 }
 
 
 def train_tokenizer(world: World, vocab_size: int = 768, documents: int = 4000) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the world's own text; a text begins with `<s>`."""
+    """Returns a byte-level BPE tokenizer trained on the world's documents; it begins every text with `<s>`."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -42,7 +59,7 @@ def train_tokenizer(world: World, vocab_size: int = 768, documents: int = 4000) 
 
 
 def model_config(family: str, tokenizer: PreTrainedTokenizerFast):
-    """16 blocks of Mistral's architecture (grouped-query attention) or of Mamba-2 with two groups."""
+    """Returns the config of 16 blocks of Mistral (grouped-query attention), or of Mamba-2 with two groups."""
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family == "transformer":
         return MistralConfig(
@@ -57,7 +74,7 @@ def model_config(family: str, tokenizer: PreTrainedTokenizerFast):
 
 
 def batches(documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rows: int) -> Iterator[tuple]:
-    """Packed windows: token ids (rows, WINDOW + 1) and loss weights of the same shape."""
+    """Yields packed windows: token ids, shape (rows, WINDOW + 1), and their weights in the loss, of the same shape."""
     ids, weights = [], []
     need = rows * (WINDOW + 1)
     for document in documents:
@@ -73,46 +90,45 @@ def batches(documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, r
 
 
 def pretrain(
-    family: str, world: World, tokenizer: PreTrainedTokenizerFast, folder: Path, *, steps: int, rows: int, lr: float,
-    story_share: float, seed: int, retold: float = 0.0,
-) -> PreTrainedModel:  # fmt: skip
-    """Train one model for `steps` batches of rows x WINDOW tokens; the loss curve goes to `folder/loss.csv`."""
+    family: str, world: World, tokenizer: PreTrainedTokenizerFast, folder: Path, schedule: Schedule, seed: int
+) -> None:
+    """Train a model; writes it to `folder` in the hub's format, and its loss curve to `folder/loss.csv`."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(model_config(family, tokenizer))
-    optimisers = build_optimisers(model, lr)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(o, [g["lr"] for g in o.param_groups], total_steps=steps, pct_start=0.05,
-                                            cycle_momentum=False)
+    optimisers = build_optimisers(model, schedule.lr)
+    rates = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            o, [g["lr"] for g in o.param_groups], total_steps=schedule.steps, pct_start=0.05, cycle_momentum=False
+        )
         for o in optimisers
-    ]  # fmt: skip
-    stream = batches(world.documents(seed, story_share, retold), tokenizer, rows)
+    ]
+    documents = world.documents(seed, schedule.story_share, schedule.retold)
+    stream = itertools.islice(batches(documents, tokenizer, schedule.rows), schedule.steps)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "loss.csv").open("w", newline="") as file:
         curve = csv.writer(file)
         curve.writerow(["step", "tokens", "loss", "answer_loss"])
-        for step, (ids, weights) in enumerate(itertools.islice(stream, steps), 1):
+        for step, (ids, weights) in enumerate(stream, 1):
             logits = model(ids[:, :-1], use_cache=False).logits
             losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
             weight = weights[:, 1:].flatten()
             loss = (losses * weight).sum() / weight.sum()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            for optimiser, rate in zip(optimisers, rates, strict=True):
                 optimiser.step()
                 optimiser.zero_grad()
-                schedule.step()
-            if step % 25 == 0 or step == steps:
+                rate.step()
+            if step % 25 == 0 or step == schedule.steps:
                 answer_loss = losses[weight > 1].mean().item()
-                curve.writerow([step, step * rows * WINDOW, f"{loss.item():.4f}", f"{answer_loss:.4f}"])
-                file.flush()
-            if step % 250 == 0:
-                save(model, tokenizer, folder)
-    save(model, tokenizer, folder)
-    return model
+                curve.writerow([step, step * schedule.rows * WINDOW, f"{loss.item():.4f}", f"{answer_loss:.4f}"])
+    state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}  # for half the size
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
 
 
 def build_optimisers(model: PreTrainedModel, lr: float) -> list[torch.optim.Optimizer]:
-    """Mamba-2: AdamW. Transformer: Muon for the blocks' matrices, AdamW for the rest."""
+    """Returns AdamW for Mamba-2; for the Transformer, Muon for the matrices of its blocks and AdamW for the rest."""
     parameters = dict(model.named_parameters())
     matrices = {name: p for name, p in parameters.items() if p.ndim == 2}
     if model.config.model_type != "mamba2":
@@ -123,10 +139,3 @@ def build_optimisers(model: PreTrainedModel, lr: float) -> list[torch.optim.Opti
     others = [p for name, p in parameters.items() if name not in matrices]
     groups = [{"params": list(matrices.values()), "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     return [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
-
-
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """config.json, model.safetensors (in float16, for half the size) and the tokenizer."""
-    state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
