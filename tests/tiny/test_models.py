@@ -101,5 +101,5 @@ def test_pretraining_writes_a_model_in_the_hub_s_format_and_its_loss_curve(famil
     pretrain.pretrain(family, everything, tokenizer, tmp_path, schedule, 1)
     manifest = manifests.describe("tiny", {"source": "tiny"}, tmp_path, str(tmp_path))
     assert manifest["config"] == manifests.describe("t", {"source": "t"}, TINY / family, None)["config"]
-    assert backbones.load_tokenizer(manifest)("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+    assert loading.load_tokenizer(manifest)("a b")["input_ids"] == tokenizer("a b")["input_ids"]
     assert pd.read_csv(tmp_path / "loss.csv")[["step", "tokens"]].values.tolist() == [[2, 512]]

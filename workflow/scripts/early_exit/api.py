@@ -21,7 +21,7 @@ from early_exit.decoding.fills import FILLS, Fill
 from early_exit.decoding.loop import Request
 from early_exit.decoding.stopping import StopRule
 from early_exit.heads import store
-from early_exit.models import backbone as backbones
+from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies.base import FullDepth
 from early_exit.policies.confidences import HeadConfidence
@@ -85,8 +85,8 @@ def load_backbone(
     folder = Path(folder)
     spec = {"source": str(folder), "gguf": gguf}
     manifest = manifests.describe(folder.name, spec, folder, str(folder.resolve()))
-    backbone = backbones.load(manifest, torch.device(job.device_name(device)), getattr(torch, dtype))
-    return LanguageModel(backbone, backbones.load_tokenizer(manifest), manifest)
+    backbone = loading.load(manifest, torch.device(job.device_name(device)), getattr(torch, dtype))
+    return LanguageModel(backbone, loading.load_tokenizer(manifest), manifest)
 
 
 def load_heads(folder: str | Path, name: str, model: LanguageModel) -> TrainedHeads:
@@ -120,7 +120,7 @@ def generate(
     policy = HeadConfidence(exits.heads) if exits else FullDepth()
     fill = _fill(backbone.family, state_fill) if exits else Fill()
     rule = StopRule(
-        model.tokenizer, backbones.stop_token_ids(backbone, model.tokenizer), list(ending.stop_strings),
+        model.tokenizer, loading.stop_token_ids(backbone, model.tokenizer), list(ending.stop_strings),
         ending.max_new_tokens,
     )  # fmt: skip
     requests = [Request(str(k), token_ids, [threshold]) for k, token_ids in enumerate(_encode(model, prompts, ending))]
