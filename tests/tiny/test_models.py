@@ -11,8 +11,7 @@ from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.decoding import fills, loop, stopping
 from early_exit.evaluation import metrics
-from early_exit.models import documents as distill
-from early_exit.models import loading, packed_linear
+from early_exit.models import documents, loading, packed_linear
 from early_exit.policies import base
 from early_exit.sources import manifests
 from tiny import pretrain, world
@@ -62,8 +61,8 @@ def test_tokens_differ_in_difficulty(model):
     backbone, tokenizer = model
     corpus = datasets.load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
                                    "documents": 1, "held_out": 60}, 1)  # fmt: skip
-    documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
-    share = {row["block"]: row["share"] for row in settling.settling(backbone, documents, 2048)}
+    held_out = documents.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
+    share = {row["block"]: row["share"] for row in settling.settling(backbone, held_out, 2048)}
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0
 
 

@@ -1,4 +1,4 @@
-"""From a run's answers to the rows of its score file: metrics, and the comparison with the full model."""
+"""The rows of a run's score file: metrics against the references, and agreement with the full model."""
 
 from functools import cache
 
@@ -13,20 +13,24 @@ from early_exit.evaluation import metrics
 def score_run(
     run: pd.DataFrame, full: pd.DataFrame, examples: pd.DataFrame, *, kind: str, rules: str = "official"
 ) -> pd.DataFrame:
-    """One row per row of `run`, in its order, with the columns of `records.scores_schema(kind)`.
+    """Returns one row per row of `run`, in its order, with the columns of `records.scores_schema(kind)`.
 
-    `run` and `full` are frames of `records.GENERATIONS`, `full` the full model's on the same backbone and dataset (one
-    row per example); `examples` is a frame of `records.EXAMPLES`. Metrics are 0..100 (`*_diff` -100..100) under
-    the scoring rules named, `score_version` says which `metrics.VERSION` found them. Against the full model's answer,
-    `agreement` is 1 where the text is the same to the letter, `token_agreement` is `metrics.token_agreement` of the
-    tokens, `rougeL_full` `metrics.rouge_l` of the texts. Every row counts, empty and degenerate answers too.
-    InputError if an example is unknown, twice in `full` or `examples`, or cannot be scored.
+    Every row is scored, empty and degenerate answers too.
+
+    Args:
+        run: answers, rows of `records.GENERATIONS`.
+        full: the full model's answers on the same backbone and dataset, one row per example.
+        examples: rows of `records.EXAMPLES`.
+        kind: the dataset's kind, a key of `records.METRICS`.
+        rules: scoring rules, one of `metrics.RULES`.
+
+    InputError if an example is unknown, is in `full` or `examples` twice, or has no references.
     """
     references = _by_example(examples, "the dataset")
     oracle = _by_example(full, "the full model's run")
 
-    @cache  # thresholds repeat answers: each is scored once
-    def judge(example_id: str, text: str) -> metrics.Scores:
+    @cache  # different thresholds often give the same answer
+    def score(example_id: str, text: str) -> metrics.Scores:
         example = _look_up(references, example_id, "the dataset")
         reference = _look_up(oracle, example_id, "the full model's run")
         scores = score_answer(text, example, kind=kind, rules=rules)
@@ -36,7 +40,7 @@ def score_run(
         {
             "example_id": row.example_id,
             "threshold": row.threshold,
-            **judge(row.example_id, row.text),
+            **score(row.example_id, row.text),
             "group_id": references[row.example_id].group_id,
             "token_agreement": metrics.token_agreement(row.token_ids, oracle[row.example_id].token_ids),
             "degenerate": row.degenerate,
@@ -50,12 +54,14 @@ def score_run(
 
 
 def score_answer(text: str, example, *, kind: str, rules: str = "official") -> metrics.Scores:
-    """The metrics of `records.METRICS[kind]` for one answer to `example`, a row of `records.EXAMPLES`; 0..100.
+    """Returns the metrics `records.METRICS[kind]` of one answer to `example`, a row of `records.EXAMPLES`, in 0..100.
 
-    InputError if the example has nothing to score against, ValueError if `rules` is unknown.
+    InputError if the example has no references, ValueError if `rules` or `kind` is unknown.
     """
     if not example.references or (kind == "truthfulqa" and not example.incorrect):
-        raise InputError(f"example {example.example_id}: no reference answers to score against; mend the dataset")
+        raise InputError(
+            f"example {example.example_id}: no reference answers to score against; add them to the dataset"
+        )
     if kind == "triviaqa":
         scores = metrics.triviaqa(text, example.references, rules=rules)
     elif kind == "coqa":
