@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_targets import documents
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from early_exit.policies import base
 from early_exit.report import curves
 from early_exit.report import pruning as pruning_figures
 from engine import Length, prompts, requests_for, run
+from head_training import documents
 from reference import KINDS
 
 DEPTH = 6

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from test_targets import documents
 from torch.nn import functional as F
 
 from early_exit.blocks import settling
 from early_exit.models import loading
+from head_training import documents
 
 
 def test_settling_is_the_mean_over_all_positions_of_documents_run_alone(random_model):

@@ -14,8 +14,8 @@ from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
 from early_exit.heads import measure as head_outputs
 from early_exit.heads import store, training
-from early_exit.models import documents as distill
 from early_exit.models import loading
+from early_exit.models.documents import Document
 from early_exit.report import curves, heads
 
 EXITS, DEPTH = [2, 4, 5], 6
@@ -31,7 +31,7 @@ def documents(count=7):
     generator = torch.Generator().manual_seed(0)
     lengths = [9, 4, 12, 1, 7, 12, 5][:count]
     return [
-        distill.Document(f"d{k}", torch.randint(3, 61, (length,), generator=generator).numpy())
+        Document(f"d{k}", torch.randint(3, 61, (length,), generator=generator).numpy())
         for k, length in enumerate(lengths)
     ]
 

@@ -395,8 +395,7 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     from early_exit.blocks import pruning
     from early_exit.costs import passes
     from early_exit.decoding import fills
-    from early_exit.heads import mixers, store
-    from early_exit.models import documents
+    from early_exit.heads import mixers, store, targets
     from early_exit.policies import confidences
 
     schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
@@ -404,9 +403,9 @@ def test_what_the_schema_allows_is_what_the_package_knows():
     design, distillation = schema["heads"]["additionalProperties"]["properties"], schema["distillation"]["properties"]
     assert set(design["kind"]["then"]["enum"]) == set(store.KINDS)
     assert set(design["mixer"]["enum"]) == set(mixers.MIXERS)
-    assert tuple(distillation["label"]["enum"]) == documents.LABELS
-    assert tuple(distillation["exit_weights"]["then"]["enum"]) == documents.EXIT_WEIGHTS
-    assert tuple(distillation["class_balance"]["enum"]) == documents.CLASS_BALANCES
+    assert tuple(distillation["label"]["enum"]) == targets.LABELS
+    assert tuple(distillation["exit_weights"]["then"]["enum"]) == targets.EXIT_WEIGHTS
+    assert tuple(distillation["class_balance"]["enum"]) == targets.CLASS_BALANCES
     policy = schema["policies"]["additionalProperties"]["properties"]
     assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
     assert tuple(policy["head_state"]["enum"]) == passes.HEAD_STATES

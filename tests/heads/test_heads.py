@@ -7,8 +7,6 @@ import textwrap
 
 import pytest
 import torch
-from test_targets import EXITS, documents
-from test_training import trained
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
@@ -20,6 +18,7 @@ from early_exit.heads import store
 from early_exit.models import caches
 from early_exit.policies import confidences
 from early_exit.sources import manifests, user_code
+from head_training import EXITS, documents, trained
 
 HIDDEN = 32
 SHAPE = {"head_dim": 8, "state_size": 8, "chunk_size": 8}

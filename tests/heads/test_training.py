@@ -13,23 +13,20 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_targets import EXITS, documents
 from torch.nn import functional as F
 
 from conftest import ROOT, make_random_model
 from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
-from early_exit.heads import designs, store, training
-from early_exit.models import documents as distill
+from early_exit.heads import designs, store, targets, training
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
+from early_exit.models.documents import Document, schedule
 from early_exit.policies import confidences
 from engine import Length, requests_for
+from head_training import EXITS, OPTIONS, documents, trained
 
-OPTIONS = {"label": "exit-in-oracle-topk", "k": 1, "exit_weights": "linear", "class_balance": "none", "seed": 3,
-           "optimiser": "schedulefree-adamw", "learning_rate": 0.01, "epochs": 4, "max_training_tokens": None,
-           "batch_tokens": 128}  # fmt: skip
 CONFIGS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"}}
 SHAPE = {"head_dim": 8, "state_size": 8, "chunk_size": 8}
 MAMBA = {"kind": "mamba", "n_groups": 2, **SHAPE}
@@ -39,12 +36,6 @@ SLIM = {"kind": "mamba-slim", "rank": 8, **SHAPE}
 @pytest.fixture(scope="module")
 def one_model():
     return make_random_model("mistral")
-
-
-def trained(model, configs, docs, checkpoint=None, **changes):
-    backbone, options = loading.adapt(model), OPTIONS | changes
-    made = training.new_heads(configs, backbone.hidden_size, EXITS, options["seed"])
-    return made, training.train(backbone, made, docs, EXITS, options, checkpoint)
 
 
 def last_losses(curve):
@@ -66,14 +57,14 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(name, optimiser)
     assert curve[-1]["tokens"] == 12 * sum(len(d.token_ids) for d in documents(40))
 
 
-@pytest.mark.parametrize("balance", distill.CLASS_BALANCES)
+@pytest.mark.parametrize("balance", targets.CLASS_BALANCES)
 def test_the_loss_is_the_weighted_cross_entropy_of_the_labels(one_model, balance):
     docs, options = documents(12), {"class_balance": balance, "max_training_tokens": 1, "k": 5}
     _, curve = trained(one_model, {"calm": CONFIGS["calm"]}, docs, **options)
     backbone = loading.adapt(one_model)
     fresh = training.new_heads({"calm": CONFIGS["calm"]}, backbone.hidden_size, EXITS, 3)["calm"]
-    first = distill.schedule(docs, 128, 3, 1)[0]
-    hidden, labelled, real = distill.targets(backbone, first, EXITS, OPTIONS["label"], 5)
+    first = schedule(docs, 128, 3, 1)[0]
+    hidden, labelled, real = targets.hidden_and_labels(backbone, first, EXITS, OPTIONS["label"], 5)
     assert curve[-1]["step"] == 1
     for row in curve:
         truth = labelled[row["exit"]][real].long()
@@ -166,7 +157,7 @@ def peak_held(model, passes: int) -> int:
     made = training.new_heads(CONFIGS | {"mamba": MAMBA}, 32, EXITS, 3)
     for n in (2, 5):
         made["mamba"][str(n)].register_forward_hook(count)
-    docs = [distill.Document(f"d{k}", [3 + (k * j) % 50 for j in range(32)]) for k in range(12 * passes)]
+    docs = [Document(f"d{k}", [3 + (k * j) % 50 for j in range(32)]) for k in range(12 * passes)]
     training.train(spied, made, docs, EXITS, OPTIONS | {"epochs": 1})
     assert calls[0] == 3 * passes
     return peak[0]
@@ -204,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(one_model, monkeypat
 
     monkeypatch.setitem(store.KINDS, "broken", Broken)
     docs = documents(40)
-    third = ", ".join(d.document_id for d in distill.schedule(docs, 128, 3, 1)[2])
+    third = ", ".join(d.document_id for d in schedule(docs, 128, 3, 1)[2])
     with pytest.raises(InputError) as caught:
         trained(one_model, {"calm": CONFIGS["calm"], "mine": {"kind": "broken"}}, docs, k=61)
     assert str(caught.value) == (
@@ -284,7 +275,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path,
     assert whole[1][-1]["step"] > 5
     # The process stops within step 5, at the second exit of the last head, and is killed there.
     moment = training.crc32(b"3:mine:3:5")
-    paths = [str(ROOT / "workflow/scripts"), str(ROOT / "tests"), str(ROOT / "tests/heads")]
+    paths = [str(ROOT / folder) for folder in ("workflow/scripts", "tests", "tests/heads")]
     code = KILLED.format(paths=paths, moment=moment, path=str(tmp_path))
     killed = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert killed.stdout.readline() == "in the middle\n"

@@ -4,8 +4,8 @@ import pandas as pd
 
 from early_exit.base import job, records
 from early_exit.blocks import scores
-from early_exit.models import documents as distill
 from early_exit.models import loading
+from early_exit.models.documents import tokenise
 
 with job.logged(snakemake) as log:
     params = snakemake.params
@@ -13,7 +13,7 @@ with job.logged(snakemake) as log:
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     text = corpus[corpus["split"] == "train"].head(params.documents)
-    documents = distill.tokenise(text, tokenizer, params.max_tokens)
+    documents = tokenise(text, tokenizer, params.max_tokens)
     rows = scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
     table = pd.DataFrame(rows)
     table.insert(0, "backbone", manifest["name"])

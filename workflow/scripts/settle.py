@@ -4,15 +4,15 @@ import pandas as pd
 
 from early_exit.base import job, records
 from early_exit.blocks import settling
-from early_exit.models import documents as distill
 from early_exit.models import loading
+from early_exit.models.documents import tokenise
 
 with job.logged(snakemake):
     params = snakemake.params
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
-    documents = distill.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
+    documents = tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
     table = pd.DataFrame(settling.settling(backbone, documents, params.batch_tokens))
     table.insert(0, "backbone", manifest["name"])
     records.write_csv(table, snakemake.output[0], "%.6f")

@@ -4,15 +4,15 @@ import pandas as pd
 
 from early_exit.base import files, job, records, resume
 from early_exit.heads import store, training
-from early_exit.models import documents as distill
 from early_exit.models import loading
+from early_exit.models.documents import tokenise
 
 with job.logged(snakemake) as log:
     params, out = snakemake.params, snakemake.output
     manifest = records.read_json(snakemake.input.manifest)
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
-    documents = distill.tokenise(corpus[corpus["split"] == "train"], tokenizer, params.max_tokens)
+    documents = tokenise(corpus[corpus["split"] == "train"], tokenizer, params.max_tokens)
     options, exits = params.distillation, params.exits
     made = training.new_heads(params.heads, backbone.hidden_size, exits, options["seed"]).to(backbone.device)
     log.info("%d documents, %d parameters in %d heads", len(documents), store.parameters(made), len(made))

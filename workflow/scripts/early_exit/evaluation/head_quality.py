@@ -1,6 +1,6 @@
 """How good exit heads are, as numbers on arrays: ranking, calibration, and what may leave at a fixed error.
 
-Two truths are told apart. The *label* is what a head was trained on (see `distill.labels`); AUROC, average precision,
+Two truths are told apart. The *label* is what a head was trained on (see `targets.labels`); AUROC, average precision,
 calibration and accuracy hold the confidence against it. *Agreement* is what counts in the end: the exit's most
 probable token is the full model's.
 

@@ -15,10 +15,9 @@ from torch import nn
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
-from early_exit.heads import store as head_files
-from early_exit.models import documents as distill
+from early_exit.heads import store, targets
 from early_exit.models.backbone import Backbone
-from early_exit.models.documents import Document
+from early_exit.models.documents import Document, batches, pad
 
 Trained = Mapping[int, Mapping[str, nn.ModuleDict]]  # by seed and name, one head per exit
 
@@ -33,7 +32,7 @@ def load(folders: Sequence[Path], names: Sequence[str], backbone: Mapping[str, s
         seed = read_json(folder / "manifest.json")["seed"]
         if seed in trained:
             raise InputError(f"{folder}: a second training from seed {seed}; every training needs a seed of its own")
-        trained[seed] = {name: head_files.load(folder, name, backbone) for name in names}
+        trained[seed] = {name: store.load(folder, name, backbone) for name in names}
     return trained
 
 
@@ -53,10 +52,10 @@ def measure(
         for heads in per_name.values():
             heads.to(backbone.device, dtype)
     place = {document.document_id: k for k, document in enumerate(documents)}
-    groups = list(distill.batches(documents, batch_tokens, seed=0))
+    groups = list(batches(documents, batch_tokens, seed=0))
     frames = []
     for group in job.progress(groups, len(groups), "batches of held-out text"):
-        ids, real = distill.pad(group, backbone.device)
+        ids, real = pad(group, backbone.device)
         last, hidden = backbone.run_prompt(ids, exits)
         oracle = backbone.logits(last)
         row, position = (index.cpu() for index in real.nonzero(as_tuple=True))
@@ -64,13 +63,13 @@ def measure(
         for n in exits:
             logits = backbone.logits(hidden[n])
             truth = {
-                "label": distill.labels(logits, oracle, label, k)[real].cpu().numpy(),
+                "label": targets.labels(logits, oracle, label, k)[real].cpu().numpy(),
                 "agreement": (logits.argmax(-1) == oracle.argmax(-1))[real].cpu().numpy(),
             }
             del logits
             for seed, per_name in trained.items():
                 said = {
-                    f"confidence_{name}": head_files.confidence(heads[str(n)](hidden[n])[real]).cpu().numpy()
+                    f"confidence_{name}": store.confidence(heads[str(n)](hidden[n])[real]).cpu().numpy()
                     for name, heads in per_name.items()
                 }
                 frames.append(pd.DataFrame({"seed": seed, **own, "exit": n, **truth, **said}))

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.resume import Checkpoint
+from early_exit.heads import targets
 from early_exit.heads.store import build
-from early_exit.models import documents as distill
 from early_exit.models.backbone import Backbone
-from early_exit.models.documents import Document
+from early_exit.models.documents import Document, schedule
 
 REPORT_EVERY = 10  # steps that a row of the curve is the mean of
 
@@ -56,7 +56,7 @@ def train(
     Raises:
         InputError: a loss or a gradient is not finite; it names the step and its documents.
     """
-    steps = distill.schedule(documents, *(options[key] for key in ("batch_tokens", "seed", "epochs")),
+    steps = schedule(documents, *(options[key] for key in ("batch_tokens", "seed", "epochs")),
                              options["max_training_tokens"])  # fmt: skip
     run = _Run(backbone, heads, exits, options)
     saved = checkpoint and checkpoint.load()
@@ -83,7 +83,7 @@ class _Run:
     def __init__(self, backbone: Backbone, heads: nn.ModuleDict, exits: Sequence[int], options: Mapping[str, Any]):
         self.backbone, self.heads, self.exits, self.options = backbone, heads, list(exits), options
         self.optimiser = _optimiser(options, heads)
-        self.weights = distill.exit_weights(options["exit_weights"], len(self.exits))
+        self.weights = targets.exit_weights(options["exit_weights"], len(self.exits))
         self.seen = torch.zeros(len(self.exits), 2, dtype=torch.double, device=backbone.device)  # labels, of each class
         self.step, self.tokens, self.curve = 0, 0, []
         self.losses, self.positives, self.steps_summed = self._zeros(len(heads)), self._zeros(1), 0
@@ -91,7 +91,7 @@ class _Run:
 
     def advance(self, batch: Sequence[Document]) -> None:
         """One step of the optimiser."""
-        hidden, labelled, real = distill.targets(
+        hidden, labelled, real = targets.hidden_and_labels(
             self.backbone, batch, self.exits, self.options["label"], self.options["k"]
         )
         self.step, self.tokens = self.step + 1, self.tokens + int(real.sum())
@@ -101,7 +101,7 @@ class _Run:
             states, truth = hidden.pop(n).float(), labelled.pop(n)[real].long()
             self.seen[k] += F.one_hot(truth, 2).sum(0)
             balanced = self.options["class_balance"] == "balanced"
-            class_weights = distill.class_weights(self.seen[k]).float() if balanced else None
+            class_weights = targets.class_weights(self.seen[k]).float() if balanced else None
             positives.append(truth.double().mean())
             for name, per_exit in self.heads.items():
                 _seed(self.options["seed"], f"{name}:{n}:{self.step}")  # for heads with dropout
