@@ -170,7 +170,7 @@ def test_show_prompt_says_in_one_line_what_is_wrong(files, show_prompt):
     for arguments, message in [
         ([data, "c:9"], "has no example c:9"),
         ([data, "c:3", run, "0.8"], "has no answer to example c:3 at threshold 0.8"),
-        ([run], "not the schema of this hand-over file"),
+        ([run], "has not the columns of this hand-over file"),
         ([data, "c:3", run, "high"], "could not convert string to float"),
     ]:
         error, text, _ = show_prompt(*arguments)

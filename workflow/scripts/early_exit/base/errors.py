@@ -1,4 +1,4 @@
-"""How to say what is wrong: the name that was meant, and all that is missing at once."""
+"""Errors of the user's input: one line each, with the name that was probably meant, and all of them at once."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -10,13 +10,13 @@ class InputError(Exception):
 
 
 def hint(name: Any, known: Sequence[Any]) -> str:
-    """The known name that is meant, if one is close, else all of them."""
+    """Returns a hint for an unknown name: the most similar known name if one is close, else all known names."""
     close = difflib.get_close_matches(str(name), list(map(str, known)), n=1)
     return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(map(str, known)) or 'none'}"
 
 
 def for_each(check: Callable[..., None], cases: Iterable[tuple]) -> None:
-    """Check every case; one InputError with a line for each that is wrong."""
+    """Call `check(*case)` for every case; one InputError with a line for each case that raised one."""
     wrong = []
     for case in cases:
         try:

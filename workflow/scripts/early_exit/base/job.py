@@ -1,4 +1,8 @@
-"""What every job shares: log file, one-line errors, progress, seeds, device and dtype, versions."""
+"""What every job needs: its log, one-line errors, progress, torch's seed, device and threads, and versions.
+
+A job is one run of a rule's script, in a process of its own. It reads hand-over files, writes its outputs as a whole
+(see `files`) and logs to the rule's log file. A script consists of one block `with job.logged(snakemake) as log:`.
+"""
 
 import gc
 import logging
@@ -14,9 +18,24 @@ from early_exit.base import files, redaction
 from early_exit.base.errors import InputError
 
 log = logging.getLogger("early_exit")
-PACKAGES = ("snakemake", "torch", "transformers", "mamba-ssm", "causal-conv1d", "datasets", "pandas", "numpy",
-            "pyarrow", "matplotlib", "sacrebleu", "rouge-score", "mapie", "schedulefree", "tokenizers",
-            "safetensors")  # fmt: skip
+PACKAGES = (
+    "snakemake",
+    "torch",
+    "transformers",
+    "mamba-ssm",
+    "causal-conv1d",
+    "datasets",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+    "sacrebleu",
+    "rouge-score",
+    "mapie",
+    "schedulefree",
+    "tokenizers",
+    "safetensors",
+)
 
 if hasattr(sys.modules["__main__"], "snakemake"):
     # A job of Snakemake, not a user's interpreter. Importing torch and transformers makes hundreds of thousands of
@@ -26,9 +45,10 @@ if hasattr(sys.modules["__main__"], "snakemake"):
 
 @contextmanager
 def logged(snakemake) -> Iterator[logging.Logger]:
-    """Log to the rule's log file; an InputError also ends the job with its one line on the terminal.
+    """Yields the logger of a job, which writes to the rule's log file.
 
-    Neither the file nor what is printed of an error holds tokens (see `redaction`).
+    An InputError ends the job with its one line on the terminal. No other process can make the same outputs during the
+    block (see `files.exclusive`). Tokens are redacted in the log and in printed errors (see `redaction`).
     """
     path = str(snakemake.log[0])
     handler = logging.FileHandler(path, mode="w", encoding="utf-8")
@@ -36,10 +56,10 @@ def logged(snakemake) -> Iterator[logging.Logger]:
     logging.basicConfig(level=logging.INFO, force=True, handlers=[handler])
     logging.captureWarnings(True)
     sys.excepthook = redaction.excepthook
-    logging.raiseExceptions = False  # a log that cannot be written must not bury the job's own error
-    made = snakemake.output[0] if snakemake.output else snakemake.rule
+    logging.raiseExceptions = False  # a log that cannot be written must not hide the job's own error
+    output = snakemake.output[0] if snakemake.output else snakemake.rule
     try:
-        with files.exclusive(f"{path}.lock", made), files.naming_full_disk(made):
+        with files.exclusive(f"{path}.lock", output), files.naming_full_disk(output):
             yield log
     except InputError as error:
         log.error("%s", error)
@@ -51,10 +71,10 @@ def logged(snakemake) -> Iterator[logging.Logger]:
 
 def progress(
     items: Iterable, total: int, label: str, every: float = 10.0, note: Callable[[], str] | None = None
-) -> Iterator:  # fmt: skip
-    """Yield the items; a tqdm bar on a terminal, else a plain line in the log every `every` seconds.
+) -> Iterator:
+    """Yields the items, with a tqdm bar on a terminal, else with a line in the log every `every` seconds.
 
-    `note` says, after an item, what else the bar or line shall hold.
+    `note`, called after an item, returns text to show behind the counts.
     """
     if sys.stderr.isatty():
         from tqdm import tqdm
@@ -76,14 +96,17 @@ def progress(
 
 
 def device_name(device: str) -> str:
-    """What a config's `device` is on this machine: cpu or cuda."""
+    """Returns cpu or cuda for a config's `device`, which may also be auto."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def prepare_torch(seed: int, device: str, dtype: str, threads: int):
-    """Seed torch, fix its threads, and give (torch.device, torch.dtype). `device` may be auto, cpu or cuda."""
+    """Seed torch and set its number of threads; returns (torch.device, torch.dtype).
+
+    `device` is auto, cpu or cuda; InputError if it is cuda and there is no GPU.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -95,7 +118,7 @@ def prepare_torch(seed: int, device: str, dtype: str, threads: int):
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every package whose code may change a number; absent ones say so."""
+    """Returns the versions of Python and of all packages whose code can change a number, `not installed` if absent."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -106,7 +129,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Processor, cores and memory, for the provenance page."""
+    """Returns architecture, operating system, cores and memory in GiB of this machine, for the provenance page."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"machine": platform.machine(), "system": platform.system(), "cores": str(os.cpu_count()),
-            "memory_gib": f"{memory:.0f}"}  # fmt: skip
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": str(os.cpu_count()),
+        "memory_gib": f"{memory:.0f}",
+    }

@@ -1,7 +1,27 @@
-"""The hand-over files between rules: Parquet schemas, JSON manifests, CSV tables, and how they are written and read.
+"""The hand-over files between rules: their columns, and how they are written and read.
 
-What is half-written or was changed never looks whole (see `files`); a file that does not have its schema is refused
-with its name. Shares (`agreement`, `degenerate`) are 0..1, metrics 0..100.
+| file under results/NAME | written by | described here or in workflow/schemas |
+| --- | --- | --- |
+| data/DATASET.parquet | fetch_dataset | `EXAMPLES` |
+| data/corpus.parquet | fetch_corpus | `CORPUS` |
+| data/disjoint.json | check_disjoint | disjoint.schema.yaml |
+| backbones/BACKBONE.json | fetch_backbone | backbone.schema.yaml |
+| heads/BACKBONE/RECIPE/manifest.json | train_heads | heads.schema.yaml |
+| costs/BACKBONE.json | layer_costs | costs.schema.yaml |
+| answers (calibration.parquet, test.parquet) | generate | `GENERATIONS` |
+| flops.parquet | count_flops | `FLOPS` |
+| scores.parquet | score | `scores_schema` |
+| thresholds of adaptive policies | adapt | adaptive.schema.yaml |
+| calibrated thresholds, and the losses behind them | calibrate | thresholds.schema.yaml, `LOSSES` |
+| confidences of heads on held-out text | measure_heads | `confidences_schema` |
+| tables/results.csv | tables | `RESULTS_COLUMNS` |
+
+In all of them: a `threshold` is the policy's setting, which for policies without thresholds is another number (blocks
+dropped, tokens drafted, a budget: see `experiment.policy_kinds`). Shares (`agreement`, `degenerate`) are 0..1, metrics
+0..100. A decode pass is a pass of one token through the model: each generated token needs one, but for the first,
+which the pass over the prompt gives.
+
+Files are written as a whole and verified when they are read (see `files`). One with other columns is refused by name.
 """
 
 import json
@@ -17,6 +37,7 @@ import pyarrow.parquet as pq
 from early_exit.base import files
 from early_exit.base.errors import InputError
 
+# One row per question, or per turn of a CoQA conversation. Metadata: prompt profile, source, revision, file hashes.
 EXAMPLES = pa.schema(
     {
         "example_id": pa.string(),
@@ -26,106 +47,165 @@ EXAMPLES = pa.schema(
         "split": pa.string(),  # calibration | test
         "story": pa.string(),  # CoQA's, else empty
         "question": pa.string(),
-        "prompt": pa.string(),  # after the gold answers to the turns before
-        "prompt_sha256": pa.string(),
-        "prompt_parts": pa.list_(pa.string()),  # with own history: the prompt, cut where the model's answers go
-        "stop_strings": pa.list_(pa.string()),  # the first of them ends an answer
-        "references": pa.list_(pa.string()),  # aliases, human answers, or correct answers
+        "prompt": pa.string(),  # in CoQA with the human answers to the turns before
+        "prompt_sha256": pa.string(),  # of the prompt in UTF-8, in hex
+        "prompt_parts": pa.list_(pa.string()),  # with `history: own` the prompt, cut where the model's answers go
+        "stop_strings": pa.list_(pa.string()),  # the first of them in the text ends an answer
+        "references": pa.list_(pa.string()),  # aliases (TriviaQA), human answers (CoQA), correct answers (TruthfulQA)
         "incorrect": pa.list_(pa.string()),  # TruthfulQA's incorrect answers, else empty
     }
 )
+# One row per document. Metadata: source, revision, file hashes.
 CORPUS = pa.schema(
-    {"document_id": pa.string(), "split": pa.string(), "text": pa.string(), "sha256": pa.string()}
-)  # split: train | held_out
+    {
+        "document_id": pa.string(),
+        "split": pa.string(),  # train (heads are distilled on it) | held_out (heads are measured on it)
+        "text": pa.string(),
+        "sha256": pa.string(),  # of the text in UTF-8, in hex
+    }
+)
+# One row per example and threshold, sorted by both.
 GENERATIONS = pa.schema(
     {
         "example_id": pa.string(),
         "threshold": pa.float64(),
-        "prompt_sha256": pa.string(),  # of the text, before any cut
-        "prompt_tokens": pa.int32(),
-        "prompt_cut": pa.int32(),  # tokens that the backbone's window had no room for
-        "token_ids": pa.list_(pa.int32()),
-        "exit_blocks": pa.list_(pa.int16()),  # blocks run for each generated token; depth = full
+        "prompt_sha256": pa.string(),  # of the whole prompt
+        "prompt_tokens": pa.int32(),  # that the backbone read
+        "prompt_cut": pa.int32(),  # tokens cut off, for which the backbone's context had no room
+        "token_ids": pa.list_(pa.int32()),  # generated
+        "exit_blocks": pa.list_(pa.int16()),  # blocks run before each generated token was chosen; depth = full
         "drafted": pa.list_(pa.int16()),  # tokens drafted in each round of self-speculation, else empty
-        "accepted": pa.list_(pa.int16()),  # those of them that are in the answer
-        "text": pa.string(),
+        "accepted": pa.list_(pa.int16()),  # of these, the tokens that are in the answer
+        "text": pa.string(),  # of the generated tokens, up to the stop string
         "stop_reason": pa.string(),  # eos | stop | length
-        "degenerate": pa.bool_(),
+        "degenerate": pa.bool_(),  # whether the answer ran into a repetition loop
         "repetition_penalty": pa.float64(),  # 1: none
         "seed": pa.int64(),
     }
 )
+# One row per row of GENERATIONS. All costs are sums over the answer; 1 multiply-accumulate is 2 FLOPs.
 FLOPS = pa.schema(
     {
         "example_id": pa.string(),
         "threshold": pa.float64(),
-        "passes": pa.int32(),  # decode passes: generated tokens after the first, which the prompt pass gives
-        "blocks": pa.int64(),  # up to where the passes left, summed; `deferred` may run more, which the FLOPs count
-        "flops": pa.float64(),  # decode passes: blocks, heads checked, state fill, final norm, LM head
-        "flops_full": pa.float64(),  # the same tokens by the full model
-        "flops_blocks": pa.float64(),  # decode passes, blocks alone
+        "passes": pa.int32(),  # decode passes
+        "blocks": pa.int64(),  # run before the decode passes left; what `deferred` runs later is only in the FLOPs
+        "flops": pa.float64(),  # of decode passes: blocks, heads checked, state fill, LM head
+        "flops_full": pa.float64(),  # of the full model on the same tokens
+        "flops_blocks": pa.float64(),  # of decode passes, blocks only
         "flops_blocks_full": pa.float64(),
         "prompt_flops": pa.float64(),
         "prompt_flops_full": pa.float64(),
     }
 )
+# One row per calibration answer: what each promise bounds (see `evaluation.risks`), and the compute.
 LOSSES = pa.schema(
     {
         "policy": pa.string(),
         "example_id": pa.string(),
         "group_id": pa.string(),
         "threshold": pa.float64(),
-        "disagreement": pa.float64(),  # losses, 0..1: see `risks`
-        "metric-drop": pa.float64(),
-        "degenerate": pa.float64(),
+        "disagreement": pa.float64(),  # 0 or 1: another text than the full model's
+        "metric-drop": pa.float64(),  # 0..1: how far the main metric is below the full model's
+        "degenerate": pa.float64(),  # 0 or 1
         "flops": pa.float64(),  # as in FLOPS
         "flops_full": pa.float64(),
     }
 )
 
-# The questions that heads are there to answer, by kind: does a memory of earlier tokens help (a hybrid is an ffn-slim
-# with one, and nothing else), does a cheap head do?
+# Pairs of kinds of heads whose difference answers a question: does a memory of earlier tokens help (a hybrid is an
+# ffn-slim with such a memory), and does a cheap head do as well?
 COMPARED_HEADS = (
-    ("mamba", "ffn"), ("mamba", "calm"), ("hybrid", "ffn-slim"), ("mamba-slim", "ffn-slim"), ("mamba-slim", "mamba"),
-    ("ffn-slim", "ffn"), ("hybrid", "mamba"),
-)  # fmt: skip
-METRICS = {
+    ("mamba", "ffn"),
+    ("mamba", "calm"),
+    ("hybrid", "ffn-slim"),
+    ("mamba-slim", "ffn-slim"),
+    ("mamba-slim", "mamba"),
+    ("ffn-slim", "ffn"),
+    ("hybrid", "mamba"),
+)
+METRICS = {  # by the dataset's kind, in 0..100; `*_diff` -100..100
     "triviaqa": ("em", "f1"),
     "coqa": ("em", "f1"),
     "truthfulqa": tuple(f"{m}_{k}" for m in ("bleu", "rouge1", "rouge2", "rougeL") for k in ("max", "diff", "acc")),
 }
 MAIN_METRIC = {"triviaqa": "em", "coqa": "f1", "truthfulqa": "bleu_acc"}
 ALL_METRICS = tuple(dict.fromkeys(metric for metrics in METRICS.values() for metric in metrics))
-COMPARISON = ("agreement", "token_agreement", "rougeL_full", "degenerate", "mean_tokens")  # beside every metric
+COMPARISON = (
+    "agreement",  # whether the text equals the full model's
+    "token_agreement",  # common prefix of the tokens, over the longer answer's length
+    "rougeL_full",  # ROUGE-L F-measure against the full model's text
+    "degenerate",
+    "mean_tokens",
+)
 
+# One row per backbone, dataset, policy and threshold. `_low` and `_high` are a 95 % bootstrap interval over groups.
 RESULTS_COLUMNS = (
-    "preset", "backbone", "family", "dataset", "policy", "head", "state_fill", "threshold", "calibrated", "promises",
-    "fallback", "examples", "tokens", "rules", "score_version",
-    *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")), "mean_blocks",
-    "flops_per_token", "flops_saved", "flops_saved_low", "flops_saved_high", "flops_saved_blocks",
-    "flops_saved_with_prompt", "oracle_share", "acceptance_rate", "tokens_per_round", "seconds_per_token",
-)  # fmt: skip
+    "preset",
+    "backbone",
+    "family",  # transformer | mamba
+    "dataset",
+    "policy",
+    "head",
+    "state_fill",
+    "threshold",  # none in a fallback
+    "calibrated",  # whether calibration chose this threshold for a promise
+    "promises",  # the names of these promises
+    "fallback",  # whether the row stands for the full model, as no threshold keeps a promise
+    "examples",
+    "tokens",  # generated, of all examples
+    "rules",  # scoring rules: official | lm-eval
+    "score_version",  # `metrics.VERSION`
+    *(f"{name}{end}" for name in (*ALL_METRICS, *COMPARISON) for end in ("", "_low", "_high")),
+    "mean_blocks",  # of a decode pass
+    "flops_per_token",  # of a decode pass: blocks, heads checked, state fill, LM head
+    "flops_saved",  # 1 - FLOPs of decode passes / the full model's on the same tokens
+    "flops_saved_low",
+    "flops_saved_high",
+    "flops_saved_blocks",  # the same for blocks only
+    "flops_saved_with_prompt",  # the same with the passes over the prompts
+    "oracle_share",  # flops_saved over the oracle's
+    "acceptance_rate",  # self-speculation: drafted tokens that are in the answers, 0..1
+    "tokens_per_round",  # self-speculation
+    "seconds_per_token",  # none where not measured
+)
 
 
 def confidences_schema(heads: Iterable[str]) -> pa.Schema:
-    """What heads, trained from several seeds, say of held-out text: a row per seed, token and exit, in this order."""
-    fields = {"seed": pa.int64(), "document_id": pa.string(), "position": pa.int32(), "exit": pa.int16()}
-    fields |= {"label": pa.bool_(), "agreement": pa.bool_()}  # whether the exit's best token is the full model's
+    """Returns the columns of heads' confidences on held-out text: a row per seed, token and exit, in this order."""
+    fields = {
+        "seed": pa.int64(),  # that the heads were trained from
+        "document_id": pa.string(),
+        "position": pa.int32(),  # of the token in its document, from 0
+        "exit": pa.int16(),  # block
+        "label": pa.bool_(),  # what heads are trained to predict
+        "agreement": pa.bool_(),  # whether the exit's most probable token is the full model's
+    }
     return pa.schema(fields | {f"confidence_{head}": pa.float32() for head in heads})
 
 
 def scores_schema(kind: str) -> pa.Schema:
-    """Scores of one run: the dataset kind's metrics (0..100) and the comparison with the full model (0..1), per row."""
-    fields = {"example_id": pa.string(), "group_id": pa.string(), "threshold": pa.float64()}
-    fields |= {"rules": pa.string(), "score_version": pa.int32()}  # how the metrics were found
+    """Returns the columns of one run's scores, a row per row of GENERATIONS; `kind` is the dataset's."""
+    fields = {
+        "example_id": pa.string(),
+        "group_id": pa.string(),
+        "threshold": pa.float64(),
+        "rules": pa.string(),  # scoring rules: official | lm-eval
+        "score_version": pa.int32(),  # `metrics.VERSION`
+    }
     fields |= dict.fromkeys(METRICS[kind], pa.float64())
-    fields |= {"agreement": pa.bool_(), "token_agreement": pa.float64(), "rougeL_full": pa.float64()}
-    fields |= {"degenerate": pa.bool_(), "tokens": pa.int32()}
+    fields |= {
+        "agreement": pa.bool_(),  # as in COMPARISON
+        "token_agreement": pa.float64(),
+        "rougeL_full": pa.float64(),
+        "degenerate": pa.bool_(),
+        "tokens": pa.int32(),  # generated
+    }
     return pa.schema(fields)
 
 
 def write_table(rows: pd.DataFrame, path: str | Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None):
-    """Write a frame as Parquet; ValueError if a column is missing, too many, or of another type."""
+    """Write a frame as Parquet; ValueError if columns or their types are not the schema's."""
     if set(rows.columns) != set(schema.names):
         raise ValueError(f"{path}: columns {sorted(rows.columns)} are not the schema's {sorted(schema.names)}")
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False, safe=True)
@@ -135,10 +215,10 @@ def write_table(rows: pd.DataFrame, path: str | Path, schema: pa.Schema, metadat
 
 
 def read_table(path: str | Path, schema: pa.Schema) -> pd.DataFrame:
-    """Read a hand-over file; InputError if it is broken or not of its schema. List columns come as Python lists."""
+    """Returns a Parquet file as a frame, list columns as Python lists; InputError if it is broken or has other columns."""
     table = _open(path)
     if not table.schema.remove_metadata().equals(schema):
-        raise InputError(f"{path}: not the schema of this hand-over file; delete it and run again")
+        raise InputError(f"{path}: has not the columns of this hand-over file; delete it and run again")
     frame = table.to_pandas(ignore_metadata=True)
     for field in schema:
         if pa.types.is_list(field.type):
@@ -147,7 +227,7 @@ def read_table(path: str | Path, schema: pa.Schema) -> pd.DataFrame:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `write_table` was given as metadata."""
+    """Returns the metadata that `write_table` wrote; InputError if the file is broken."""
     return {k.decode(): v.decode() for k, v in (_open(path).schema.metadata or {}).items()}
 
 
@@ -166,7 +246,7 @@ def write_csv(rows: pd.DataFrame, path: str | Path, float_format: str = "%.8g") 
 
 
 def read_csv(path: str | Path) -> pd.DataFrame:
-    """Read what `write_csv` wrote; InputError if it is broken."""
+    """Returns the frame that `write_csv` wrote; InputError if the file is broken."""
     content = files.read(path)
     try:
         return pd.read_csv(BytesIO(content))
@@ -175,9 +255,9 @@ def read_csv(path: str | Path) -> pd.DataFrame:
 
 
 def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -> None:
-    """Sorted, indented JSON with a final line end, so that equal values are equal bytes.
+    """Write sorted and indented JSON, so that equal values are equal bytes.
 
-    With a JSON schema in YAML, a value that does not keep to it raises jsonschema's ValidationError.
+    `schema` is the path of a JSON schema in YAML; jsonschema's ValidationError if the value does not fit it.
     """
     if schema:
         import yaml
@@ -189,7 +269,7 @@ def write_json(value: Any, path: str | Path, schema: str | Path | None = None) -
 
 
 def read_json(path: str | Path) -> Any:
-    """A JSON file's value; InputError if it is broken."""
+    """Returns the value of a JSON file; InputError if the file is broken."""
     content = files.read(path)
     try:
         return json.loads(content)
@@ -198,9 +278,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_thresholds(paths: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, float | None]]:
-    """By (backbone, dataset, policy) what rule calibrate chose for each promise; None where no threshold keeps it."""
+    """Returns calibrated thresholds by (backbone, dataset, policy) and promise; None stands for the full model."""
     return {
-        (found["backbone"], found["dataset"], policy): {name: kept["threshold"] for name, kept in promises.items()}
-        for found in map(read_json, paths)
-        for policy, promises in found["policies"].items()
+        (table["backbone"], table["dataset"], policy): {name: chosen["threshold"] for name, chosen in promises.items()}
+        for table in map(read_json, paths)
+        for policy, promises in table["policies"].items()
     }

@@ -1,8 +1,8 @@
-"""Tokens for gated models come from the environment, and are struck out of whatever a job says or writes down.
+"""Removes tokens from everything that a job prints or logs.
 
-Errors of the hub's client may quote a request with its headers, or an address with a signature. What is struck out: the
-values of the variables that hold tokens, whatever looks like one of the hub's, and signatures and passwords in
-addresses and headers.
+Tokens for gated models come from the environment, and errors of the hub's client may quote a request's headers or a
+signed address. Redacted are the values of environment variables that hold secrets, everything that looks like a token
+of the hub, and signatures and passwords in addresses and headers.
 """
 
 import logging
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 HIDDEN = "[hidden]"
-# At the end of a name: TOKENIZERS_PARALLELISM and HF_TOKEN_PATH hold none.
+# At the end of a name only: TOKENIZERS_PARALLELISM and HF_TOKEN_PATH hold no secrets.
 _NAME = re.compile(r"(?i)(token|secret|password|passwd|api_?key|access_?key|credentials?)$")
-_SHORTEST = 8  # characters of a value that is struck out: shorter ones would strike out words
-_SHAPES = (  # what comes before the secret, which stays, and the secret
+_SHORTEST = 8  # characters; redacting shorter values would redact ordinary words
+_SHAPES = (  # the group before the secret stays
     re.compile(r"()\bhf_[A-Za-z0-9]{10,}"),
     re.compile(r"(?i)(bearer )[^\s'\",;)]+"),
     re.compile(r"(?i)(authorization['\"]?: ?['\"]?(?:basic )?)(?!bearer )[^\s'\",;)]+"),
@@ -27,12 +27,12 @@ _SHAPES = (  # what comes before the secret, which stays, and the secret
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable or key of this name holds something that nobody may read."""
+    """Returns whether a variable or key of this name holds a secret."""
     return bool(_NAME.search(name))
 
 
 def find(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Keys of nested mappings and lists at which there is a token: in the name, the text, or by what it is called."""
+    """Yields the keys of nested mappings and lists whose name or text contains a token, or whose name says so."""
     if isinstance(value, str):
         if value != redact(value) or (key and value and is_secret(str(key[-1]))):
             yield key
@@ -45,7 +45,7 @@ def find(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str | in
 
 
 def redact(text: str) -> str:
-    """The text without tokens."""
+    """Returns the text with every token replaced by `HIDDEN`."""
     values = {value for name, value in os.environ.items() if is_secret(name) and len(value) >= _SHORTEST}
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN)
@@ -55,12 +55,12 @@ def redact(text: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Formats a record, its traceback included, without tokens."""
+    """Formats log records, tracebacks included, without tokens."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 def excepthook(kind, error, trace) -> None:
-    """What Python prints of an error that nobody caught, without tokens."""
+    """Print an uncaught error as Python does, without tokens."""
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
