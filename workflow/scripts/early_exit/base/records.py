@@ -215,7 +215,7 @@ def write_table(rows: pd.DataFrame, path: str | Path, schema: pa.Schema, metadat
 
 
 def read_table(path: str | Path, schema: pa.Schema) -> pd.DataFrame:
-    """Returns a Parquet file as a frame, list columns as Python lists; InputError if it is broken or has other columns."""
+    """Returns the frame of a Parquet file, list columns as lists; InputError if it is broken or has other columns."""
     table = _open(path)
     if not table.schema.remove_metadata().equals(schema):
         raise InputError(f"{path}: has not the columns of this hand-over file; delete it and run again")
