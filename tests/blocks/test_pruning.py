@@ -22,8 +22,8 @@ from early_exit.decoding.fills import Fill
 from early_exit.models import loading
 from early_exit.models.documents import Document
 from early_exit.policies import base
-from early_exit.report import curves
 from early_exit.report import pruning as pruning_figures
+from early_exit.report import style
 from engine import Length, prompts, requests_for, run
 from head_training import documents
 from reference import KINDS
@@ -238,7 +238,7 @@ def drawn(*, backbone=("tiny-transformer", "tiny-mamba")):
 
 def test_the_figure_shows_every_block_that_goes():
     scores, chosen = drawn()
-    figure = pruning_figures.blocks(scores, chosen)
+    figure = pruning_figures.pruned_blocks(scores, chosen)
     assert len(figure.axes) == 6
     influence, angles, gone = figure.axes[:3]
     own = scores[(scores["backbone"] == "tiny-transformer")]
@@ -254,9 +254,9 @@ def test_the_figure_shows_every_block_that_goes():
 def test_equal_figures_are_equal_bytes_and_an_empty_one_is_refused(tmp_path):
     found = []
     for name in ("one", "two"):
-        curves.save(pruning_figures.blocks(*drawn()), tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+        style.save(pruning_figures.pruned_blocks(*drawn()), tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
         found.append([sha256((tmp_path / f"{name}.{end}").read_bytes()).digest() for end in ("svg", "png")])
     assert found[0] == found[1]
     scores, chosen = drawn()
     with pytest.raises(InputError, match=r"pruned_blocks\.csv: no rows to draw"):
-        pruning_figures.blocks(scores, chosen[:0])
+        pruning_figures.pruned_blocks(scores, chosen[:0])

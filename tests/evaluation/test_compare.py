@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import bootstrap, compare, resampled
-from early_exit.report import curves as figures
-from early_exit.report import equal_compute
+from early_exit.report import equal_compute, style
 
 BOOTSTRAP = {"seed": 1, "resamples": 400}
 POLICIES = {"full": "full", "pruned": "pruned", "calm-copy": "head", "mamba-copy": "head", "mamba-propagate": "head",
@@ -335,7 +334,7 @@ def test_the_forest_plot_says_where_nothing_is_shared_and_counts_conversations(t
 def test_equal_forest_plots_are_equal_bytes(tmp_path):
     found = []
     for name in ("first", "second"):
-        figures.save(
+        style.save(
             equal_compute.equal_compute(*make_tables(), "triviaqa"), tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
         )
         found.append([sha256((tmp_path / f"{name}.{end}").read_bytes()).digest() for end in ("svg", "png")])

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import ROOT
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
@@ -16,7 +15,7 @@ from early_exit.heads import measure as head_outputs
 from early_exit.heads import store, training
 from early_exit.models import loading
 from early_exit.models.documents import Document
-from early_exit.report import curves, heads
+from early_exit.report import heads, style
 
 EXITS, DEPTH = [2, 4, 5], 6
 DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},
@@ -220,10 +219,10 @@ def test_reliability_counts_the_tokens_of_all_seeds(tables):
 
 
 DRAWN = {
-    "ranking": lambda t: heads.ranking(t[0]),
-    "savings": lambda t: heads.savings(t[0]),
-    "cost": lambda t: heads.cost(t[0]),
-    "differences": lambda t: heads.differences(t[1], "b1"),
+    "ranking": lambda t: heads.head_ranking(t[0]),
+    "savings": lambda t: heads.head_savings(t[0]),
+    "cost": lambda t: heads.head_cost(t[0]),
+    "differences": lambda t: heads.head_differences(t[1], "b1"),
     "reliability": lambda t: heads.reliability(t[2], "b2"),
 }
 
@@ -236,10 +235,10 @@ def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path)
         again.append(pd.read_csv(tmp_path / f"{k}.csv"))
     for name, frames in (("first", tables), ("second", again)):
         figure = DRAWN[kind](frames)
-        curves.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+        style.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
     for ending in ("svg", "png"):
         assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
-    assert figure.get_figwidth() <= curves.WIDTH
+    assert figure.get_figwidth() <= style.WIDTH
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
     boxes = [axes.get_tightbbox() for axes in figure.axes]
     assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes)
@@ -247,12 +246,12 @@ def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path)
 
 def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
     table = tables[0]
-    axes = heads.savings(table).axes[0]
+    axes = heads.head_savings(table).axes[0]
     drawn = {
         line.get_marker(): line for line in axes.get_lines() if line.get_marker() not in ("None", "none", None, "")
     }
     assert len(drawn) == 3
-    for head, (_, marker) in zip(("calm", "ffn", "mamba"), curves.LOOKS, strict=False):
+    for head, (_, marker) in zip(("calm", "ffn", "mamba"), style.LOOKS, strict=False):
         own = table[(table["head"] == head) & (table["backbone"] == "b1")]
         assert np.allclose(drawn[marker].get_ydata(), 100 * own["leave_at_1"])
         assert np.allclose(np.round(drawn[marker].get_xdata()), range(4))
@@ -260,7 +259,7 @@ def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
 
 def test_a_difference_that_may_be_none_is_drawn_empty(tables):
     own = tables[1][tables[1]["backbone"] == "b1"]
-    figure = heads.differences(own.assign(differs=own["exit"] == "2"), "b1")
+    figure = heads.head_differences(own.assign(differs=own["exit"] == "2"), "b1")
     marks = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "D")]
     assert len(marks) == 8 and sum(line.get_markerfacecolor() == "white" for line in marks) == 6
 
@@ -268,9 +267,9 @@ def test_a_difference_that_may_be_none_is_drawn_empty(tables):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda t: heads.ranking(t[0].iloc[:0]),
-        lambda t: heads.cost(t[0].iloc[:0]),
-        lambda t: heads.differences(t[1], "no"),
+        lambda t: heads.head_ranking(t[0].iloc[:0]),
+        lambda t: heads.head_cost(t[0].iloc[:0]),
+        lambda t: heads.head_differences(t[1], "no"),
         lambda t: heads.reliability(t[2], "no"),
     ],
 )
@@ -285,11 +284,4 @@ def test_a_class_that_never_occurs_leaves_its_metrics_open():
     mamba = table[table["head"] == "mamba"]
     assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()
     assert all(map(math.isfinite, mamba["average_precision"]))
-    heads.ranking(table)
-
-
-def test_every_figure_and_table_has_its_caption():
-    text = (ROOT / "workflow/rules/head_report.smk").read_text()
-    for name in ("heads", "head_differences", "head_ranking", "head_savings", "head_cost", "reliability"):
-        assert (ROOT / f"report/{name}.rst").is_file()
-    assert "../../report/heads.rst" in text and "../../report/head_differences.rst" in text
+    heads.head_ranking(table)

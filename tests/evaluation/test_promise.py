@@ -174,7 +174,7 @@ def rings(axes):
 
 
 def test_the_figure_of_a_calibration_shows_risks_bounds_and_what_was_chosen(found):
-    rows = promise_figures.curves(found)
+    rows = promise_figures.tested_thresholds(found)
     assert len(rows) == 2 * 2 * 2 * 3
     figure = promise_figures.calibration(rows, make_results(), "tiny-transformer", "one")
     assert [axes.get_title() for axes in figure.axes] == ["triviaqa, n = 100", "coqa, n = 100", "", ""]

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.base.records import METRICS, RESULTS_COLUMNS
-from early_exit.report import curves as figures
+from early_exit.experiment import figures as experiment
+from early_exit.report import curves, figures, style
 
 SWEEP = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 FILLS = {"tiny-transformer": ("copy", "propagate"), "tiny-mamba": ("skip", "propagate")}
@@ -97,7 +99,7 @@ def labels(axes):
 
 
 def test_quality_draws_every_policy_once_per_backbone():
-    figure = figures.quality(make_results(), "coqa")
+    figure = curves.quality(make_results(), "coqa")
     assert [axes.get_title() for axes in figure.axes] == list(FILLS)
     for axes, fills in zip(figure.axes, FILLS.values(), strict=True):
         assert sorted(labels(axes)) == sorted(["full", "pruned", *(f"{h}-{f}" for h in HEADS for f in fills)])
@@ -107,7 +109,7 @@ def test_quality_draws_every_policy_once_per_backbone():
 
 def test_quality_points_are_the_settings_and_rings_the_calibrated_ones():
     results = make_results()
-    axes = figures.quality(results, "triviaqa").axes[0]
+    axes = curves.quality(results, "triviaqa").axes[0]
     rows = results[(results["policy"] == "ffn-copy") & (results["dataset"] == "triviaqa")]
     line = next(line for line in axes.get_lines() if line.get_label() == "ffn-copy")
     np.testing.assert_allclose(line.get_xdata(), 100 * rows["flops_saved"])
@@ -123,7 +125,7 @@ def test_quality_points_are_the_settings_and_rings_the_calibrated_ones():
 
 
 def test_heads_and_fills_are_told_apart_without_colour():
-    axes = figures.quality(make_results(), "coqa").axes[0]
+    axes = curves.quality(make_results(), "coqa").axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     policies = [f"{head}-{fill}" for head in HEADS for fill in ("copy", "propagate")] + ["pruned"]
     assert len({(lines[p].get_marker(), lines[p].get_linestyle()) for p in policies}) == len(policies)
@@ -131,8 +133,8 @@ def test_heads_and_fills_are_told_apart_without_colour():
 
 
 def test_legend_names_heads_fills_and_references_and_stays_off_the_panels(tmp_path):
-    figure = figures.quality(make_results(), "coqa")
-    figures.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
+    figure = curves.quality(make_results(), "coqa")
+    style.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [
         "full model, 95 % band", "static pruning", "calibrated threshold",
@@ -144,7 +146,7 @@ def test_legend_names_heads_fills_and_references_and_stays_off_the_panels(tmp_pa
 
 def test_quality_of_one_backbone_without_heads_or_full_model():
     results = make_results(backbones=["tiny-mamba"], datasets=["coqa"])
-    figure = figures.quality(results[results["policy"] == "pruned"], "coqa")
+    figure = curves.quality(results[results["policy"] == "pruned"], "coqa")
     assert labels(figure.axes[0]) == ["pruned"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["static pruning"]
 
@@ -153,13 +155,13 @@ def test_empty_names_may_have_become_nan_on_the_way_through_csv(tmp_path):
     make_results().to_csv(tmp_path / "results.csv", index=False)
     read = pd.read_csv(tmp_path / "results.csv")
     assert read["head"].isna().any()
-    assert labels(figures.quality(read, "coqa").axes[0]) == labels(figures.quality(make_results(), "coqa").axes[0])
+    assert labels(curves.quality(read, "coqa").axes[0]) == labels(curves.quality(make_results(), "coqa").axes[0])
     read["head"] = np.nan  # a column of nothing else is read as floats
-    figures.quality(read[read["policy"].isin(["full", "pruned"])], "coqa")
+    curves.quality(read[read["policy"].isin(["full", "pruned"])], "coqa")
 
 
 def test_exits_stack_to_100_percent_from_the_earliest_exit_up():
-    figure = figures.exits(make_exits(), "tiny-mamba")
+    figure = curves.exits(make_exits(), "tiny-mamba")
     assert len(figure.axes) == 9
     assert figure.get_suptitle() == "tiny-mamba, state fill propagate"
     assert [axes.get_title() for axes in figure.axes[:3]] == ["head calm", "head ffn", "head mamba"]
@@ -179,19 +181,19 @@ def test_exits_stack_to_100_percent_from_the_earliest_exit_up():
 
 
 def test_exit_colours_get_lighter_with_depth():
-    patches = figures.exits(make_exits(), "tiny-mamba").legends[0].get_patches()
+    patches = curves.exits(make_exits(), "tiny-mamba").legends[0].get_patches()
     lightness = [np.dot(patch.get_facecolor()[:3], (0.2126, 0.7152, 0.0722)) for patch in patches]
     assert all(darker + 0.1 < lighter for darker, lighter in pairwise(lightness))
 
 
 def test_exits_show_another_fill_where_propagate_was_not_run():
     shares = make_exits()
-    figure = figures.exits(shares[shares["state_fill"] != "propagate"], "tiny-transformer")
+    figure = curves.exits(shares[shares["state_fill"] != "propagate"], "tiny-transformer")
     assert figure.get_suptitle() == "tiny-transformer, state fill copy"
 
 
 def test_training_has_a_line_per_exit_and_the_rate_of_the_label():
-    figure = figures.training(make_training(), "tiny-mamba")
+    figure = curves.training(make_training(), "tiny-mamba")
     assert [axes.get_title() for axes in figure.axes] == ["head calm", "head ffn", "head mamba", 'labelled "exit"']
     for axes in figure.axes:
         assert labels(axes) == [f"exit after block {block}" for block in EXITS]
@@ -200,14 +202,14 @@ def test_training_has_a_line_per_exit_and_the_rate_of_the_label():
 
 
 def test_training_of_two_recipes_names_them():
-    curves = pd.concat([make_training(), make_training(recipe="more")])
-    assert [axes.get_title() for axes in figures.training(curves, "tiny-mamba").axes[2:4]] == [
+    trained = pd.concat([make_training(), make_training(recipe="more")])
+    assert [axes.get_title() for axes in curves.training(trained, "tiny-mamba").axes[2:4]] == [
         "head mamba (paper)", "head calm (more)",
     ]  # fmt: skip
 
 
 def test_settle_runs_over_relative_depth_and_marks_the_exits():
-    axes, cosines = figures.settle(make_settle(), {"tiny-mamba": EXITS}).axes
+    axes, cosines = curves.settle(make_settle(), make_training()).axes
     assert labels(axes) == labels(cosines) == list(FILLS)
     np.testing.assert_allclose(cosines.get_lines()[1].get_ydata(), (np.arange(1, DEPTH + 1) / DEPTH) ** 1.8)
     transformer, mamba = (line for line in axes.get_lines() if line.get_label() in FILLS)
@@ -219,13 +221,13 @@ def test_settle_runs_over_relative_depth_and_marks_the_exits():
 @pytest.mark.parametrize(
     ("draw", "frame", "key"),
     [
-        (figures.quality, make_results(), "nosuch"),
-        (figures.quality, make_results().iloc[:0], "coqa"),
-        (figures.quality, make_results().assign(f1=np.nan), "coqa"),
-        (figures.exits, make_exits(), "nosuch"),
-        (figures.exits, make_exits().query("head == ''"), "tiny-mamba"),
-        (figures.training, make_training(), "tiny-transformer"),
-        (figures.settle, make_settle().iloc[:0], None),
+        (curves.quality, make_results(), "nosuch"),
+        (curves.quality, make_results().iloc[:0], "coqa"),
+        (curves.quality, make_results().assign(f1=np.nan), "coqa"),
+        (curves.exits, make_exits(), "nosuch"),
+        (curves.exits, make_exits().query("head == ''"), "tiny-mamba"),
+        (curves.training, make_training(), "tiny-transformer"),
+        (curves.settle, make_settle().iloc[:0], make_training()),
     ],
 )
 def test_nothing_to_draw_is_one_clear_line(draw, frame, key):
@@ -235,10 +237,10 @@ def test_nothing_to_draw_is_one_clear_line(draw, frame, key):
 
 
 DRAWN = {
-    "quality": lambda: figures.quality(make_results(), "truthfulqa"),
-    "exits": lambda: figures.exits(make_exits().query("dataset == 'coqa'"), "tiny-transformer"),
-    "training": lambda: figures.training(make_training(), "tiny-mamba"),
-    "settle": lambda: figures.settle(make_settle(), {"tiny-mamba": EXITS}),
+    "quality": lambda: curves.quality(make_results(), "truthfulqa"),
+    "exits": lambda: curves.exits(make_exits().query("dataset == 'coqa'"), "tiny-transformer"),
+    "training": lambda: curves.training(make_training(), "tiny-mamba"),
+    "settle": lambda: curves.settle(make_settle(), make_training()),
 }
 
 
@@ -246,16 +248,29 @@ DRAWN = {
 def test_equal_figures_are_equal_bytes_with_text_that_can_be_read(kind, tmp_path):
     figure, again = DRAWN[kind](), DRAWN[kind]()
     for name, drawn in (("first", figure), ("second", again)):
-        figures.save(drawn, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
+        style.save(drawn, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
     for ending in ("svg", "png"):
         first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in ("first", "second"))
         assert sha256(first).digest() == sha256(second).digest()
     assert (tmp_path / "first.png").read_bytes()[:4] == b"\x89PNG"
-    assert figure.get_figwidth() <= figures.WIDTH
+    assert figure.get_figwidth() <= style.WIDTH
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
+
+
+def test_only_the_paper_s_policies_are_drawn_where_an_entry_says_so():
+    (entry,) = [kind for kind in experiment.KINDS if kind.name == "quality"]
+    figure = experiment.Figure(entry.name, entry.category, entry.tables, "coqa", paper_only=entry.paper_only)
+    drawn = figures.draw(figure, {"results": make_results()}, paper_policies=["full", "calm-copy"])
+    assert labels(drawn.axes[0]) == ["full", "calm-copy"]
+
+
+def test_every_entry_has_a_function_that_draws_it_and_a_caption():
+    entries = {kind.name for kind in experiment.KINDS} | {experiment.SPEED.kind}
+    assert entries == style.DRAWING.keys()
+    assert all((ROOT / f"report/{name}.rst").is_file() for name in entries)
 
 
 def test_drawing_leaves_no_style_behind():
     before = dict(mpl.rcParams)
-    figures.quality(make_results(), "coqa")
+    curves.quality(make_results(), "coqa")
     assert dict(mpl.rcParams) == before

@@ -10,7 +10,7 @@ from test_compare import BOOTSTRAP, make_rows
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import compare, resampled
-from early_exit.report import curves, policies
+from early_exit.report import policies, style
 
 SPECS = {  # kind, head, state fill, how it adapts, what it matches
     "full": ("full", "", "", "", ""),
@@ -114,12 +114,12 @@ def test_sorts_are_told_apart_without_colour_and_all_text_can_be_read(tmp_path):
     read = policies.SORTS.values()
     assert len({marker for *_, marker in read}) == len({colour for _, colour, _ in read}) == len(policies.SORTS)
     figure = policies.policies(standings(), "triviaqa")
-    curves.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
-    curves.save(policies.policies(standings(), "triviaqa"), tmp_path / "b.svg", tmp_path / "b.png")
+    style.save(figure, tmp_path / "a.svg", tmp_path / "a.png")
+    style.save(policies.policies(standings(), "triviaqa"), tmp_path / "b.svg", tmp_path / "b.png")
     for end in ("svg", "png"):
         first, second = ((tmp_path / f"{name}.{end}").read_bytes() for name in "ab")
         assert sha256(first).digest() == sha256(second).digest()
-    assert figure.get_figwidth() <= curves.WIDTH
+    assert figure.get_figwidth() <= style.WIDTH
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
 
 

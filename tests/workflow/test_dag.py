@@ -39,12 +39,10 @@ EXPECTED = {
     "train_heads_seed": 4,
     "measure_heads": 2,
     "head_tables": 1,
-    "head_figures": 1,
     "settle": 2,
     "adapt": 4,  # two kinds of adaptive thresholds on one dataset
     "calibrate": 6,
     "promise": 1,
-    "promise_figures": 1,
     "generate": 60,
     "layer_costs": 2,
     "count_flops": 60,
@@ -201,19 +199,18 @@ def test_fetch_gets_models_and_data_and_nothing_else(tmp_path):
 
 def test_touching_modules_runs_nothing_and_editing_a_plot_only_the_figures(finished):
     modules = finished / "workflow/scripts/early_exit"
-    before = (modules / "figures.py").read_text()
-    for module in modules.glob("*.py"):
+    before = (modules / "report/style.py").read_text()
+    for module in modules.rglob("*.py"):
         module.touch()
     assert dry_run(finished) == {}
-    (modules / "figures.py").write_text(before + "\n# edited\n")
-    drawing = ("figures", "head_figures", "promise_figures", "report", "all")
-    assert dry_run(finished) == dict.fromkeys(drawing, 1)
-    (modules / "figures.py").write_text(before)
+    (modules / "report/style.py").write_text(before + "\n# edited\n")
+    assert dry_run(finished) == dict.fromkeys(("figures", "report", "all"), 1)
+    (modules / "report/style.py").write_text(before)
 
 
 def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
-    after = ["tables", "compare", "claims", "figures", "promise", "promise_figures", "provenance", "report", "all"]
+    after = ["tables", "compare", "claims", "figures", "promise", "provenance", "report", "all"]
     after = dict.fromkeys(after, 1)
     own = {"calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
     assert dry_run(finished, policies=policies) == own | after
@@ -221,7 +218,7 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
 
 def test_another_promise_generates_nothing_and_scores_nothing(finished):
     """Calibrated thresholds are of the grid, which is generated whole."""
-    more = ["calibrate", "promise", "promise_figures", "tables", "figures", "provenance", "report", "all"]
+    more = ["calibrate", "promise", "tables", "figures", "provenance", "report", "all"]
     for promises in ({"same-answer": {"epsilon": 0.1}}, {"no-loops": None}):
         rerun = dry_run(finished, calibration={"promises": promises})
         assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
@@ -282,7 +279,7 @@ def test_texts_that_overlap_end_the_run_before_it_trains(copy):
 
 
 def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finished):
-    after = dict.fromkeys(["head_tables", "head_figures", "provenance", "report", "all"], 1)
+    after = dict.fromkeys(["head_tables", "figures", "provenance", "report", "all"], 1)
     assert dry_run(finished, head_quality={"seeds": 2}) == after | {"measure_heads": 1}
     assert dry_run(finished, head_quality={"seeds": 5}) == after | {"measure_heads": 1, "train_heads_seed": 2}
     both = dry_run(finished, head_quality={"recipes": ["paper", "slim"]})
@@ -381,14 +378,12 @@ def test_files_stay_short(path):
 
 
 def test_the_report_s_menu_has_one_name_for_each_number():
-    found = {match for path in RULE_FILES for match in re.findall(r'"(\d)\. ([^"]+)"', path.read_text())}
+    files = [*RULE_FILES, SCRIPTS / "early_exit/experiment/figures.py"]
+    found = {match for path in files for match in re.findall(r'"(\d)\. ([^"]+)"', path.read_text())}
     assert len(found) >= 7 and len(dict(found)) == len(found)
 
 
 def test_captions_and_environments_are_there():
     text = "".join(rules().values()) + (ROOT / "Snakefile").read_text()
-    for plot in ("policies", "quality", "equal_compute", "exits", "training", "settle", "calibration", "promise",
-                 "transfer"):  # fmt: skip
-        assert (ROOT / f"report/{plot}.rst").is_file()
     for path in re.findall(r'"(?:\.\./\.\./)?((?:report|envs)/\w+\.\w+)"', text):
         assert (ROOT / path).is_file(), path

@@ -17,7 +17,7 @@ CHANGES = {
     "`scoring.rules`": ({"scoring": {"rules": "lm-eval"}}, {"score", "calibrate"}),
     "an edit of `metrics.py`": ("metrics", {"score", "calibrate"}),
     "`bootstrap.resamples`": ({"bootstrap": {"resamples": 7}}, set()),
-    "an edit of `figures.py`": ("figures", set()),
+    "an edit of `report/style.py`": ("report/style", set()),
     "a backbone more": (
         {"backbones": {}, "policies": {k: v for k, v in SMALLEST["policies"].items() if k != "calm-skip"}},
         RUN | CALIBRATED | TRAINED | {"fetch_backbone", "settle", "layer_costs"},
@@ -41,8 +41,7 @@ ROWS = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text().sp
                   re.MULTILINE)[2:]  # fmt: skip
 DATA = {"fetch_dataset", "fetch_corpus", "check_disjoint"}
 JOBS = RUN | CALIBRATED | TRAINED | DATA | {"join_shards", "fetch_backbone", "settle", "layer_costs"}
-AFTER = {"tables", "compare", "claims", "claims_page", "figures", "head_tables", "head_figures", "provenance", "report",
-         "promise", "promise_figures", "all"}  # fmt: skip
+AFTER = {"tables", "compare", "claims", "figures", "head_tables", "provenance", "report", "promise", "all"}
 
 
 def test_every_line_of_the_readme_is_tried():

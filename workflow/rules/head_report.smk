@@ -1,7 +1,6 @@
-"""The tables and figures of how good heads are."""
+"""The tables of how good heads are."""
 
 MEASURED = layout.measured_heads(config)
-HEAD_PLOTS = layout.head_plots(config, R)
 RECIPES = {
     recipe: {head: config["heads"][head]["kind"] for head in heads} for recipe, heads in config["recipes"].items()
 }
@@ -44,37 +43,3 @@ rule head_tables:
         seed=config["seed"],
     script:
         "../scripts/head_tables.py"
-
-
-rule head_figures:
-    input:
-        heads=rules.head_tables.output.heads,
-        differences=rules.head_tables.output.differences,
-        reliability=rules.head_tables.output.reliability,
-    output:
-        [
-            report(
-                plot[ending],
-                caption=f"../../report/{plot['kind']}.rst",
-                category="3. Exit heads",
-                subcategory=plot["key"] or "all backbones",
-                labels={"figure": plot["kind"].replace("_", " "), "format": ending},
-            )
-            for plot in HEAD_PLOTS
-            for ending in ("svg", "png")
-        ],
-    log:
-        f"{R}/logs/head_figures.log",
-    benchmark:
-        f"{R}/benchmarks/head_figures.tsv"
-    conda:
-        "../../envs/plot.yaml"
-    threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
-    params:
-        code=code("head_figures"),
-        plots=HEAD_PLOTS,
-    script:
-        "../scripts/head_figures.py"

@@ -5,7 +5,6 @@ PROMISED = [
     for run in SETTINGS
     if (run["backbone"], run["dataset"]) in CALIBRATIONS and (run["policy"] == "full" or run["thresholds"])
 ]
-PROMISE_PLOTS = layout.promise_plots(config, R)
 
 
 rule calibrate:
@@ -21,7 +20,7 @@ rule calibrate:
         f"{R}/logs/calibrate/{{backbone}}/{{dataset}}.log",
     benchmark:
         f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}.tsv"
-    priority: 50  # before scores: the longest figures wait for it
+    priority: 50  # before scores: the longest job waits for it
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
@@ -71,38 +70,3 @@ rule promise:
         seed=config["seed"],
     script:
         "../scripts/promise.py"
-
-
-rule promise_figures:
-    input:
-        promise=rules.promise.output,
-        results=rules.tables.output.results,
-        thresholds=[f"{R}/thresholds/{backbone}/{dataset}.json" for backbone, dataset in CALIBRATIONS],
-    output:
-        [
-            report(
-                plot[ending],
-                caption=f"../../report/{plot['kind']}.rst",
-                category="4. Promises",
-                subcategory=plot["promise"] or "all promises",
-                labels={"figure": " ".join(filter(None, (plot["kind"], plot["key"]))), "format": ending},
-            )
-            for plot in PROMISE_PLOTS
-            for ending in ("svg", "png")
-        ],
-    log:
-        f"{R}/logs/promise_figures.log",
-    benchmark:
-        f"{R}/benchmarks/promise_figures.tsv"
-    priority: 50
-    conda:
-        "../../envs/plot.yaml"
-    threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
-    params:
-        code=code("promise_figures"),
-        plots=PROMISE_PLOTS,
-    script:
-        "../scripts/promise_figures.py"

@@ -52,26 +52,12 @@ rule pruned_blocks:
             subcategory="static pruning",
             labels={"table": "pruned blocks", "format": "csv"},
         ),
-        svg=report(
-            f"{R}/figures/pruned_blocks.svg",
-            caption="../../report/pruned_blocks.rst",
-            category="2. Where tokens exit",
-            subcategory="static pruning",
-            labels={"figure": "pruned blocks", "format": "svg"},
-        ),
-        png=report(
-            f"{R}/figures/pruned_blocks.png",
-            caption="../../report/pruned_blocks.rst",
-            category="2. Where tokens exit",
-            subcategory="static pruning",
-            labels={"figure": "pruned blocks", "format": "png"},
-        ),
     log:
         f"{R}/logs/pruned_blocks.log",
     benchmark:
         f"{R}/benchmarks/pruned_blocks.tsv"
     conda:
-        "../../envs/plot.yaml"
+        "../../envs/score.yaml"
     threads: 1
     resources:
         mem_mb=each_try(2000),

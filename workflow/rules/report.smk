@@ -1,32 +1,28 @@
 """Figures, the provenance page, and the report that holds them with the tables."""
 
-PLOTS = layout.plots(config, R)
-CATEGORIES = {
-    **dict.fromkeys(("policies", "quality", "equal_compute"), "1. Quality against compute"),
-    "exits": "2. Where tokens exit",
-    "settle": "2. Where tokens exit",
-    "training": "3. Exit heads",
-}
+from dataclasses import asdict
+
+from early_exit.experiment import figures
+
+FIGURES = figures.figures(config)
 
 
 rule figures:
     input:
-        results=rules.tables.output.results,
-        exits=rules.tables.output.exits,
-        training=rules.tables.output.training,
-        settle=rules.tables.output.settle,
-        equal_compute=rules.compare.output.equal_compute,
-        policies=rules.compare.output.policies,
+        tables=sorted(
+            {f"{R}/tables/{table}.csv" for figure in FIGURES for table in figure.tables if table != "thresholds"}
+        ),
+        thresholds=[f"{R}/thresholds/{backbone}/{dataset}.json" for backbone, dataset in CALIBRATIONS],
     output:
         [
             report(
-                plot[ending],
-                caption=f"../../report/{plot['kind']}.rst",
-                category=CATEGORIES[plot["kind"]],
-                subcategory=plot["key"] or "all backbones",
-                labels={"figure": plot["kind"], "format": ending},
+                f"{R}/figures/{figure.name}.{ending}",
+                caption=f"../../report/{figure.kind}.rst",
+                category=figure.category,
+                subcategory=figure.group,
+                labels={"figure": figure.label, "format": ending},
             )
-            for plot in PLOTS
+            for figure in FIGURES
             for ending in ("svg", "png")
         ],
     log:
@@ -41,8 +37,8 @@ rule figures:
         runtime=each_try(30),
     params:
         code=code("figures"),
-        plots=PLOTS,
-        plain=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
+        figures=[asdict(figure) for figure in FIGURES],
+        paper_policies=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
     script:
         "../scripts/figures.py"
 
@@ -87,9 +83,7 @@ rule report:
         rules.claims.output,
         rules.figures.output,
         rules.head_tables.output if MEASURED else [],
-        rules.head_figures.output,
         rules.promise.output if CALIBRATIONS else [],
-        rules.promise_figures.output,
         rules.pruned_blocks.output if MEASURED_BLOCKS else [],
         rules.provenance.output,
     output:
@@ -109,8 +103,8 @@ rule report:
         python=sys.executable,
         snakefile=workflow.main_snakefile,
         config=USER_CONFIG,
-        others=["head_tables", "head_figures"] * bool(MEASURED)
-        + ["promise", "promise_figures"] * bool(CALIBRATIONS)
+        others=["head_tables"] * bool(MEASURED)
+        + ["promise"] * bool(CALIBRATIONS)
         + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"

@@ -23,9 +23,7 @@ def jobs(config: Config) -> dict[str, int]:
     counts["check_disjoint"] = 1
     counts["measure_wallclock"] = sum(run["seconds"] is not None for run in runs.settings(config, ""))
     counts["head_tables"] = int(bool(runs.measured_heads(config)))
-    counts["head_figures"] = int(bool(runs.head_plots(config, "")))
     counts["promise"] = int(bool(runs.calibrations(config)))
-    counts["promise_figures"] = int(bool(runs.promise_plots(config, "")))
     counts["pruned_blocks"] = int(bool(runs.measured_blocks(config)))
     counts |= dict.fromkeys(("tables", "compare", "claims", "figures", "provenance", "report", "all"), 1)
     return {rule: count for rule, count in counts.items() if count}

@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from early_exit.base.records import COMPARED_HEADS
 from early_exit.experiment import policy_kinds
 from early_exit.experiment.config import runs_on
 from early_exit.sources import user_code
@@ -128,53 +127,6 @@ def settings(config: Config, results: str) -> list[dict[str, Any]]:
 def is_timed(config: Config, policy: Config) -> bool:
     """Whether a policy's seconds per token are measured: not the oracle's, which knows answers that cost time."""
     return config["wallclock"]["examples"] is not None and policy["kind"] != "oracle"
-
-
-def plots(config: Config, results: str) -> list[dict[str, str]]:
-    """Every figure: its kind, the dataset or backbone it is of (`key`, empty for all), and its two files."""
-    trained = dict.fromkeys(backbone for backbone, _ in trainings(config))
-    ran = {config["policies"][policy]["kind"] for _, _, policy in runs(config)}
-    figures = [("quality", dataset) for dataset in config["datasets"]]
-    if ran - {"full", "oracle", "self-speculative"}:
-        figures += [("policies", dataset) for dataset in config["datasets"]]
-    if "pruned" in ran and ran - {"full", "pruned", "self-speculative"}:
-        figures += [("equal_compute", dataset) for dataset in config["datasets"]]
-    plain = dict.fromkeys(run[0] for run in head_runs(config) if policy_kinds.is_plain(config["policies"][run[2]]))
-    figures += [*(("exits", backbone) for backbone in plain), *(("training", backbone) for backbone in trained)]
-    return [
-        {"kind": kind, "key": key}
-        | {end: f"{results}/figures/{kind}{key and '_' + key}.{end}" for end in ("svg", "png")}
-        for kind, key in [*figures, ("settle", "")]
-    ]
-
-
-def head_plots(config: Config, results: str) -> list[dict[str, str]]:
-    """Every figure of how good the heads are, as `plots` gives the others."""
-    backbones = dict(measured_heads(config))
-    recipes = dict.fromkeys(recipe for _, recipe in measured_heads(config))
-    kinds = {config["heads"][head]["kind"] for recipe in recipes for head in config["recipes"][recipe]}
-    per_backbone = ["reliability"]
-    if any(kinds.issuperset(pair) for pair in COMPARED_HEADS):
-        per_backbone.append("head_differences")
-    figures = [(kind, "") for kind in ("head_ranking", "head_savings", "head_cost") if backbones]
-    return [
-        {"kind": kind, "key": key}
-        | {end: f"{results}/figures/{kind}{key and '_' + key}.{end}" for end in ("svg", "png")}
-        for kind, key in [*figures, *product(per_backbone, backbones)]
-    ]
-
-
-def promise_plots(config: Config, results: str) -> list[dict[str, str]]:
-    """Every figure of what was promised and kept, as `plots` gives the others; `promise` is the promise it is of."""
-    backbones = dict.fromkeys(backbone for backbone, _ in calibrations(config))
-    figures = list(product(("calibration", "promise"), backbones, config["calibration"]["promises"]))
-    if figures and len(config["datasets"]) > 1:
-        figures.append(("transfer", "", ""))
-    return [
-        {"kind": kind, "key": key, "promise": promise}
-        | {end: f"{results}/figures/{'_'.join(filter(None, (kind, key, promise)))}.{end}" for end in ("svg", "png")}
-        for kind, key, promise in figures
-    ]
 
 
 def jobs(config: Config) -> dict[str, list[str]]:

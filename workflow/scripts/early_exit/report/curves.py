@@ -1,15 +1,8 @@
-"""The figures: result tables in, one matplotlib figure out, readable in grey and by the colour-blind.
+"""Figures of quality against compute, of where tokens exit, of training, and of how early predictions settle."""
 
-A head has a colour (Okabe-Ito) and a marker, a state fill a line style and a marker face, an exit a colour that is
-lighter the deeper it lies: nothing is told by hue alone. No pyplot, so no figure leaves a trace in the next. A figure
-that would be empty is an InputError.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,27 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from early_exit.base.errors import InputError
-from early_exit.base.files import whole_file
 from early_exit.evaluation.tables import main_metric, metric_name
+from early_exit.report.style import (
+    EXIT_LINES,
+    FILL_LINES,
+    LOOKS,
+    WIDTH,
+    assign_looks,
+    draws_figure,
+    exit_colours,
+    fill_style,
+    present_rows,
+)
 
-STYLE = {
-    "font.size": 8, "axes.titlesize": 8, "figure.titlesize": 8.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "legend.fontsize": 7, "legend.frameon": False, "legend.handlelength": 2.8, "legend.columnspacing": 3,
-    "lines.linewidth": 1.1, "lines.markersize": 4, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.5,
-    "figure.constrained_layout.use": True, "svg.hashsalt": "early-exit",
-}  # fmt: skip
-WIDTH = 7.0  # inches, the text width of a two-column paper
-LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
-BASELINE_LOOKS = (("#595959", "X"), ("#8C8C8C", "d"), ("#404040", "p"), ("#737373", "h"), ("#A6A6A6", "<"))
-FILL_LINES = {"propagate": "-", "copy": "--", "skip": ":"}
-EXIT_LINES = ("-", "--", "-.", ":")
 FULL_DEPTH = "#EDEDED"
 BAR_EDGE = {"edgecolor": "black", "linewidth": 0.4}
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def quality(results: pd.DataFrame, dataset: str) -> Figure:
     """Main metric of a dataset (0..100) against FLOPs saved on decode passes (%), one panel per backbone.
 
@@ -89,18 +79,6 @@ def _arms(curve: pd.DataFrame, column: str, scale: float) -> np.ndarray:
     return np.clip([value - low, high - value], 0, None)
 
 
-def fill_style(state_fill: str, colour: str) -> dict[str, str]:
-    face = "white" if state_fill in ("copy", "skip") else colour
-    return {"linestyle": FILL_LINES.get(state_fill, "-."), "markerfacecolor": face}
-
-
-def assign_looks(results: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """(colour, marker) of every head and of every policy without one; equal in all figures of a results table."""
-    baselines = set(results.loc[results["head"] == "", "policy"]) - {"full", "pruned"}
-    looks = dict(zip(sorted(set(results["head"]) - {""}), cycle(LOOKS), strict=False))
-    return looks | dict(zip(["pruned", *sorted(baselines)], cycle(BASELINE_LOOKS), strict=False))
-
-
 def _quality_legend(rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> list[dict]:
     """Three groups of {label: handle}: references, heads by colour and marker, state fills by line and face."""
     heads, fills = set(rows["head"]), set(rows["state_fill"])
@@ -131,7 +109,7 @@ def _legend_in_groups(figure: Figure, groups: Sequence[dict]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(groups))
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def exits(shares: pd.DataFrame, backbone: str) -> Figure:
     """Where decode passes leave: datasets in rows, heads in columns, one stacked bar (100 %) per threshold.
 
@@ -172,14 +150,7 @@ def _stacked_bars(axes: Axes, cell: pd.DataFrame, colours: Mapping[int, str]) ->
     axes.set(ylim=(0, 100), yticks=(0, 50, 100))
 
 
-def exit_colours(blocks: Iterable[int]) -> dict[int, str]:
-    """A colour for each exit, lighter with depth (viridis without its lightest end)."""
-    blocks = sorted(set(blocks))
-    shades = np.linspace(0, 0.85, len(blocks))
-    return {block: mpl.colors.to_hex(mpl.colormaps["viridis"](s)) for block, s in zip(blocks, shades, strict=True)}
-
-
-@mpl.rc_context(STYLE)
+@draws_figure
 def training(curves: pd.DataFrame, backbone: str) -> Figure:
     """Loss of every head against tokens seen, one line per exit; last panel: how often the label says "exit".
 
@@ -214,38 +185,25 @@ def _lines_by_exit(axes: Axes, cell: pd.DataFrame, values: pd.Series, colours: M
     axes.set_xlabel("tokens (thousands)")
 
 
-@mpl.rc_context(STYLE)
-def settle(shares: pd.DataFrame, exits: Mapping[str, Sequence[int]] | None = None) -> Figure:
+@draws_figure
+def settle(shares: pd.DataFrame, training: pd.DataFrame) -> Figure:
     """By relative depth: share of tokens (%) whose most probable token after a block is already the full model's, and
-    the mean cosine of the hidden state with the last. A line per backbone; the blocks `exits` of each are marked.
+    the mean cosine of the hidden state with the last.
+
+    A line per backbone, on which the exits that heads were trained at are marked. `shares` is settle.csv, `training`
+    training.csv.
     """
     shares = present_rows(shares, "settle.csv")
+    exits = training.groupby("backbone")["exit"].unique()
     figure, depth = Figure(figsize=(WIDTH, 2.7)), "blocks run / depth (marks: exits)"
     panels = figure.subplots(1, 2, sharex=True)
     lines = zip(shares.groupby("backbone", sort=False), cycle(LOOKS), cycle(EXIT_LINES), strict=False)
     for (backbone, line), (colour, marker), style in lines:
         line = line.sort_values("block")
-        x, marked = line["block"] / line["block"].max(), line["block"].isin((exits or {}).get(backbone, []))
+        x, marked = line["block"] / line["block"].max(), line["block"].isin(exits.get(backbone, []))
         for axes, y in zip(panels, (100 * line["share"], line["cosine"]), strict=True):
             axes.plot(x, y, style, color=colour, marker=marker, markevery=marked.to_numpy(), label=backbone)
     panels[0].set(xlabel=depth, ylabel="prediction already final\n(% of tokens)", xlim=(0, 1.02), ylim=(0, 103))
     panels[1].set(xlabel=depth, ylabel="cosine with the hidden state\nafter the last block", ylim=(None, 1.03))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-@mpl.rc_context(STYLE)
-def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
-    """Write the figure as SVG and as PNG (200 dpi); equal figures give equal bytes."""
-    with whole_file(svg) as path:
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    with whole_file(png) as path:
-        figure.savefig(path, format="png", dpi=200, metadata={"Software": None})
-
-
-def present_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The frame with absent names as empty text, as it was before it went through CSV; InputError if it is empty."""
-    if frame.empty:
-        raise InputError(f"{name}: no rows to draw; check that the config runs what the figure shows")
-    names = frame.columns.intersection(["head", "state_fill", "adapt"])
-    return frame.assign(**{name: frame[name].astype(object).fillna("") for name in names})

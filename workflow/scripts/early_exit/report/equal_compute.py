@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
-from early_exit.report.curves import STYLE, WIDTH, assign_looks, fill_style, present_rows
+from early_exit.report.style import WIDTH, assign_looks, draws_figure, fill_style, present_rows
 
 ROW, MARGINS = 0.17, 1.1  # inches: of one policy; of titles and labels
 BETTER = "← pruning better | policy better →"
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def equal_compute(compared: pd.DataFrame, results: pd.DataFrame, dataset: str) -> Figure:
     """Every policy minus static pruning on a dataset: a panel for the main metric, and one for agreement.
 

@@ -6,14 +6,13 @@ A head has a colour and a marker; the exit `any` (all exits in turn, as in decod
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.report.curves import EXIT_LINES, LOOKS, STYLE, WIDTH, exit_colours, present_rows
+from early_exit.report.style import EXIT_LINES, LOOKS, WIDTH, draws_figure, exit_colours, present_rows
 
 REFERENCES = {"oracle": ("#000000", "-"), "majority": ("#737373", ":")}
 REFERENCE_NAMES = {"oracle": "oracle: knows the answer", "majority": "majority: all tokens alike"}
@@ -32,7 +31,7 @@ LEAST_SHARE = 0.005  # of the tokens: a bin of the reliability diagram with fewe
 ROW, MARGINS = 0.15, 1.0  # inches of the plot of differences: of one row; of titles and labels
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
     """Of the tokens that get a confidence, how many are labelled "exit": a panel per head, a line per exit.
 
@@ -72,8 +71,8 @@ def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
-def ranking(heads: pd.DataFrame) -> Figure:
+@draws_figure
+def head_ranking(heads: pd.DataFrame) -> Figure:
     """AUROC and average precision of every head by exit, with 95 % intervals; a column of panels per backbone."""
     figure, panels = _grid(heads, ("auroc", "average_precision"))
     for row in panels:
@@ -82,8 +81,8 @@ def ranking(heads: pd.DataFrame) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
-def savings(heads: pd.DataFrame) -> Figure:
+@draws_figure
+def head_savings(heads: pd.DataFrame) -> Figure:
     """Share of tokens (%) that may leave at 1 % and at 5 % disagreement, by exit, with 95 % intervals."""
     figure, panels = _grid(heads, ("leave_at_1", "leave_at_5"), scale=100)
     for row in panels:
@@ -139,8 +138,8 @@ def _legend(figure: Figure, looks: Mapping[str, tuple[str, str]], with_reference
     figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5)
 
 
-@mpl.rc_context(STYLE)
-def cost(heads: pd.DataFrame) -> Figure:
+@draws_figure
+def head_cost(heads: pd.DataFrame) -> Figure:
     """Quality beside cost: share of the blocks' FLOPs saved, all exits in turn, against what a check of the head costs.
 
     Rows of panels are 1 % and 5 % disagreement, columns backbones. The savings are less the checks.
@@ -170,8 +169,8 @@ def cost(heads: pd.DataFrame) -> Figure:
     return figure
 
 
-@mpl.rc_context(STYLE)
-def differences(table: pd.DataFrame, backbone: str) -> Figure:
+@draws_figure
+def head_differences(table: pd.DataFrame, backbone: str) -> Figure:
     """Heads against each other: a row per pair and exit, a panel per metric, with 95 % intervals of the difference.
 
     A filled marker is a difference, its interval leaves zero out; an empty one may be none.

@@ -6,14 +6,13 @@ markers say once more which sort it is of, and sorts are apart, under headings.
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
 from early_exit.experiment.policy_kinds import UNTRAINED
-from early_exit.report.curves import STYLE, WIDTH, present_rows
+from early_exit.report.style import WIDTH, draws_figure, present_rows
 
 LEVELS = (0.1, 0.2, 0.3)  # savings that are shown
 ROW, MARGINS, HEADING = 0.15, 0.95, "heading"  # inches: of one line; of titles and labels
@@ -28,7 +27,7 @@ SORTS = {  # heading, colour, marker; from the top down
 FILLS = ("copy", "skip", "propagate", "deferred", "")
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def policies(standings: pd.DataFrame, dataset: str) -> Figure:
     """Main metric minus the full model's (points of 0..100) at LEVELS of FLOPs saved; a row of panels per backbone.
 

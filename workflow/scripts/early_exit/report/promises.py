@@ -4,14 +4,13 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.report.curves import STYLE, WIDTH, assign_looks, fill_style, present_rows
+from early_exit.report.style import WIDTH, assign_looks, draws_figure, fill_style, present_rows
 
 ROW, MARGINS = 0.15, 1.15  # inches of the plot of observed risks: of one policy; of titles, labels and legend
 HEADROOM = 3.0  # a panel of risks ends at so many epsilons: what lies above is out of question
@@ -20,10 +19,10 @@ RING = {"marker": "o", "linestyle": "none", "markersize": 8, "fillstyle": "none"
 DARK = "#404040"
 
 
-def curves(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The curves of some thresholds.json, a row per backbone, dataset, policy, promise and threshold.
+def tested_thresholds(calibrated: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The contents of some thresholds.json as a table, a row per backbone, dataset, policy, promise and threshold.
 
-    `place` is the threshold's in the order of testing, `chosen` whether it was taken.
+    `place` is the threshold's place in the order of testing, `chosen` says whether calibration took it.
     """
     return pd.DataFrame(
         [
@@ -32,7 +31,7 @@ def curves(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             | {name: kept[name] for name in ("risk", "method", "epsilon", "delta", "n")}
             | {name: point[name] for name in ("threshold", "bound")}
             | {"observed": point["risk"]}
-            for content in found
+            for content in calibrated
             for policy, promises in content["policies"].items()
             for promise, kept in promises.items()
             for place, point in enumerate(kept["curve"])
@@ -40,12 +39,12 @@ def curves(found: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     )
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def calibration(rows: pd.DataFrame, results: pd.DataFrame, backbone: str, promise: str) -> Figure:
     """Risk (%) on the calibration split against threshold, in the order of testing: a column of panels per dataset.
 
     A row of panels per head (per policy without one), a line per state fill. Thin bars reach up to the bound, the line
-    across is epsilon, a ring marks the chosen threshold. `rows` are `curves`, `results` is results.csv.
+    across is epsilon, a ring marks the chosen threshold. `rows` are `tested_thresholds`, `results` is results.csv.
     """
     rows = rows[(rows["backbone"] == backbone) & (rows["promise"] == promise)]
     rows = present_rows(rows, f"thresholds of backbone {backbone}, promise {promise}")
@@ -94,7 +93,7 @@ def _calibration_legend(rows: pd.DataFrame) -> list[Line2D]:
     return [*handles, Line2D([], [], label="chosen (none: full depth)", **RING)]
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def promise(table: pd.DataFrame, results: pd.DataFrame, backbone: str, name: str) -> Figure:
     """Promised against observed, over splits: a row per policy, grouped by dataset, calibrated where it is tested.
 
@@ -155,7 +154,7 @@ def _promise_legend() -> list[Line2D]:
     ]
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def transfer(table: pd.DataFrame) -> Figure:
     """Calibrated on one dataset, tested on another: share (%) of splits above epsilon, mean over the policies.
 

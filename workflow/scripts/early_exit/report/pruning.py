@@ -3,19 +3,18 @@
 from collections.abc import Mapping
 from itertools import cycle
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from early_exit.report.curves import LOOKS, STYLE, WIDTH, present_rows
+from early_exit.report.style import LOOKS, WIDTH, draws_figure, present_rows
 
 ROW, MARGINS = 0.13, 0.95  # inches: of one set of blocks; of a backbone's title and labels
 LEAST = 1.5  # inches of the panels of scores
 
 
-@mpl.rc_context(STYLE)
-def blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
+@draws_figure
+def pruned_blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """A row of panels per backbone: block influence, angular distance of stretches, and the blocks that go.
 
     `scores` has the columns `pruning.SCORES`, `chosen` a column `backbone` and `pruning.SETS`. Stretches are drawn of

@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.report.curves import LOOKS, STYLE, WIDTH, present_rows
+from early_exit.report.style import LOOKS, WIDTH, draws_figure, present_rows
 
 FACES = {"propagate": "full", "deferred": "left"}  # the cheap fills are hollow
 LABELS = {"propagate": (4, -8), "deferred": (-11, 3)}  # places of the block numbers, in points; else above right
 GUIDES = {1.0: "-", 0.9: "--", 0.75: ":"}
 
 
-@mpl.rc_context(STYLE)
+@draws_figure
 def speed(table: pd.DataFrame) -> Figure:
     """Measured against implied speed-up of decoding, both over the full depth at the same batch size.
 
