@@ -23,7 +23,7 @@ class Length:
 
 
 class Forced(base.Policy):
-    """Leave by a schedule: `schedules[row][step]` is the exit block; a row's number is its threshold."""
+    """Leave by a schedule: `schedules[row][step]` is the exit block; a row's number is its setting."""
 
     def __init__(self, schedules: Sequence[Sequence[int]], exits: Sequence[int]):
         self.schedules, self.exits = schedules, sorted(exits)
@@ -67,17 +67,17 @@ def watch(backbone: Backbone) -> Watched:
 
 
 def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):
-    """Finished rows by (example, threshold)."""
+    """Finished rows by (example, setting)."""
     policy, fill, rule = policy or base.FullDepth(), fill or fills.Fill(), rule or Length()
     done = loop.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
-    return {(row.example_id, row.threshold): row for row in done}
+    return {(row.example_id, row.setting): row for row in done}
 
 
 def run_watched(
     backbone, requests, policy, fill, *, slots: int, lengths: Mapping[float, int],
     after_step: Callable[[Watched, loop.Batch], None] = lambda watched, batch: None,
 ):  # fmt: skip
-    """`run`, each row stopping at `lengths[its threshold]` tokens, and a look at everything after each step."""
+    """`run`, each row stopping at `lengths[its setting]` tokens, and a look at everything after each step."""
     watched = watch(backbone)
 
     def prefill(batch, requests, _prefill=loop.prefill):
@@ -92,7 +92,7 @@ def run_watched(
     def stop(batch):
         watched.forget()
         for row in batch.running:
-            if len(row.token_ids) >= lengths[row.threshold]:
+            if len(row.token_ids) >= lengths[row.setting]:
                 row.stop_reason = "length"
 
     with mock.patch.multiple(loop, prefill=prefill, decode_one_token=decode_one_token):
@@ -105,10 +105,10 @@ def prompts(count, seed=0, longest=30):
     return [[rng.randrange(3, 61) for _ in range(rng.randrange(1, longest))] for _ in range(count)]
 
 
-def requests_for(prompt_list, thresholds=(1.0,)):
-    return [loop.Request(f"{k:02d}", prompt, list(thresholds)) for k, prompt in enumerate(prompt_list)]
+def requests_for(prompt_list, settings=(1.0,)):
+    return [loop.Request(f"{k:02d}", prompt, list(settings)) for k, prompt in enumerate(prompt_list)]
 
 
 def one_row_each(prompt_list):
-    """Requests with a row each; its number is its threshold, as `Forced` wants it."""
+    """Requests with a row each; its number is its setting, as `Forced` wants it."""
     return [loop.Request(f"{k:02d}", prompt, [float(k)]) for k, prompt in enumerate(prompt_list)]

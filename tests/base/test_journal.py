@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from early_exit.base.journal import Journal
 
-ROWS = [{"example_id": f"é{k}", "threshold": 0.1 * k, "token_ids": [k, 2], "text": "a\nb", "degenerate": k > 1}
+ROWS = [{"example_id": f"é{k}", "setting": 0.1 * k, "token_ids": [k, 2], "text": "a\nb", "degenerate": k > 1}
         for k in range(5)]  # fmt: skip
 
 

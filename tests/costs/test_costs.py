@@ -476,7 +476,7 @@ def test_names_agree_with_the_rest_of_the_package():
     for config in (MISTRAL_7B, CODESTRAL_7B, FALCON_MAMBA_7B):
         table = cost_table(config, {})
         assert set(table["state_fill"]) == set(fills.FILLS[table["family"]])
-    fields = set(FLOPS.names) - {"example_id", "threshold"}
+    fields = set(FLOPS.names) - {"example_id", "setting"}
     assert set(generation_flops(cost_table(MISTRAL_7B, {}), prompt_tokens=[3], exit_blocks=[[32]])) == fields
 
 
@@ -692,12 +692,12 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     )
     assert read_json(costs) == TABLES["mistral"]
 
-    def flops_of(threshold, exit_blocks, **params):
+    def flops_of(setting, exit_blocks, **params):
         rows = pd.DataFrame({
-            "example_id": ["a", "b"], "threshold": threshold, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
+            "example_id": ["a", "b"], "setting": setting, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
             "exit_blocks": exit_blocks, "text": "", "stop_reason": "length", "degenerate": False, "seed": 1,
             "drafted": [[]] * 2, "accepted": [[]] * 2,
-            "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
+            "setting_kind": "threshold", "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
         })  # fmt: skip
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)
         inputs = {"run": tmp_path / "test.parquet", "costs": costs}
@@ -707,7 +707,7 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     options = {"head": "mamba", "state_fill": "copy", "exits": EXITS}
     left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", counted=options)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
-    assert left.drop(columns=["example_id", "threshold"]).to_dict("records") == expected
+    assert left.drop(columns=["example_id", "setting"]).to_dict("records") == expected
 
     none = policy_kinds.counted({"kind": "pruned"}, EXITS)
     pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", counted=none)  # the prompt, too, and not

@@ -37,36 +37,36 @@ def conversation(name, turns, own=True):
     return rows
 
 
-def model(text, threshold):
-    """A fake generator: what it says depends on every byte of the prompt; low thresholds tell fewer prompts apart."""
-    digest = hashlib.sha256(f"{text}{threshold > 0.6}".encode()).hexdigest()
-    return digest[:1] if threshold < 0.8 else digest[:4]
+def model(text, setting):
+    """A fake generator: what it says depends on every byte of the prompt; low settings tell fewer prompts apart."""
+    digest = hashlib.sha256(f"{text}{setting > 0.6}".encode()).hexdigest()
+    return digest[:1] if setting < 0.8 else digest[:4]
 
 
-def hold(examples, thresholds, asked=None):
-    """Every answer and its prompt, {(example_id, threshold): (answer, prompt)}, and the number of rounds."""
-    rounds, found, count = asked or Rounds(examples, thresholds), {}, 0
+def hold(examples, settings, asked=None):
+    """Every answer and its prompt, {(example_id, setting): (answer, prompt)}, and the number of rounds."""
+    rounds, found, count = asked or Rounds(examples, settings), {}, 0
     for round_ in rounds:
         count += 1
         for prompt in reversed(round_):  # answers come in any order
-            for threshold in prompt.thresholds:
-                answer = model(prompt.text, threshold)
-                assert (prompt.example_id, threshold) not in found
-                assert rounds.prompt(prompt.example_id, threshold).sha256 == prompt.sha256
-                found[prompt.example_id, threshold] = answer, prompt.text
-                rounds.note(prompt.example_id, threshold, answer)
+            for setting in prompt.settings:
+                answer = model(prompt.text, setting)
+                assert (prompt.example_id, setting) not in found
+                assert rounds.prompt(prompt.example_id, setting).sha256 == prompt.sha256
+                found[prompt.example_id, setting] = answer, prompt.text
+                rounds.note(prompt.example_id, setting, answer)
     return found, count
 
 
-def hold_one_by_one(examples, thresholds):
-    """The same by hand: one conversation at one threshold after the other."""
+def hold_one_by_one(examples, settings):
+    """The same by hand: one conversation at one setting after the other."""
     found = {}
-    for threshold in thresholds:
+    for setting in settings:
         so_far = {}
         for row in sorted(examples.itertuples(), key=lambda row: (row.conversation_id, row.turn)):
             text = so_far.get(row.conversation_id, f"{row.story}\n\n") + f"Q: {row.question}\nA:"
-            found[row.example_id, threshold] = model(text, threshold), text
-            so_far[row.conversation_id] = f"{text} {model(text, threshold)}\n\n"
+            found[row.example_id, setting] = model(text, setting), text
+            so_far[row.conversation_id] = f"{text} {model(text, setting)}\n\n"
     return found
 
 
@@ -85,10 +85,10 @@ def test_thresholds_that_answered_alike_share_a_prompt():
     asked = Rounds(pd.DataFrame(conversation("c", 2)), THRESHOLDS)
     rounds = iter(asked)
     (prompt,) = next(rounds)
-    assert prompt.thresholds == THRESHOLDS and prompt.text == "Story c.\n\nQ: q1\nA:"
-    for threshold, answer in zip(THRESHOLDS, ["x", "y", "x"], strict=True):
-        asked.note("c:1", threshold, answer)
-    assert [(prompt.thresholds, prompt.text) for prompt in next(rounds)] == [
+    assert prompt.settings == THRESHOLDS and prompt.text == "Story c.\n\nQ: q1\nA:"
+    for setting, answer in zip(THRESHOLDS, ["x", "y", "x"], strict=True):
+        asked.note("c:1", setting, answer)
+    assert [(prompt.settings, prompt.text) for prompt in next(rounds)] == [
         ((0.5, 0.9), "Story c.\n\nQ: q1\nA: x\n\nQ: q2\nA:"), ((0.7,), "Story c.\n\nQ: q1\nA: y\n\nQ: q2\nA:")
     ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def test_gold_history_is_one_round_of_the_prompts_as_they_are():
     assert [(p.example_id, p.text, p.sha256) for p in asked] == [
         (row["example_id"], row["prompt"], row["prompt_sha256"]) for row in rows
     ]
-    assert {p.thresholds for p in asked} == {THRESHOLDS}
+    assert {p.settings for p in asked} == {THRESHOLDS}
 
 
 def test_a_run_that_was_cut_short_goes_on_where_it_was():
@@ -107,8 +107,8 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was():
     whole, _ = hold(examples, THRESHOLDS)
     for kept in range(len(whole) + 1):
         rounds, before = Rounds(examples, THRESHOLDS), dict(list(whole.items())[:kept])
-        for (example_id, threshold), (answer, _) in before.items():
-            rounds.note(example_id, threshold, answer)
+        for (example_id, setting), (answer, _) in before.items():
+            rounds.note(example_id, setting, answer)
         after, _ = hold(examples, THRESHOLDS, rounds)
         assert not before.keys() & after.keys() and before | after == whole
 
@@ -130,9 +130,9 @@ def files(tmp_path):
     found, _ = hold(examples, THRESHOLDS)
     run = [
         dict.fromkeys(GENERATIONS.names)
-        | {"example_id": example_id, "threshold": threshold, "text": answer}
+        | {"example_id": example_id, "setting": setting, "text": answer}
         | {name: [] for name in ("token_ids", "exit_blocks", "drafted", "accepted")}
-        for (example_id, threshold), (answer, _) in found.items()
+        for (example_id, setting), (answer, _) in found.items()
     ]
     records.write_table(examples, tmp_path / "data.parquet", EXAMPLES)
     records.write_table(pd.DataFrame(run), tmp_path / "test.parquet", GENERATIONS)
@@ -169,7 +169,7 @@ def test_show_prompt_says_in_one_line_what_is_wrong(files, show_prompt):
     data, run = folder / "data.parquet", folder / "test.parquet"
     for arguments, message in [
         ([data, "c:9"], "has no example c:9"),
-        ([data, "c:3", run, "0.8"], "has no answer to example c:3 at threshold 0.8"),
+        ([data, "c:3", run, "0.8"], "has no answer to example c:3 at setting 0.8"),
         ([run], "has not the columns of this hand-over file"),
         ([data, "c:3", run, "high"], "could not convert string to float"),
     ]:

@@ -33,11 +33,11 @@ def test_parts_are_everything_once_whole_groups_and_even(count):
 
 
 def test_an_answer_in_two_parts_is_an_error_that_says_what_to_delete():
-    one = pd.DataFrame({"example_id": ["a", "b"], "threshold": [0.5, 0.5]})
-    two = pd.DataFrame({"example_id": ["a", "b"], "threshold": [0.9, 0.9]})
-    assert shards.join([two, one])["threshold"].tolist() == [0.5, 0.9, 0.5, 0.9]
+    one = pd.DataFrame({"example_id": ["a", "b"], "setting": [0.5, 0.5]})
+    two = pd.DataFrame({"example_id": ["a", "b"], "setting": [0.9, 0.9]})
+    assert shards.join([two, one])["setting"].tolist() == [0.5, 0.9, 0.5, 0.9]
     with pytest.raises(InputError, match="example b is in two shards; delete the run's folder shards"):
-        shards.join([one, two.assign(threshold=[0.9, 0.5])])
+        shards.join([one, two.assign(setting=[0.9, 0.5])])
 
 
 @pytest.mark.parametrize("history", ["gold", "own"])

@@ -112,12 +112,12 @@ ON_CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ON_CPU])
 def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, caplog):
     backbone = loading.adapt(random_model)
-    requests = requests_for(prompts(9, seed=2), thresholds=[0.1, 0.2])
+    requests = requests_for(prompts(9, seed=2), settings=[0.1, 0.2])
 
     def answer(policy):
         plan = generation.Plan(backbone, policy, fills.Fill(), [0.1, 0.2])
         rows = generation._answer(plan, requests, Length(), 1.0, batch_size=8, budget=2**40)
-        return [((row.example_id, row.threshold), row.token_ids) for row in rows]
+        return [((row.example_id, row.setting), row.token_ids) for row in rows]
 
     troubled = OutOfMemory([12, 25], error)
     with caplog.at_level(logging.INFO, logger="early_exit"):
@@ -166,7 +166,7 @@ def test_prompts_without_a_window_are_never_cut():
     assert request.token_ids == [1, 2, 3, 4, 5]
 
 
-def test_plans_of_pruning_answer_each_threshold_once(random_model):
+def test_plans_of_pruning_answer_each_setting_once(random_model):
     backbone = loading.adapt(random_model)
     plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, backbone, [1.0, 2.0], None,
                               {1.0: (5,), 2.0: (2, 3)})  # fmt: skip
@@ -177,5 +177,5 @@ def test_plans_of_pruning_answer_each_threshold_once(random_model):
         for row in generation._answer(plan, requests_for(prompts(3), [1.0, 2.0]), Length(4), 1.0,
                                       batch_size=4, budget=2**40)
     ]  # fmt: skip
-    frame = pd.DataFrame({"threshold": [row.threshold for row in rows], "blocks": [row.exit_blocks[1] for row in rows]})
-    assert frame.groupby("threshold")["blocks"].agg(["count", "max"]).to_numpy().tolist() == [[3, 5], [3, 4]]
+    frame = pd.DataFrame({"setting": [row.setting for row in rows], "blocks": [row.exit_blocks[1] for row in rows]})
+    assert frame.groupby("setting")["blocks"].agg(["count", "max"]).to_numpy().tolist() == [[3, 5], [3, 4]]

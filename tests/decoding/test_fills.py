@@ -33,7 +33,7 @@ PAIRS = [
 
 @dataclass(frozen=True)
 class Case:
-    """Rows and the exits they are forced to; `shared` rows have one prompt (thresholds of one request)."""
+    """Rows and the exits they are forced to; `shared` rows have one prompt (settings of one request)."""
 
     schedules: tuple[tuple[int, ...], ...]  # row r makes len(schedules[r]) + 1 tokens
     exits: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -176,18 +176,18 @@ def check(model, backbone, fill, case):
     traces = {
         row: slow_decode(model, request.token_ids, Schedule(case.schedules[int(row)]), fill, backbone.layer_indices)
         for request in requests
-        for row in request.thresholds
+        for row in request.settings
     }
     lengths = {row: len(trace.token_ids) for row, trace in traces.items()}
     ran = {row: set() for row in traces}  # (block, position) of the passes through blocks
 
     def after_step(watched, batch):
-        now = [traces[row.threshold] for row in batch.running]
+        now = [traces[row.setting] for row in batch.running]
         where = [row.prompt_tokens + len(row.token_ids) - 2 for row in batch.running]  # position of the token that ran
         for n, slots, positions, hidden in watched.ran:
             for slot, position, one in zip(slots, positions, hidden[:, 0], strict=True):
                 same(one, now[slot].reference.hidden[position][n], f"block {n}, slot {slot}, position {position}")
-                done = ran[batch.running[slot].threshold]
+                done = ran[batch.running[slot].setting]
                 assert (n, position) not in done, "a token went through a block twice"
                 done.add((n, position))
         ((leaving, logits),) = watched.left

@@ -177,7 +177,7 @@ def test_heads_with_a_state_equal_one_token_at_a_time(name, fill, head, head_sta
         done = run_watched(backbone, requests, policy, fills.FILLS[backbone.family][fill](), slots=4,
                            lengths={threshold: count + 1 for threshold, count in steps.items()})  # fmt: skip
         for request in requests:
-            for threshold in request.thresholds:
+            for threshold in request.settings:
                 slow = Heads(some, threshold, head_state, steps[threshold])
                 trace = slow_decode(model, request.token_ids, slow, fill)
                 row = done[request.example_id, threshold]

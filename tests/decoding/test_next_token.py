@@ -42,10 +42,10 @@ def test_choice_equals_the_librarys_processor():
     assert greedy.choose(logits, slots) == processed.argmax(-1).tolist()
 
 
-def test_thresholds_of_one_prompt_fit_fewer_slots(random_model):
-    """Eight thresholds in three slots are three parts; each has its own prefill, the answers stay."""
+def test_settings_of_one_prompt_fit_fewer_slots(random_model):
+    """Eight settings in three slots are three parts; each has its own prefill, the answers stay."""
     backbone, some = loading.adapt(random_model), prompts(2, seed=5)
-    requests = requests_for(some, thresholds=[float(k) for k in range(8)])
+    requests = requests_for(some, settings=[float(k) for k in range(8)])
     wide = {key: row.token_ids for key, row in run(backbone, requests, slots=16).items()}
     narrow = {key: row.token_ids for key, row in run(backbone, requests, slots=3).items()}
     assert narrow == wide and len(wide) == 16

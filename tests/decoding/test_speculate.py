@@ -209,7 +209,7 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     assert [p.draft for p in answer._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]
     for plan in plans:
         rows = list(answer._answer(plan, requests, Length(6), 1.0, batch_size=4, budget=2**40))
-        assert {row.threshold for row in rows} == {plan.draft[1]} and len(rows) == 3
+        assert {row.setting for row in rows} == {plan.draft[1]} and len(rows) == 3
         for row in rows:
             check_rounds(row, plan.draft[1])
             assert row.drafted

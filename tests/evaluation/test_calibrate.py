@@ -234,15 +234,15 @@ def test_conformal_risk_control_keeps_the_expected_risk_and_not_much_below(units
 # Losses
 
 
-def make_scores(texts_agree, metric, degenerate=False, kind="coqa", threshold=0.5):
-    rows = pd.DataFrame({"example_id": [f"c{i // 2}:{i % 2}" for i in range(len(metric))], "threshold": threshold})
+def make_scores(texts_agree, metric, degenerate=False, kind="coqa", setting=0.5):
+    rows = pd.DataFrame({"example_id": [f"c{i // 2}:{i % 2}" for i in range(len(metric))], "setting": setting})
     name = {"coqa": "f1", "triviaqa": "em", "truthfulqa": "bleu_acc"}[kind]
     rows["group_id"] = rows["example_id"].str[:2]
     return rows.assign(agreement=texts_agree, degenerate=degenerate, **{name: metric})
 
 
 def test_losses_by_hand():
-    full = make_scores(True, [100.0, 60.0, 0.0, 50.0], threshold=1.0)
+    full = make_scores(True, [100.0, 60.0, 0.0, 50.0], setting=1.0)
     early = make_scores([True, False, False, False], [100.0, 20.0, 40.0, 50.0], [False, False, True, False])
     found = risks.losses(early, full.iloc[::-1], "coqa")
     assert found["disagreement"].tolist() == [0, 1, 1, 1]
@@ -253,9 +253,9 @@ def test_losses_by_hand():
 
 
 def losses_frame(kind="coqa"):
-    """Two conversations of two turns at two thresholds."""
+    """Two conversations of two turns at two settings."""
     early = pd.concat(
-        [make_scores([True, False, True, True], [0.0] * 4, threshold=0.5), make_scores(True, [0.0] * 4, threshold=0.9)]
+        [make_scores([True, False, True, True], [0.0] * 4, setting=0.5), make_scores(True, [0.0] * 4, setting=0.9)]
     )
     rows = risks.losses(early, make_scores(True, [50.0, 0.0, 100.0, 100.0]), "coqa")
     return rows.assign(flops=[8.0, 20, 24, 0, 10, 20, 30, 0], flops_full=[10.0, 20, 30, 0] * 2)
@@ -264,14 +264,14 @@ def losses_frame(kind="coqa"):
 def test_units_are_conversations_and_their_losses_means():
     rows = losses_frame().sample(frac=1, random_state=0)
     found = risks.sample(rows, [0.9, 0.5], "coqa")
-    assert found.groups.tolist() == ["c0", "c1"] and found.thresholds == (0.9, 0.5)
+    assert found.groups.tolist() == ["c0", "c1"] and found.settings == (0.9, 0.5)
     assert found.losses["disagreement"].tolist() == [[0.0, 0.5], [0.0, 0.0]]
     assert found.losses["metric-drop"].tolist() == [[0.25, 0.25], [1.0, 1.0]]
     assert found.flops.tolist() == [[30, 28], [30, 24]] and found.flops_full.tolist() == [[30, 30], [30, 30]]
     assert not any(found.binary.values())
-    with pytest.raises(risks.InputError, match="not the same questions at each of its thresholds"):
+    with pytest.raises(risks.InputError, match="not the same questions at each of its settings"):
         risks.sample(losses_frame().iloc[1:], [0.9, 0.5], "coqa")
-    with pytest.raises(risks.InputError, match="not the same questions at each of its thresholds"):
+    with pytest.raises(risks.InputError, match="not the same questions at each of its settings"):
         risks.sample(losses_frame(), [0.9, 0.7], "coqa")
 
 

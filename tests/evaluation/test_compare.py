@@ -28,20 +28,20 @@ def make_run(policy, backbone="tiny-transformer", family="transformer", dataset=
 
 
 def make_rows(points, *, examples=40, per_group=1, noise=0.0, seed=0, dataset="triviaqa", block_noise=0.0):
-    """Scores and FLOPs of one policy: `points` are (threshold, share saved, mean score[, degenerate share]).
+    """Scores and FLOPs of one policy: `points` are (setting, share saved, mean score[, degenerate share]).
 
     Of each example's saving and score the deviations average to zero exactly. A quarter of all blocks is skipped; each
     would have cost 100 FLOPs, give or take `block_noise` by the example.
     """
     generator = np.random.default_rng(seed)
     frames = []
-    for threshold, saved, score, *degenerate in points:
+    for setting, saved, score, *degenerate in points:
         wobble = generator.normal(size=(2, examples)) * noise
         wobble -= wobble.mean(axis=1, keepdims=True)
         per_block = 100.0 + block_noise * np.where(np.arange(examples) % 2, 1, -1)
         frame = pd.DataFrame({"example_id": [f"e{i:03}" for i in range(examples)]})
         frame["group_id"] = [f"g{i // per_group:03}" for i in range(examples)]
-        frame["threshold"] = float(threshold)
+        frame["setting"] = float(setting)
         for metric in records.METRICS[dataset]:
             frame[metric] = score + wobble[0]
         frame["agreement"] = np.arange(examples) < round(score / 100 * examples)
@@ -149,15 +149,15 @@ def test_resamples_are_those_of_rows_drawn_and_added_up():
     """The sums of each resample against a frame in which every group stands as often as it was drawn."""
     rows = make_rows([(0.5, 0.3, 60.0), (0.9, 0.1, 80.0)], examples=12, per_group=3, noise=9.0)
     cell = resampled.cell(
-        [make_run("full"), make_run("calm-copy")], {"full": rows.query("threshold == 0.9"), "calm-copy": rows},
+        [make_run("full"), make_run("calm-copy")], {"full": rows.query("setting == 0.9"), "calm-copy": rows},
         POLICIES, HEADS, seed=3, resamples=20,
     )  # fmt: skip
     curve = cell.curves["calm-copy"]
-    assert (cell.examples, cell.groups, curve.thresholds) == (12, 4, (0.5, 0.9))
+    assert (cell.examples, cell.groups, curve.settings) == (12, 4, (0.5, 0.9))
     drawn = bootstrap.draws(resampled.crc32(b"3:triviaqa"), 4, 20)
     for resample, counts in enumerate([np.ones(4), *drawn]):
         frame = pd.concat([rows[rows["group_id"] == f"g{g:03}"] for g in range(4) for _ in range(int(counts[g]))])
-        for k, (_, same) in enumerate(frame.groupby("threshold")):
+        for k, (_, same) in enumerate(frame.groupby("setting")):
             assert curve.mean("em")[resample, k] == pytest.approx(same["em"].mean())
             saved = 1 - same["flops"].sum() / same["flops_full"].sum()
             assert curve.saved()[resample, k] == pytest.approx(saved)
@@ -178,9 +178,9 @@ def test_conversations_are_resampled_as_wholes():
 
     def width(per_group):
         rows = make_rows([(0.5, 0.2, 60.0), (0.9, 0.0, 90.0)], examples=80)
-        rows["em"] = np.where(np.arange(len(rows)) // 4 % 2, 100.0, 0.0) * (rows["threshold"] < 0.9)
+        rows["em"] = np.where(np.arange(len(rows)) // 4 % 2, 100.0, 0.0) * (rows["setting"] < 0.9)
         rows["group_id"] = [f"g{int(name[1:]) // per_group:03}" for name in rows["example_id"]]
-        full = rows.query("threshold == 0.9")
+        full = rows.query("setting == 0.9")
         cell = resampled.cell([make_run("full"), make_run("calm-copy")], {"full": full, "calm-copy": rows}, POLICIES,
                           HEADS, **BOOTSTRAP)  # fmt: skip
         return np.subtract(*bootstrap.summary(cell.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
@@ -248,9 +248,9 @@ def test_differences_from_the_full_model_are_paired():
         [(0.5, 0.4, 60.0, 0.5), (0.9, 0.1, 90.0, 0.1)], noise=9.0)}  # fmt: skip
     shuffled = rows["calm-copy"].sample(frac=1, random_state=1)
     found = compare.differences(make_run("calm-copy"), shuffled, rows["full"], preset="tiny", **BOOTSTRAP)
-    assert found["threshold"].tolist() == [0.5, 0.9]
+    assert found["setting"].tolist() == [0.5, 0.9]
     loose = found.iloc[0]
-    own, full = rows["calm-copy"].query("threshold == 0.5"), rows["full"]
+    own, full = rows["calm-copy"].query("setting == 0.5"), rows["full"]
     assert loose["em_difference"] == pytest.approx(-30.0)
     assert (loose["em_difference_low"], loose["em_difference_high"]) == pytest.approx(
         bootstrap.paired_difference(own["em"], full["em"], full["group_id"], **BOOTSTRAP)

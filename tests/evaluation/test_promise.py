@@ -21,11 +21,11 @@ def make_pool(errors, units=200, full_errors=0, calibration=100, **labels):
     """A pool in which so many units, the last ones, have a loss at each setting; the first are calibrated on."""
     losses = np.array([[float(unit >= units - count) for count in errors] for unit in range(units)])
 
-    def sample(values, thresholds, blocks):
+    def sample(values, settings, blocks):
         work = np.broadcast_to(blocks, values.shape), np.full_like(values, 16.0)
         every = dict.fromkeys(risks.RISKS, values), *work
         groups = np.array([f"u{unit:04d}" for unit in range(units)])
-        return risks.Sample(thresholds, groups, *every, dict.fromkeys(risks.RISKS, True))
+        return risks.Sample(settings, groups, *every, dict.fromkeys(risks.RISKS, True))
 
     own = sample(losses, GRID[: len(errors)], np.arange(12.0, 12.0 - len(errors), -1))
     full = sample((np.arange(units) < full_errors).astype(float)[:, None], (1.0,), [16.0])
@@ -109,9 +109,9 @@ def test_a_bound_on_the_expectation_is_kept_by_the_mean():
     assert row["none"] == 0
 
 
-def rows_of(threshold, prefix, agreement, degenerate=False):
+def rows_of(setting, prefix, agreement, degenerate=False):
     names = [f"{prefix}{i}" for i in range(4)]
-    rows = pd.DataFrame({"example_id": names, "group_id": names, "threshold": threshold, "agreement": agreement})
+    rows = pd.DataFrame({"example_id": names, "group_id": names, "setting": setting, "agreement": agreement})
     return rows.assign(degenerate=degenerate, em=50.0, flops=20.0, flops_full=32.0)
 
 
@@ -133,7 +133,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     settings = [labels | {"policy": policy, "head": None, "state_fill": None} for policy in tested]
     monkeypatch.setattr(promise.resampled, "read", lambda given: [(given, tested)])
     (pool,) = promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
-    assert pool.sample.thresholds == (0.9, 0.5)  # those of both splits, the safest first
+    assert pool.sample.settings == (0.9, 0.5)  # those of both splits, the safest first
     assert pool.sample.losses["disagreement"].sum(axis=0).tolist() == [0, 8]
     assert pool.sample.flops.sum(axis=0).tolist() == [4 * 9 + 4 * 20] * 2
     assert pool.sample.flops_full.sum(axis=0).tolist() == [4 * 16 + 4 * 32] * 2

@@ -24,9 +24,9 @@ def examples(*ids, references=("blue river",), incorrect=()):
     )  # fmt: skip
 
 
-def answer(example_id, text, tokens, threshold=1.0, degenerate=False):
+def answer(example_id, text, tokens, setting=1.0, degenerate=False):
     return dict.fromkeys(records.GENERATIONS.names) | {
-        "example_id": example_id, "threshold": threshold, "prompt_tokens": 3, "token_ids": tokens, "text": text,
+        "example_id": example_id, "setting": setting, "prompt_tokens": 3, "token_ids": tokens, "text": text,
         "exit_blocks": [4] * len(tokens), "drafted": [], "accepted": [], "stop_reason": "eos", "degenerate": degenerate,
         "seed": 0,
     }  # fmt: skip
@@ -48,7 +48,7 @@ def test_a_row_for_each_answer_in_the_order_of_the_run():
     assert list(scores.columns) == records.scores_schema("triviaqa").names
     assert scores.example_id.tolist() == ["y", "x", "x", "y"]
     assert scores.group_id.tolist() == ["story of y", "story of x", "story of x", "story of y"]
-    assert scores.threshold.tolist() == [0.9, 0.9, 0.5, 0.5]
+    assert scores.setting.tolist() == [0.9, 0.9, 0.5, 0.5]
     assert scores.em.tolist() == [0, 100, 0, 0]
     assert scores.f1.tolist() == pytest.approx([0, 100, 200 / 3, 0])
     assert scores.agreement.tolist() == [True, False, False, False]  # to the letter

@@ -16,22 +16,23 @@ BOOTSTRAP = {"seed": 1, "resamples": 200}
 DEPTH = 16
 
 
-def make_run(thresholds=(0.5, 0.9), kind="coqa", **fields):
-    """Four answers to two conversations at each threshold; the higher threshold costs more and agrees more."""
-    keys = [(f"e{i}", f"g{i // 2}", threshold) for threshold in thresholds for i in range(4)]
+def make_run(settings=(0.5, 0.9), kind="coqa", **fields):
+    """Four answers to two conversations at each setting; the higher setting costs more and agrees more."""
+    keys = [(f"e{i}", f"g{i // 2}", setting) for setting in settings for i in range(4)]
     ids, groups, levels = map(list, zip(*keys, strict=True))
     strict = np.array(levels) >= 0.9
-    generations = pd.DataFrame({"example_id": ids, "threshold": levels})
-    generations["exit_blocks"] = [[16, 8, 16], [16, 8], [16], [16, 12, 8, 8]] * len(thresholds)
+    generations = pd.DataFrame({"example_id": ids, "setting": levels})
+    generations["exit_blocks"] = [[16, 8, 16], [16, 8], [16], [16, 12, 8, 8]] * len(settings)
+    generations["setting_kind"] = "threshold"
     generations["drafted"] = generations["accepted"] = [[]] * len(ids)
-    scores = pd.DataFrame({"example_id": ids, "group_id": groups, "threshold": levels})
+    scores = pd.DataFrame({"example_id": ids, "group_id": groups, "setting": levels})
     for metric in METRICS[kind]:
-        scores[metric] = [100.0, 50.0, 0.0, 50.0] * len(thresholds)
+        scores[metric] = [100.0, 50.0, 0.0, 50.0] * len(settings)
     scores["agreement"], scores["token_agreement"] = strict, np.where(strict, 1.0, 0.5)
     scores["rougeL_full"], scores["rules"], scores["score_version"] = np.where(strict, 1.0, 0.75), "official", 1
-    scores["degenerate"], scores["tokens"] = ~strict, [3, 2, 1, 4] * len(thresholds)
-    flops = pd.DataFrame({"example_id": ids, "threshold": levels, "passes": [2, 1, 0, 3] * len(thresholds)})
-    flops["blocks"] = [24, 8, 0, 28] * len(thresholds)
+    scores["degenerate"], scores["tokens"] = ~strict, [3, 2, 1, 4] * len(settings)
+    flops = pd.DataFrame({"example_id": ids, "setting": levels, "passes": [2, 1, 0, 3] * len(settings)})
+    flops["blocks"] = [24, 8, 0, 28] * len(settings)
     flops["flops_full"] = 200.0 * flops["passes"]
     flops["flops"] = flops["flops_full"] * np.where(strict, 0.9, 0.6)
     flops["flops_blocks"], flops["flops_blocks_full"] = 10.0 * flops["blocks"], 160.0 * flops["passes"]
@@ -50,7 +51,7 @@ def make_results(*runs, chosen=None):
 
 
 def make_full():
-    run = make_run(thresholds=(1.0,), policy="full", head="", state_fill="")
+    run = make_run(settings=(1.0,), policy="full", head="", state_fill="")
     run.flops["flops"], run.flops["flops_blocks"] = run.flops["flops_full"], run.flops["flops_blocks_full"]
     return run
 
@@ -58,7 +59,7 @@ def make_full():
 def test_results_has_the_contract_columns_and_a_row_per_threshold():
     results = make_results(make_run())
     assert tuple(results.columns) == RESULTS_COLUMNS
-    assert results["threshold"].tolist() == [0.5, 0.9]
+    assert results["setting"].tolist() == [0.5, 0.9]
     assert results["calibrated"].tolist() == [False, True]
     assert (results["examples"] == 4).all() and (results["tokens"] == 10).all()
     assert (
@@ -82,7 +83,7 @@ def test_results_are_means_over_examples_and_ratios_of_sums():
 def test_intervals_resample_the_groups_and_hold_the_value():
     run = make_run()
     row = make_results(run).iloc[0]
-    rows = run.scores[run.scores["threshold"] == 0.5]
+    rows = run.scores[run.scores["setting"] == 0.5]
     assert (row["em_low"], row["em_high"]) == bootstrap.interval(rows["em"], rows["group_id"], **BOOTSTRAP)
     assert (row["em_low"], row["em_high"]) == (25.0, 75.0)  # two conversations, with means of 75 and 25
     assert row["flops_saved_low"] <= row["flops_saved"] <= row["flops_saved_high"]
@@ -92,7 +93,7 @@ def test_intervals_resample_the_groups_and_hold_the_value():
 
 
 def test_saved_interval_is_one_minus_the_ratio_with_its_ends_swapped():
-    run = make_run(thresholds=(0.5,))
+    run = make_run(settings=(0.5,))
     run.flops["flops"] = [200.0, 20.0, 0.0, 60.0]
     low, high = bootstrap.ratio_interval(
         run.flops["flops"], run.flops["flops_full"], run.scores["group_id"], **BOOTSTRAP
@@ -118,7 +119,7 @@ def test_metrics_of_other_kinds_and_unmeasured_seconds_are_nan():
 
 
 def test_answers_of_one_token_have_no_decode_pass_to_divide_by():
-    run = make_run(thresholds=(0.9,))
+    run = make_run(settings=(0.9,))
     run.flops[["passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full"]] = 0
     run.generations["exit_blocks"] = [[16]] * 4
     row = make_results(run).iloc[0]
@@ -151,7 +152,7 @@ def test_several_promises_name_their_rows_and_one_that_none_keeps_is_the_full_mo
     assert results["calibrated"].tolist() == [True, False, True, False]
     assert results["fallback"].tolist() == [False, False, True, False]
     fallback, full = results.iloc[2], results.iloc[3]
-    assert np.isnan(fallback["threshold"]) and (fallback["head"], fallback["state_fill"]) == ("calm", "skip")
+    assert np.isnan(fallback["setting"]) and (fallback["head"], fallback["state_fill"]) == ("calm", "skip")
     assert fallback["flops_saved"] == 0 and fallback["flops_per_token"] == full["flops_per_token"]
     measured = list(RESULTS_COLUMNS[RESULTS_COLUMNS.index("examples") :])
     pd.testing.assert_series_equal(fallback[measured], full[measured], check_names=False)
@@ -160,7 +161,7 @@ def test_several_promises_name_their_rows_and_one_that_none_keeps_is_the_full_mo
 
 
 def test_exits_leave_out_the_token_of_the_prompt_pass():
-    shares = tables.exits(make_run(thresholds=(0.5,)))
+    shares = tables.exits(make_run(settings=(0.5,)))
     assert list(shares.columns) == tables.EXITS_COLUMNS
     assert dict(zip(shares["block"], shares["share"], strict=True)) == {8: 4 / 6, 12: 1 / 6, 16: 1 / 6}
     assert set(shares["policy"]) == {"calm-skip"}
@@ -169,7 +170,7 @@ def test_exits_leave_out_the_token_of_the_prompt_pass():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([8, 10, 12, 14, 16]), min_size=2, max_size=6), min_size=4, max_size=4))
 def test_exit_shares_sum_to_one_and_have_the_mean_of_the_passes(exit_blocks):
-    run = make_run(thresholds=(0.5,))
+    run = make_run(settings=(0.5,))
     run.generations["exit_blocks"] = exit_blocks
     shares = tables.exits(run)
     assert shares["share"].sum() == pytest.approx(1)
@@ -200,8 +201,8 @@ def test_latex_has_calibrated_rows_and_all_of_policies_without_calibration():
     bare = {"head": "", "state_fill": ""}
     text = tables.to_latex(
         make_results(
-            make_run(thresholds=(1.0,), policy="full", **bare),
-            make_run(thresholds=(2.0, 4.0), policy="pruned_late", **bare),
+            make_run(settings=(1.0,), policy="full", **bare),
+            make_run(settings=(2.0, 4.0), policy="pruned_late", **bare),
             make_run(),
         )
     )

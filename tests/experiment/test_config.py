@@ -198,6 +198,9 @@ def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
     assert {name: policy_kinds.settings(policies[name], exits) for name in ("fixed", "patience", "full", "random")} == {
         "fixed": exits, "patience": [2, 3, 4], "full": [1.0], "random": [],
     }  # fmt: skip
+    kinds = {name: policy_kinds.setting_kind(policies[name]) for name in ("calm-decay", "calm-budget", "patience")}
+    assert kinds == {"calm-decay": "threshold", "calm-budget": "budget", "patience": "exits in a row"}
+    assert policy_kinds.setting_kind(policies["full"]) == "none"
     assert policy_kinds.settings(policies["calm-budget"], exits) == policies["calm-budget"]["budgets"]
 
 

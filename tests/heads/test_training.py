@@ -104,8 +104,8 @@ def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
         fill = fills.FILLS[backbone.family]["propagate"]()
         rows = list(loop.generate(backbone, policy, fill, requests, Length(), slots=4))
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}
-        assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.threshold == 0.0)
-        assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.threshold == 1.0)
+        assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.setting == 0.0)
+        assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.setting == 1.0)
 
 
 class Forgetful(designs.Head):

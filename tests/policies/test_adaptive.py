@@ -39,9 +39,9 @@ def defined(adapt, table, fill):
 
     def thresholds(row, i):
         if adapt == "decay":
-            return [min(max(0.9 * row.threshold + 0.1 * math.exp(-TEMPERATURE * i / TOKENS), 0.0), 1.0)] * len(EXITS)
+            return [min(max(0.9 * row.setting + 0.1 * math.exp(-TEMPERATURE * i / TOKENS), 0.0), 1.0)] * len(EXITS)
         if adapt == "per-exit":
-            return VECTORS[row.threshold]
+            return VECTORS[row.setting]
         spent = full = 0.0
         lm_head = flops(table["lm_head"])
         for j in range(1, i):
@@ -51,7 +51,7 @@ def defined(adapt, table, fill):
             spent += ran * block + (DEPTH - blocks) * flops(table["state_fill"][fill]) + checks * lm_head
             full += DEPTH * block + lm_head
         coming = DEPTH * flops(table["block"], row.prompt_tokens + i) + lm_head
-        wanted = row.threshold + (row.threshold * full - spent) / (HORIZON * coming)
+        wanted = row.setting + (row.setting * full - spent) / (HORIZON * coming)
         xs, ys = CURVE["shares"], CURVE["thresholds"]
         pairs = list(zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False))
         inside = [y + (wanted - x) * (y1 - y) / (x1 - x) for (x, y), (x1, y1) in pairs if x <= wanted <= x1]
@@ -127,7 +127,7 @@ def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):
     spend = steering.spending(TABLE, COSTS)
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     rule = adaptive.Budget(thresholds, shares, spend, horizon)
-    rows = [SimpleNamespace(threshold=budget, prompt_tokens=20, token_ids=[0], exit_blocks=[8]) for _ in lengths]
+    rows = [SimpleNamespace(setting=budget, prompt_tokens=20, token_ids=[0], exit_blocks=[8]) for _ in lengths]
     running = list(zip(rows, lengths, strict=True))
     while running:
         levels = rule([row for row, _ in running], 4).numpy()
@@ -168,7 +168,7 @@ def steered(found, budget, rule):
     """FLOPs over the full model's of measured answers, one after another."""
     rows = []
     for answer, prompt_tokens in enumerate(found.prompt_tokens):
-        row = SimpleNamespace(threshold=budget, prompt_tokens=prompt_tokens, token_ids=[0], exit_blocks=[8])
+        row = SimpleNamespace(setting=budget, prompt_tokens=prompt_tokens, token_ids=[0], exit_blocks=[8])
         for sure in found.confidence[found.answer == answer]:
             levels = rule([row], 4).numpy()[0]
             left = [exit_block for exit_block, c, level in zip(COSTS["exits"], sure, levels, strict=True) if c > level]
@@ -238,7 +238,7 @@ def given(plan=PLAN, **options):
 def test_an_entry_becomes_its_policy(policy, rule, random_model):
     made = build.build(policy, loading.adapt(random_model), given())
     assert type(made).__name__.lower() == policy["kind"] and type(made.adapt) is rule
-    rows = [SimpleNamespace(threshold=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
+    rows = [SimpleNamespace(setting=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
     assert made.thresholds(rows).shape == (1, len(EXITS))
     if rule is adaptive.Decay:
         assert made.thresholds(rows)[0, 0] == pytest.approx(0.81 + 0.1 * math.exp(-2 / 16))
@@ -250,5 +250,5 @@ def test_entries_that_ask_nobody(random_model):
     backbone = loading.adapt(random_model)
     assert type(build.build(entry(kind="fixed"), backbone, given())) is forced.FixedExit
     made = build.build(entry(kind="random", match="x"), backbone, given(rates={0.9: [1.0, 0, 0, 0]}))
-    assert made.thresholds([SimpleNamespace(threshold=0.9, example_id="a", token_ids=[0])]).tolist() == [[1] * 4]
+    assert made.thresholds([SimpleNamespace(setting=0.9, example_id="a", token_ids=[0])]).tolist() == [[1] * 4]
     assert build.build({"kind": "full"}, backbone, given()).exits == ()

@@ -69,7 +69,7 @@ def held_to_the_definition(model, fill, requests, done, kind, thresholds):
     """Each row of a run `done`, replayed and defined anew; `thresholds(row, i)` are those that token i is held to."""
     left = Counter()
     for request in requests:
-        for setting in request.thresholds:
+        for setting in request.settings:
             row = done[request.example_id, setting]
             trace = replayed(model, fill, request, row)
             for i in range(1, len(row.token_ids)):
@@ -89,7 +89,7 @@ def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, kind):
     with Float64():
         done = run(backbone, requests, make(kind, backbone), fills.FILLS[backbone.family][fill](), slots=4,
                    rule=Length(TOKENS))  # fmt: skip
-        left = held_to_the_definition(model, fill, requests, done, kind, lambda row, i: [row.threshold] * len(EXITS))
+        left = held_to_the_definition(model, fill, requests, done, kind, lambda row, i: [row.setting] * len(EXITS))
     assert len(left) > 2, left  # else it shows little
     assert kind != "saturation" or 1 not in left  # nothing to compare at the first exit
 
@@ -223,14 +223,12 @@ def test_a_setting_with_more_early_exits_lets_no_token_leave_later(late, less):
     rows = [answer(f"{k}") for k in range(50)]
     sooner = drawn(policy, rows)
     for row in rows:
-        row.threshold = 0.9
+        row.setting = 0.9
     assert all(a <= b for a, b in zip(sooner, drawn(policy, rows), strict=True))
 
 
-def test_rates_are_the_shares_of_decode_passes_by_threshold():
-    rows = pd.DataFrame(
-        {"threshold": [0.5, 0.5, 0.9, 0.7], "exit_blocks": [[6, 1, 1], [6, 5, 6], [6, 2, 6, 6, 6], [6]]}
-    )
+def test_rates_are_the_shares_of_decode_passes_by_setting():
+    rows = pd.DataFrame({"setting": [0.5, 0.5, 0.9, 0.7], "exit_blocks": [[6, 1, 1], [6, 5, 6], [6, 2, 6, 6, 6], [6]]})
     assert forced.exit_rates(rows, EXITS) == {
         0.5: [0.5, 0.0, 0.0, 0.25], 0.7: [0.0] * 4, 0.9: [0.0, 0.25, 0.0, 0.0],
     }  # fmt: skip

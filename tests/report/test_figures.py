@@ -25,7 +25,7 @@ def results_row(backbone, dataset, policy, head, fill, threshold, saved, quality
     """A row of results.csv with intervals of a plausible width and every metric of the dataset at `quality`."""
     row = dict.fromkeys(RESULTS_COLUMNS, np.nan)
     row |= {"preset": "tiny", "backbone": backbone, "dataset": dataset, "policy": policy, "head": head}
-    row |= {"state_fill": fill, "threshold": threshold, "calibrated": bool(head) and threshold == 0.9}
+    row |= {"state_fill": fill, "setting": threshold, "calibrated": bool(head) and threshold == 0.9}
     row |= {"fallback": False, "promises": "same-answer" if row["calibrated"] else np.nan}
     for metric in METRICS[dataset]:
         row |= {metric: quality, f"{metric}_low": quality - 6, f"{metric}_high": min(100, quality + 6)}
@@ -68,7 +68,7 @@ def make_exits():
                                 (backbone, dataset, f"{head}-{fill}", head, fill, threshold, block, early * part)
                             )
                         rows.append((backbone, dataset, f"{head}-{fill}", head, fill, threshold, DEPTH, 1 - early))
-    columns = ["backbone", "dataset", "policy", "head", "state_fill", "threshold", "block", "share"]
+    columns = ["backbone", "dataset", "policy", "head", "state_fill", "setting", "block", "share"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -377,8 +377,8 @@ def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
         "stop_strings": [["\n"]] * 3,
     })  # fmt: skip
     answerer = generation.Answerer(
-        {"kind": "full"}, manifest, [1.0], stop_strings=["\n"], max_new_tokens=8, rules=RULES, settings=SETTINGS,
-        job_mib=4000,
+        {"kind": "full"}, manifest, [1.0], setting_kind="none", stop_strings=["\n"], max_new_tokens=8, rules=RULES,
+        runtime=SETTINGS, job_mib=4000,
     )  # fmt: skip
     answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)

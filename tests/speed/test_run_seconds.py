@@ -22,10 +22,10 @@ class Three:
         self.rule, self.calls = Length(3), []
 
     def __call__(self, prompts):
-        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].thresholds, self.rule.max_new_tokens))
+        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].settings, self.rule.max_new_tokens))
         for prompt in prompts:
             tokens = [7] * min(3, self.rule.max_new_tokens)
-            yield Generation(prompt.example_id, prompt.thresholds[0], 5, tokens, [6] * len(tokens), "length")
+            yield Generation(prompt.example_id, prompt.settings[0], 5, tokens, [6] * len(tokens), "length")
 
 
 def test_prompts_and_a_first_round_do_not_count_and_the_median_does():

@@ -52,12 +52,13 @@ def run(folder, history, every=2, place=None, **changes):
     examples = shards.part(datasets.load("coqa", spec, 1).query("split == 'test'"), place)
     journal = Journal(f"{folder}/test.partial", "same", every)
     kept = list(journal.rows)
-    settings = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
+    runtime = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
     dropped = pruning.chosen(PRUNED, manifest["depth"])
     answerer = answer.Answerer(
-        PRUNED, manifest, sorted(dropped), stop_strings=examples["stop_strings"].iloc[0], max_new_tokens=8,
-        rules=rules, settings=settings | changes, job_mib=4000, dropped=dropped,
+        PRUNED, manifest, sorted(dropped), setting_kind="blocks dropped",
+        stop_strings=examples["stop_strings"].iloc[0], max_new_tokens=8, rules=rules, runtime=runtime | changes,
+        job_mib=4000, dropped=dropped,
     )  # fmt: skip
     frame = answer.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)

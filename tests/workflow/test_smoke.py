@@ -96,7 +96,7 @@ def test_every_handover_file_validates(results):
     for backbone, dataset, policy in runs:
         folder = results / "runs" / backbone / dataset / policy
         run = records.read_table(folder / "test.parquet", records.GENERATIONS)
-        assert len(run) == 8 * run["threshold"].nunique()
+        assert len(run) == 8 * run["setting"].nunique()
         assert (run["token_ids"].map(len) == run["exit_blocks"].map(len)).all()
         assert len(records.read_table(folder / "scores.parquet", records.scores_schema(dataset))) == len(run)
         assert len(records.read_table(folder / "flops.parquet", records.FLOPS)) == len(run)
@@ -144,7 +144,8 @@ def test_the_table_adds_up(results):
     full = table[table["policy"] == "full"]
     assert (full["flops_saved"] == 0).all() and (full["agreement"] == 1).all() and (full["mean_blocks"] == 16).all()
     pruned = table[table["policy"] == "pruned"]
-    assert (pruned["mean_blocks"] == 16 - pruned["threshold"]).all()
+    assert (pruned["mean_blocks"] == 16 - pruned["setting"]).all()
+    assert set(pruned["setting_kind"]) == {"blocks dropped"}
     greedy = table[table["policy"] == "pruned-greedy"]
     assert (greedy["mean_blocks"] == 15).all()
     assert (greedy["flops_saved_with_prompt"] < greedy["flops_saved"]).all()  # the prompt ran whole
@@ -157,7 +158,7 @@ def test_the_table_adds_up(results):
     assert (own["flops_saved"] < own["flops_saved_blocks"]).all()  # heads and fill are not free
     assert heads.groupby(["backbone", "dataset"])["calibrated"].sum().between(1, 3).all()
     fallback = table[table["fallback"]]  # six questions prove too little, so there are some
-    assert len(fallback) and fallback["threshold"].isna().all() and fallback["promises"].notna().all()
+    assert len(fallback) and fallback["setting"].isna().all() and fallback["promises"].notna().all()
     assert (fallback["flops_saved"] == 0).all() and (fallback["agreement"] == 1).all()
 
 

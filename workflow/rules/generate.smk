@@ -1,4 +1,4 @@
-"""Answers: a policy on one backbone and one dataset, on both splits. All thresholds of a run are rows of one job.
+"""Answers: a policy on one backbone and one dataset, on both splits. All settings of a run are rows of one job.
 
 With `generation.shards` above 1 a job answers a part of the questions, and `join_shards` puts the parts together.
 """
@@ -41,7 +41,7 @@ rule generate:
     params:
         code=code("generate"),
         policy=policy,
-        thresholds=grid,
+        grid=grid,
         splits=splits,
         leaves_out_chosen=leaves_out_chosen,
         exits=of("backbone", "exits"),

@@ -28,7 +28,7 @@ rule measure_wallclock:
     params:
         code=code("measure_wallclock"),
         policy=policy,
-        thresholds=grid,
+        grid=grid,
         exits=of("backbone", "exits"),
         settings=config["wallclock"],
         max_new_tokens=of("dataset", "max_new_tokens"),

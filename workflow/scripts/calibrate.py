@@ -24,7 +24,7 @@ with job.logged(snakemake) as log:
         losses[policy] = risks.losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
     chosen = {}
     for policy, spec in params.policies.items():
-        order = policy_kinds.safest_first(spec, losses[policy]["threshold"].unique())
+        order = policy_kinds.safest_first(spec, losses[policy]["setting"].unique())
         sample = risks.sample(losses[policy], order, params.kind)
         chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in params.promises.items()}
         log.info("%s: %s", policy, {name: found["threshold"] for name, found in chosen[policy].items()})

@@ -11,8 +11,8 @@ with job.logged(snakemake) as log:
     params = snakemake.params
     table = read_json(snakemake.input.costs)
     run = read_table(snakemake.input.run, GENERATIONS)
-    # A pruned run's threshold is the number of blocks dropped; whether the prompt's pass had them is in the record.
-    decode_blocks = table["depth"] - run["threshold"].astype(int) if params.kind == "pruned" else None
+    # A pruned run's setting is the number of blocks dropped; whether the prompt's pass had them is in the record.
+    decode_blocks = table["depth"] - run["setting"].astype(int) if params.kind == "pruned" else None
     counted = generation_flops(
         table,
         prompt_tokens=run["prompt_tokens"],
@@ -23,8 +23,8 @@ with job.logged(snakemake) as log:
     )
     if params.kind == "self-speculative":
         counted |= round_flops(table, counted, **run[["prompt_tokens", "drafted", "accepted"]])
-    rows = pd.DataFrame({"example_id": run["example_id"], "threshold": run["threshold"], **counted})
+    rows = pd.DataFrame({"example_id": run["example_id"], "setting": run["setting"], **counted})
     write_table(rows, snakemake.output[0], FLOPS)
-    for threshold, same in rows.groupby("threshold"):
+    for setting, same in rows.groupby("setting"):
         saved = 1 - same["flops"].sum() / max(same["flops_full"].sum(), 1)
-        log.info("threshold %g: %d rows, %.1f %% of the decode FLOPs saved", threshold, len(same), 100 * saved)
+        log.info("setting %g: %d rows, %.1f %% of the decode FLOPs saved", setting, len(same), 100 * saved)

@@ -1,4 +1,4 @@
-"""Rule generate: a policy's answers to the questions of its splits, over its grid of thresholds."""
+"""Rule generate: a policy's answers to the questions of its splits, over its grid of settings."""
 
 from early_exit.base import job, records, resume
 from early_exit.base.files import partial

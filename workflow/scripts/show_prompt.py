@@ -1,8 +1,8 @@
 """Print the exact prompt of an example, without a line end after it; its stop strings and hash go to standard error.
 
-Usage: python workflow/scripts/show_prompt.py results/NAME/data/DATASET.parquet [EXAMPLE] [TEST.parquet THRESHOLD]
+Usage: python workflow/scripts/show_prompt.py results/NAME/data/DATASET.parquet [EXAMPLE] [TEST.parquet SETTING]
 
-Without EXAMPLE, of the first test example. With a run's test.parquet and one of its thresholds, the prompt that this
+Without EXAMPLE, of the first test example. With a run's test.parquet and one of its settings, the prompt that this
 run used, which with `history: own` holds its own answers; else the prompt after the gold answers.
 """
 
@@ -13,20 +13,20 @@ from early_exit.base.records import EXAMPLES, GENERATIONS, read_table
 from early_exit.data.conversations import Prompt, Rounds
 
 
-def main(data: str, example_id: str | None = None, run: str | None = None, threshold: str = "nan") -> None:
+def main(data: str, example_id: str | None = None, run: str | None = None, setting: str = "nan") -> None:
     examples = read_table(data, EXAMPLES).set_index("example_id", drop=False)
     example_id = example_id or examples.index[examples["split"] == "test"][0]
     if example_id not in examples.index:
         raise InputError(f"{data}: has no example {example_id}")
     prompt = Prompt(example_id, examples.at[example_id, "prompt"], ())
     if run:
-        answers, rounds = read_table(run, GENERATIONS), Rounds(examples, [float(threshold)])
-        answers = answers[answers["threshold"] == float(threshold)]
+        answers, rounds = read_table(run, GENERATIONS), Rounds(examples, [float(setting)])
+        answers = answers[answers["setting"] == float(setting)]
         if example_id not in set(answers["example_id"]):
-            raise InputError(f"{run}: has no answer to example {example_id} at threshold {threshold}")
+            raise InputError(f"{run}: has no answer to example {example_id} at setting {setting}")
         for answer in answers.itertuples():
-            rounds.note(answer.example_id, answer.threshold, answer.text)
-        prompt = rounds.prompt(example_id, float(threshold))
+            rounds.note(answer.example_id, answer.setting, answer.text)
+        prompt = rounds.prompt(example_id, float(setting))
     stops = examples.at[example_id, "stop_strings"]
     print(f"example {example_id}, sha256 {prompt.sha256}, stop strings {stops}", file=sys.stderr)
     print(prompt.text, end="")

@@ -12,7 +12,7 @@ NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill"
 
 def read_run(setting: dict) -> tables.Run:
     """The run of one entry of `params.settings`, with its hand-over files read."""
-    seconds = records.read_csv(setting["seconds"]).set_index("threshold") if setting["seconds"] else None
+    seconds = records.read_csv(setting["seconds"]).set_index("setting") if setting["seconds"] else None
     return tables.Run(
         **{name: setting[name] or "" for name in NAMES},
         generations=records.read_table(setting["run"], records.GENERATIONS),

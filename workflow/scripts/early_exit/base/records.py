@@ -16,8 +16,8 @@
 | confidences of heads on held-out text | measure_heads | `confidences_schema` |
 | tables/results.csv | tables | `RESULTS_COLUMNS` |
 
-In all of them: a `threshold` is the policy's setting, which for policies without thresholds is another number (blocks
-dropped, tokens drafted, a budget: see `experiment.policy_kinds`). Shares (`agreement`, `degenerate`) are 0..1, metrics
+In all of them: `setting` is the number that a policy ran at, and `setting_kind` what it is (a threshold, blocks
+dropped, tokens drafted, ...: see `experiment.policy_kinds`). Shares (`agreement`, `degenerate`) are 0..1, metrics
 0..100. A decode pass is a pass of one token through the model: each generated token needs one, but for the first,
 which the pass over the prompt gives.
 
@@ -64,11 +64,12 @@ CORPUS = pa.schema(
         "sha256": pa.string(),  # of the text in UTF-8, in hex
     }
 )
-# One row per example and threshold, sorted by both.
+# One row per example and setting, sorted by both.
 GENERATIONS = pa.schema(
     {
         "example_id": pa.string(),
-        "threshold": pa.float64(),
+        "setting": pa.float64(),  # what the policy ran at: a threshold, a number of blocks, ...
+        "setting_kind": pa.string(),  # what that number is: see `policy_kinds.setting_kind`
         "prompt_sha256": pa.string(),  # of the whole prompt
         "prompt_tokens": pa.int32(),  # that the backbone read
         "prompt_cut": pa.int32(),  # tokens cut off, for which the backbone's context had no room
@@ -87,7 +88,7 @@ GENERATIONS = pa.schema(
 FLOPS = pa.schema(
     {
         "example_id": pa.string(),
-        "threshold": pa.float64(),
+        "setting": pa.float64(),
         "passes": pa.int32(),  # decode passes
         "blocks": pa.int64(),  # run before the decode passes left; what `deferred` runs later is only in the FLOPs
         "flops": pa.float64(),  # of decode passes: blocks, heads checked, state fill, LM head
@@ -104,7 +105,7 @@ LOSSES = pa.schema(
         "policy": pa.string(),
         "example_id": pa.string(),
         "group_id": pa.string(),
-        "threshold": pa.float64(),
+        "setting": pa.float64(),
         "disagreement": pa.float64(),  # 0 or 1: another text than the full model's
         "metric-drop": pa.float64(),  # 0..1: how far the main metric is below the full model's
         "degenerate": pa.float64(),  # 0 or 1
@@ -139,7 +140,7 @@ COMPARISON = (
     "mean_tokens",
 )
 
-# One row per backbone, dataset, policy and threshold. `_low` and `_high` are a 95 % bootstrap interval over groups.
+# One row per backbone, dataset, policy and setting. `_low` and `_high` are a 95 % bootstrap interval over groups.
 RESULTS_COLUMNS = (
     "preset",
     "backbone",
@@ -148,10 +149,11 @@ RESULTS_COLUMNS = (
     "policy",
     "head",
     "state_fill",
-    "threshold",  # none in a fallback
-    "calibrated",  # whether calibration chose this threshold for a promise
+    "setting",  # none in a fallback
+    "setting_kind",  # as in GENERATIONS
+    "calibrated",  # whether calibration chose this setting for a promise
     "promises",  # the names of these promises
-    "fallback",  # whether the row stands for the full model, as no threshold keeps a promise
+    "fallback",  # whether the row stands for the full model, as no setting keeps a promise
     "examples",
     "tokens",  # generated, of all examples
     "rules",  # scoring rules: official | lm-eval
@@ -189,7 +191,7 @@ def scores_schema(kind: str) -> pa.Schema:
     fields = {
         "example_id": pa.string(),
         "group_id": pa.string(),
-        "threshold": pa.float64(),
+        "setting": pa.float64(),
         "rules": pa.string(),  # scoring rules: official | lm-eval
         "score_version": pa.int32(),  # `metrics.VERSION`
     }

@@ -39,7 +39,7 @@ SETS = ("policy", "by", "prompt", "dropped", "blocks")  # what a policy leaves o
 
 
 def chosen(policy: Mapping[str, Any], depth: int, scores: pd.DataFrame | None = None) -> dict[float, tuple[int, ...]]:
-    """The blocks that a policy of kind `pruned` leaves out at each of its thresholds, which are their numbers."""
+    """The blocks that a policy of kind `pruned` leaves out at each of its settings, which are their numbers."""
     return {float(count): blocks(policy["by"], int(count), depth, scores) for count in policy["drop"]}
 
 
@@ -51,9 +51,9 @@ def read(policy: Mapping[str, Any], depth: int, path: str | None) -> dict[float,
 
 
 def metadata(dropped: Mapping[float, Sequence[int]]) -> dict[str, str]:
-    """What a run's file says of its own pruning: `dropped_blocks`, {threshold: blocks} as JSON."""
-    by_threshold = {f"{count:g}": list(gone) for count, gone in dropped.items()}
-    return {"dropped_blocks": json.dumps(by_threshold)} if dropped else {}
+    """What a run's file says of its own pruning: `dropped_blocks`, {setting: blocks} as JSON."""
+    by_setting = {f"{count:g}": list(gone) for count, gone in dropped.items()}
+    return {"dropped_blocks": json.dumps(by_setting)} if dropped else {}
 
 
 def blocks(by: str, count: int, depth: int, scores: pd.DataFrame | None = None) -> tuple[int, ...]:

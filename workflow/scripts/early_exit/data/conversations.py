@@ -2,13 +2,13 @@
 
 With gold history every prompt is known beforehand, and there is one round. With its own history (CoQA,
 `history: own`) a model is asked the first turn of all conversations in the first round, the second turn in the second,
-and so on. Answers depend on the threshold, so each (conversation, threshold) goes its own way; where two thresholds
+and so on. Answers depend on the setting, so each (conversation, setting) goes its own way; where two settings
 have answered alike so far, their next prompt is the same one and is named once.
 
-    asked = Rounds(examples, thresholds)
+    asked = Rounds(examples, settings)
     for prompts in asked:
-        for answer in generate(prompts):                # one for each threshold of each prompt
-            asked.note(answer.example_id, answer.threshold, answer.text)
+        for answer in generate(prompts):                # one for each setting of each prompt
+            asked.note(answer.example_id, answer.setting, answer.text)
 """
 
 import hashlib
@@ -23,11 +23,11 @@ from early_exit.data import prompts
 
 @dataclass(frozen=True)
 class Prompt:
-    """What one example is asked with at these thresholds."""
+    """What one example is asked with at these settings."""
 
     example_id: str
     text: str
-    thresholds: tuple[float, ...]
+    settings: tuple[float, ...]
 
     @property
     def sha256(self) -> str:
@@ -40,13 +40,13 @@ class Rounds:
 
     Args:
         examples: rows of records.EXAMPLES.
-        thresholds: what each example is asked at, different from each other.
+        settings: what each example is asked at, different from each other.
 
     InputError if an own-history example comes without the turns before it.
     """
 
-    def __init__(self, examples: pd.DataFrame, thresholds: Sequence[float]):
-        self._thresholds = tuple(thresholds)
+    def __init__(self, examples: pd.DataFrame, settings: Sequence[float]):
+        self._settings = tuple(settings)
         self._texts: dict[tuple[str, float], str] = {}
         self._rows = {row.example_id: row for row in examples.itertuples(index=False)}
         turns = {(row.conversation_id, row.turn): row.example_id for row in self._rows.values()}
@@ -69,27 +69,27 @@ class Rounds:
             if asked:
                 yield asked
 
-    def note(self, example_id: str, threshold: float, text: str) -> None:
+    def note(self, example_id: str, setting: float, text: str) -> None:
         """Take an answer down: the text as it is scored."""
-        self._texts[example_id, threshold] = text
+        self._texts[example_id, setting] = text
 
-    def prompt(self, example_id: str, threshold: float) -> Prompt:
-        """What an example is asked with at one threshold. ValueError if an answer that it needs was not noted."""
-        return Prompt(example_id, self._text(example_id, threshold), (threshold,))
+    def prompt(self, example_id: str, setting: float) -> Prompt:
+        """What an example is asked with at one setting. ValueError if an answer that it needs was not noted."""
+        return Prompt(example_id, self._text(example_id, setting), (setting,))
 
     def _open(self, example_id: str) -> list[Prompt]:
-        """The example's prompts for thresholds without an answer, each with all that share it."""
+        """The example's prompts for settings without an answer, each with all that share it."""
         shared: dict[str, list[float]] = {}
-        for threshold in self._thresholds:
-            if (example_id, threshold) not in self._texts:
-                shared.setdefault(self._text(example_id, threshold), []).append(threshold)
-        return [Prompt(example_id, text, tuple(thresholds)) for text, thresholds in shared.items()]
+        for setting in self._settings:
+            if (example_id, setting) not in self._texts:
+                shared.setdefault(self._text(example_id, setting), []).append(setting)
+        return [Prompt(example_id, text, tuple(settings)) for text, settings in shared.items()]
 
-    def _text(self, example_id: str, threshold: float) -> str:
+    def _text(self, example_id: str, setting: float) -> str:
         row, before = self._rows[example_id], self._before[example_id]
         if not row.prompt_parts:
             return row.prompt
-        lacking = [earlier for earlier in before if (earlier, threshold) not in self._texts]
+        lacking = [earlier for earlier in before if (earlier, setting) not in self._texts]
         if lacking:
-            raise ValueError(f"example {example_id}: the answer to {lacking[0]} at {threshold} was not noted")
-        return prompts.join(row.prompt_parts, [self._texts[earlier, threshold] for earlier in before])
+            raise ValueError(f"example {example_id}: the answer to {lacking[0]} at {setting} was not noted")
+        return prompts.join(row.prompt_parts, [self._texts[earlier, setting] for earlier in before])

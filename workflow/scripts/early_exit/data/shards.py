@@ -26,7 +26,7 @@ def part(examples: pd.DataFrame, place: str | None) -> pd.DataFrame:
 
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """The answers (records.GENERATIONS) of all parts, sorted as one job has them. InputError if two hold the same."""
-    key = ["example_id", "threshold"]
+    key = ["example_id", "setting"]
     joined = pd.concat(parts).sort_values(key, ignore_index=True)
     twice = joined[joined.duplicated(key)]
     if len(twice):

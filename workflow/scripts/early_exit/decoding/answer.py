@@ -1,4 +1,4 @@
-"""One run: a backbone and a policy answer the examples of one split at every threshold of a grid."""
+"""One run: a backbone and a policy answer the examples of one split at every setting of a grid."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +26,12 @@ from early_exit.policies.build import Given
 
 @dataclass(frozen=True)
 class Plan:
-    """What answers a part of a run's thresholds; `prompt_backbone` runs the prompts, if not `backbone`."""
+    """What answers a part of a run's settings; `prompt_backbone` runs the prompts, if not `backbone`."""
 
     backbone: Backbone
     policy: Policy
     fill: Fill
-    thresholds: Collection[float]
+    settings: Collection[float]
     prompt_backbone: Backbone | None = None
     draft: tuple[int, int] | None = None  # of self-speculation: the exit block, and how many tokens
 
@@ -41,38 +41,40 @@ class Answerer:
 
     Args:
         policy: the policy's entry in the config; of any kind but `oracle`.
-        thresholds: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
+        settings: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
+        setting_kind: what the settings are (see `policy_kinds.setting_kind`).
         stop_strings: where answers end, beside the end of sequence.
         rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
-        settings: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
+        runtime: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
         exits, head_folder, plan, rates: see `exit_policies.Given`.
-        dropped: the blocks that are left out at each threshold, for `pruned` (see `pruning.chosen`).
+        dropped: the blocks that are left out at each setting, for `pruned` (see `pruning.chosen`).
 
     `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
     """
 
     def __init__(
-        self, policy: Mapping[str, Any], manifest: Mapping[str, Any], thresholds: Sequence[float], *,
-        stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
-        job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
+        self, policy: Mapping[str, Any], manifest: Mapping[str, Any], settings: Sequence[float], *,
+        setting_kind: str, stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any],
+        runtime: Mapping[str, Any], job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
         plan: Mapping[str, Any] | None = None, rates: Mapping[float, Sequence[float]] | None = None,
         dropped: Mapping[float, Collection[int]] | None = None,
     ):  # fmt: skip
-        self.backbone, self.tokenizer = loading.open_backbone(manifest, settings)
+        self.backbone, self.tokenizer = loading.open_backbone(manifest, runtime)
         ends = loading.stop_token_ids(self.backbone, self.tokenizer)
         self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
-        given = Given(manifest, exits, max_new_tokens, settings["seed"], head_folder, plan, rates)
-        self.plans = _plans(policy, self.backbone, thresholds, given, dropped)
-        self.thresholds, self.rules, self.seed = list(thresholds), rules, settings["seed"]
+        given = Given(manifest, exits, max_new_tokens, runtime["seed"], head_folder, plan, rates)
+        self.plans = _plans(policy, self.backbone, settings, given, dropped)
+        self.setting_kind = setting_kind
+        self.settings, self.rules, self.seed = list(settings), rules, runtime["seed"]
         self.cut: dict[str, int] = {}
         context = self.backbone.context
         self._room = None if context is None else context - max_new_tokens
-        budget = memory.budget(settings["memory"], job_mib, self.backbone.device)
-        self._limits = {"batch_size": settings["batch_size"], "budget": budget}
+        budget = memory.budget(runtime["memory"], job_mib, self.backbone.device)
+        self._limits = {"batch_size": runtime["batch_size"], "budget": budget}
 
     def __call__(self, prompts: Sequence[Prompt]) -> Iterator[Generation]:
-        """The answers to each prompt at each of its thresholds, in the order in which they end."""
+        """The answers to each prompt at each of its settings, in the order in which they end."""
         requests = tokenise(prompts, self.tokenizer, self._room, self.rules["prompt_overflow"], self.cut)
         for plan in self.plans:
             yield from _answer(plan, requests, self.rule, self.rules["repetition_penalty"], **self._limits)
@@ -84,23 +86,24 @@ def none() -> pd.DataFrame:
 
 
 def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.DataFrame:
-    """Generate; a frame of records.GENERATIONS sorted by example and threshold.
+    """Generate; a frame of records.GENERATIONS sorted by example and setting.
 
     `examples` are rows of records.EXAMPLES. `journal` keeps the answers; those that it holds already are not asked for
     again.
     """
-    rules, thresholds = answerer.rules, answerer.thresholds
-    asked, rows = Rounds(examples, thresholds), list(journal.rows)
+    rules, settings = answerer.rules, answerer.settings
+    asked, rows = Rounds(examples, settings), list(journal.rows)
     for row in rows:
-        asked.note(row["example_id"], row["threshold"], row["text"])
+        asked.note(row["example_id"], row["setting"], row["text"])
     answers = chain.from_iterable(answerer(prompts) for prompts in asked)
-    for answer in job.progress(answers, len(examples) * len(thresholds) - len(rows), "answers"):
+    for answer in job.progress(answers, len(examples) * len(settings) - len(rows), "answers"):
         text = answerer.rule.text(answer.token_ids)
-        asked.note(answer.example_id, answer.threshold, text)
-        prompt = asked.prompt(answer.example_id, answer.threshold)
+        asked.note(answer.example_id, answer.setting, text)
+        prompt = asked.prompt(answer.example_id, answer.setting)
         row = {
             "example_id": answer.example_id,
-            "threshold": answer.threshold,
+            "setting": answer.setting,
+            "setting_kind": answerer.setting_kind,
             "prompt_sha256": prompt.sha256,
             "prompt_tokens": answer.prompt_tokens,
             "prompt_cut": answerer.cut.get(prompt.sha256, 0),
@@ -116,7 +119,7 @@ def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.Data
         }
         rows.append(row)
         journal.add(row)
-    return pd.DataFrame(rows).sort_values(["example_id", "threshold"], ignore_index=True)
+    return pd.DataFrame(rows).sort_values(["example_id", "setting"], ignore_index=True)
 
 
 def tokenise(
@@ -140,31 +143,29 @@ def tokenise(
             token_ids = token_ids[-room:] if overflow == "cut-left" else token_ids[:room]
             cut[prompt.sha256] = length - room
             job.log.warning("example %s: prompt of %d tokens, %s to %d", prompt.example_id, length, overflow, room)
-        requests.append(Request(prompt.example_id, token_ids, prompt.thresholds))
+        requests.append(Request(prompt.example_id, token_ids, prompt.settings))
     return requests
 
 
 def _plans(
-    policy: Mapping[str, Any], backbone: Backbone, thresholds: Sequence[float], given: Given,
+    policy: Mapping[str, Any], backbone: Backbone, settings: Sequence[float], given: Given,
     dropped: Mapping[float, Collection[int]] | None,
 ) -> list[Plan]:  # fmt: skip
     if policy["kind"] == "pruned":
         prompt = backbone if policy["prompt"] == "full" else None
-        return [
-            Plan(backbone.without(dropped[count]), base.FullDepth(), Fill(), [count], prompt) for count in thresholds
-        ]
+        return [Plan(backbone.without(dropped[count]), base.FullDepth(), Fill(), [count], prompt) for count in settings]
     if policy["kind"] == "self-speculative":
         exit_block, never = policy["exit"] or given.exits[0], base.FullDepth()
-        return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in thresholds]
+        return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in settings]
     fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
-    return [Plan(backbone, build.build(policy, backbone, given), fill(), thresholds)]
+    return [Plan(backbone, build.build(policy, backbone, given), fill(), settings)]
 
 
 def _answer(
     plan: Plan, requests: Sequence[Request], rule: StopRule, repetition_penalty: float, *, batch_size: int, budget: int
 ) -> Iterator[Generation]:  # fmt: skip
     """All rows of the plan; a batch that runs out of memory is halved, and the rows it held are asked again."""
-    missing = _only(requests, lambda row: row[1] in plan.thresholds)
+    missing = _only(requests, lambda row: row[1] in plan.settings)
     if not missing:
         return
     shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
@@ -182,7 +183,7 @@ def _answer(
             for answer in loop.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
                                           repetition_penalty=repetition_penalty,
                                           prompt_backbone=plan.prompt_backbone, step=step):  # fmt: skip
-                done.add((answer.example_id, answer.threshold))
+                done.add((answer.example_id, answer.setting))
                 yield answer
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
@@ -196,9 +197,9 @@ def _answer(
 
 
 def _only(requests: Sequence[Request], wanted) -> list[Request]:
-    """The requests with those of their rows (example, threshold) that are wanted."""
+    """The requests with those of their rows (example, setting) that are wanted."""
     kept = [
-        replace(request, thresholds=[t for t in request.thresholds if wanted((request.example_id, t))])
+        replace(request, settings=[t for t in request.settings if wanted((request.example_id, t))])
         for request in requests
     ]
-    return [request for request in kept if request.thresholds]
+    return [request for request in kept if request.settings]

@@ -9,6 +9,7 @@ from early_exit.base import records
 from early_exit.blocks import pruning
 from early_exit.data import shards
 from early_exit.decoding.answer import Answerer
+from early_exit.experiment import policy_kinds
 from early_exit.policies import forced, plan
 
 
@@ -27,7 +28,7 @@ def questions(params, files, place: str | None) -> pd.DataFrame:
 
 
 def dropped(params, files) -> dict[float, tuple[int, ...]]:
-    """The blocks that are left out at each threshold, by a policy that prunes; nothing by others."""
+    """The blocks that are left out at each setting, by a policy that prunes; nothing by others."""
     depth = records.read_json(files.manifest)["depth"]
     return pruning.read(params.policy, depth, files.get("block_scores"))
 
@@ -35,16 +36,18 @@ def dropped(params, files) -> dict[float, tuple[int, ...]]:
 def answerer(params, files, job_mib: float) -> Answerer:
     """The job's backbone and policy, ready for prompts; the questions' file says where answers end."""
     given: dict[str, Any] = {"dropped": dropped(params, files)}
+    kind = policy_kinds.setting_kind(params.policy)
     if files.get("heads"):
         given["head_folder"] = Path(files.heads).parent
     if files.get("plan"):
         given["plan"] = records.read_json(files.plan)
     if files.get("matched"):
-        given["rates"] = forced.exit_rates(records.read_table(files.matched, records.GENERATIONS), params.exits)
-    thresholds = params.thresholds or sorted(given["rates"])  # what matches a run has its settings
+        matched = records.read_table(files.matched, records.GENERATIONS)
+        kind, given["rates"] = matched["setting_kind"].iloc[0], forced.exit_rates(matched, params.exits)
+    settings = params.grid or sorted(given["rates"])  # what matches a run has its settings
     stop_strings = records.read_table(files.data, records.EXAMPLES)["stop_strings"].iloc[0]
     return Answerer(
-        params.policy, records.read_json(files.manifest), thresholds, stop_strings=stop_strings,
-        max_new_tokens=params.max_new_tokens, rules=params.rules, settings=params.runtime, job_mib=job_mib,
-        exits=params.exits, **given,
+        params.policy, records.read_json(files.manifest), settings, setting_kind=kind,
+        stop_strings=stop_strings, max_new_tokens=params.max_new_tokens, rules=params.rules, runtime=params.runtime,
+        job_mib=job_mib, exits=params.exits, **given,
     )  # fmt: skip

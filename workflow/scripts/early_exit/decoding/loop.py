@@ -1,6 +1,6 @@
 """The generate loop: prefill once a prompt, then one token a step for all running rows, leaving early where told.
 
-A row is one prompt at one threshold. All thresholds of a prompt share its prefill. Rows that leave a step early are
+A row is one prompt at one setting. All settings of a prompt share its prefill. Rows that leave a step early are
 computed no further in it; rows that end give up their slot to the next prompt. The prompt always runs at full depth,
 so the first generated token, which it yields, does too; where blocks are left out, it may run through all of them.
 """
@@ -27,11 +27,11 @@ PADDING = 1.25  # where padding does no harm, prompts run together up to this ma
 
 @dataclass(frozen=True)
 class Request:
-    """A tokenised prompt, to be answered once for each threshold."""
+    """A tokenised prompt, to be answered once for each setting."""
 
     example_id: str
     token_ids: Sequence[int]
-    thresholds: Sequence[float]
+    settings: Sequence[float]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Generation:
     """
 
     example_id: str
-    threshold: float
+    setting: float
     prompt_tokens: int
     token_ids: list[int] = field(default_factory=list)
     exit_blocks: list[int] = field(default_factory=list)
@@ -99,7 +99,7 @@ def generate(
         return
     step = step or decode_one_token
     requests = [part for request in requests for part in _parts(request, slots)]
-    slots = min(slots, sum(len(request.thresholds) for request in requests))
+    slots = min(slots, sum(len(request.settings) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
     batch = Batch(backbone, policy, fill, Greedy(repetition_penalty), rule, backbone.new_state(slots, capacity),
                   Beginning(prompt_backbone or backbone, attends_only(backbone, policy)))  # fmt: skip
@@ -122,7 +122,7 @@ def generate(
 
 
 def prefill(batch: Batch, requests: Sequence[Request]) -> None:
-    """Run prompts at full depth, give each of their thresholds a slot, and take the first token.
+    """Run prompts at full depth, give each of their settings a slot, and take the first token.
 
     Padding stands behind a prompt, and nothing that is kept has seen it: where a state goes over the whole sequence
     (Mamba blocks, heads that read the prompt), only prompts of one length share a pass.
@@ -139,15 +139,15 @@ def prefill(batch: Batch, requests: Sequence[Request]) -> None:
         hidden, kept = backbone.run_prompt(new, policy.exits if policy.reads_prompt else (), cache, common)
         logits = backbone.logits(hidden[torch.arange(len(group), device=backbone.device), lengths - common - 1])
 
-        rows = [(k, threshold) for k, request in enumerate(group) for threshold in request.thresholds]
+        rows = [(k, setting) for k, request in enumerate(group) for setting in request.settings]
         source = torch.tensor([k for k, _ in rows], device=backbone.device)
         slots = torch.arange(len(rows), device=backbone.device) + len(batch.running)
         batch.state.insert(slots, cache, source, lengths[source])
         policy.admit(slots, kept, source)
         batch.fill.admit(slots)
         batch.greedy.admit(slots, [prompts[k] for k, _ in rows])
-        for (k, threshold), token in zip(rows, batch.greedy.choose(logits[source], slots), strict=True):
-            row = Generation(group[k].example_id, threshold, len(prompts[k]))
+        for (k, setting), token in zip(rows, batch.greedy.choose(logits[source], slots), strict=True):
+            row = Generation(group[k].example_id, setting, len(prompts[k]))
             row.add(token, backbone.depth, batch.rule)
             batch.running.append(row)
         beginning.keep(group[-1].token_ids, cache, source.new_tensor([len(group) - 1]))
@@ -217,15 +217,15 @@ def _by_row(known: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 
 
 def _parts(request: Request, slots: int) -> Iterator[Request]:
-    """A request with more thresholds than there are slots, in parts that fit."""
-    for begin in range(0, len(request.thresholds), slots):
-        yield Request(request.example_id, request.token_ids, request.thresholds[begin : begin + slots])
+    """A request with more settings than there are slots, in parts that fit."""
+    for begin in range(0, len(request.settings), slots):
+        yield Request(request.example_id, request.token_ids, request.settings[begin : begin + slots])
 
 
 def _next_requests(waiting: deque[Request], free: int) -> list[Request]:
-    """As many requests, in order, as have room for all their thresholds."""
+    """As many requests, in order, as have room for all their settings."""
     taken = []
-    while waiting and len(waiting[0].thresholds) <= free:
+    while waiting and len(waiting[0].settings) <= free:
         taken.append(waiting.popleft())
-        free -= len(taken[-1].thresholds)
+        free -= len(taken[-1].settings)
     return taken

@@ -30,11 +30,11 @@ def answers(
 ) -> list[Answer]:  # fmt: skip
     """Of each row of the full model's run `full` (records.GENERATIONS) on `examples`, in its order."""
     room = None if backbone.context is None else backbone.context - max_new_tokens
-    (threshold,) = full["threshold"].unique()
-    asked = Rounds(examples, [threshold])
+    (setting,) = full["setting"].unique()
+    asked = Rounds(examples, [setting])
     for row in full.itertuples():
-        asked.note(row.example_id, threshold, row.text)
-    prompts = [asked.prompt(example_id, threshold) for example_id in full["example_id"]]
+        asked.note(row.example_id, setting, row.text)
+    prompts = [asked.prompt(example_id, setting) for example_id in full["example_id"]]
     requests = generation.tokenise(prompts, tokenizer, room, overflow, {})
     return [
         Answer(request.token_ids, list(token_ids))

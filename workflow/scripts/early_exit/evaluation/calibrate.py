@@ -136,7 +136,7 @@ def calibrate(sample: Sample, promise: Mapping[str, Any]) -> dict[str, Any]:
             "passed": bool(passed[0, i]),
             "flops_share": None if np.isnan(share[0, i]) else float(share[0, i]),
         }
-        for i, threshold in enumerate(sample.thresholds)
+        for i, threshold in enumerate(sample.settings)
     ]
     return {
         **{name: promise[name] for name in ("risk", "method", "epsilon")},

@@ -155,7 +155,7 @@ def _lowest_threshold(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -
     """Share at a head policy's lowest threshold minus the full model's."""
     full = cell.curves["full"].mean(metric)[:, 0]
     return {
-        f"{curve.policy} at {curve.thresholds[0]:g} - full": curve.mean(metric)[:, 0] - full
+        f"{curve.policy} at {curve.settings[0]:g} - full": curve.mean(metric)[:, 0] - full
         for curve in cell.curves.values()
         if curve.is_head
     }

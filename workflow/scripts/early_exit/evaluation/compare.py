@@ -1,6 +1,6 @@
 """Policies at equal compute, and each setting against the full model, with intervals that are paired over examples.
 
-A policy's settings (thresholds; numbers of blocks dropped) are points of a curve: quality against the FLOPs saved on
+A policy's settings (thresholds, numbers of blocks dropped) are points of a curve: quality against the FLOPs saved on
 the decode passes, everything counted. Between neighbouring points, in the order of what they save, the curve is a
 straight line, which is about what a policy gives that sends some requests through one setting and the rest through
 the other; points that save the same count as their mean. It is the curve as measured: no frontier is picked out of it,
@@ -179,7 +179,7 @@ def standings(cell: Cell, preset: str) -> pd.DataFrame:
                 difference = bootstrap.summary(height - full.mean(metric)[:, 0])
                 rows.append(
                     (preset, cell.backbone, cell.family, cell.dataset, metric, curve.policy, curve.kind, curve.adapt,
-                     curve.head, curve.state_fill, cell.examples, cell.groups, len(curve.thresholds), *reach, level,
+                     curve.head, curve.state_fill, cell.examples, cell.groups, len(curve.settings), *reach, level,
                      height[0], *difference)
                 )  # fmt: skip
     return pd.DataFrame(rows, columns=list(STANDING_COLUMNS))
@@ -188,7 +188,7 @@ def standings(cell: Cell, preset: str) -> pd.DataFrame:
 def differences(
     run: Mapping[str, Any], rows: pd.DataFrame, full: pd.DataFrame, *, preset: str, seed: int, resamples: int
 ) -> pd.DataFrame:
-    """A run's settings minus the full model on the same examples: a row per threshold, an interval per column.
+    """A run's settings minus the full model on the same examples: a row per setting, an interval per column.
 
     Metrics in 0..100, `degenerate` a share, `mean_tokens` per answer; columns `<metric>_difference`, `_low`, `_high`. A
     setting differs from the full model only where the interval leaves zero out. Metrics of other kinds are NaN.
@@ -196,9 +196,9 @@ def differences(
     labels = {name: run.get(name) or "" for name in SETTING} | {"preset": preset}
     full = full.set_index("example_id")
     found = []
-    for threshold, own in rows.groupby("threshold"):
+    for setting, own in rows.groupby("setting"):
         paired = full.loc[own["example_id"]]
-        row = labels | {"threshold": threshold, "examples": len(own), "groups": own["group_id"].nunique()}
+        row = labels | {"setting": setting, "examples": len(own), "groups": own["group_id"].nunique()}
         for name, column in DIFFERENCES.items():
             ends, column = (float("nan"),) * 3, column or name
             if column in own:

@@ -72,12 +72,12 @@ def pools(
         full = _joined("full", calibration, tested, kind)
         for run in (run for run in runs if run["policy"] in policies):
             rows = _joined(run["policy"], calibration, tested, kind)
-            settings_of = rows.groupby("split")["threshold"].unique()
+            settings_of = rows.groupby("split")["setting"].unique()
             order = policy_kinds.safest_first(policies[run["policy"]], set(settings_of[0]) & set(settings_of[1]))
             sample = risks.sample(rows, order, kind)
             # A policy may have been calibrated on fewer examples: without those that it was made with.
             reference = full[full["example_id"].isin(rows["example_id"])]
-            reference = risks.sample(reference, reference["threshold"].unique(), kind)
+            reference = risks.sample(reference, reference["setting"].unique(), kind)
             if not np.array_equal(sample.groups, reference.groups):
                 raise InputError(f"{run['scores']}: not the examples of policy full; delete runs of both and run again")
             is_calibration = np.isin(sample.groups, rows["group_id"][rows["split"] == 0])
@@ -142,17 +142,17 @@ def _row(source: Pool, target: Pool, drawn: np.ndarray, promise: Mapping[str, An
         "risk_mean": split.mean(), "risk_low": low, "risk_high": high, "exceeds": (split > most).mean(),
         "exceeds_pool": (in_pool[1:] > most).mean(), "pool_risk_mean": in_pool[1:].mean(),
         "flops_share": _shares(target)[places][1:].mean(),
-        "run_threshold": float("nan") if chosen[0] == NONE else sample.thresholds[chosen[0]], "run_risk": run,
+        "run_threshold": float("nan") if chosen[0] == NONE else sample.settings[chosen[0]], "run_risk": run,
     }  # fmt: skip
 
 
 def _places(chosen: np.ndarray, source: Sample, target: Sample) -> np.ndarray:
     """Indices of the source's settings as the target's; NONE stays."""
-    where = {threshold: place for place, threshold in enumerate(target.thresholds)}
-    missing = [threshold for threshold in source.thresholds if threshold not in where]
+    where = {setting: place for place, setting in enumerate(target.settings)}
+    missing = [setting for setting in source.settings if setting not in where]
     if missing:
         raise InputError(f"a policy was run at {missing[0]} on one dataset and not on another; delete both runs")
-    return np.append([where[threshold] for threshold in source.thresholds], NONE)[chosen]
+    return np.append([where[setting] for setting in source.settings], NONE)[chosen]
 
 
 def _shares(target: Pool) -> np.ndarray:

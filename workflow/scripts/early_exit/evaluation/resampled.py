@@ -30,7 +30,7 @@ class Curve:
     `kind` is the policy's, `head_kind` its head's, `adapt` how its thresholds adapt, `match` the policy that it draws
     exits from; these and `head`, `state_fill` are empty where it has none. `sums` are by column (1 + resamples,
     settings): row 0 over all examples, each other over those that a resample drew; `examples` is the column of their
-    numbers. Settings are in the order of `thresholds`.
+    numbers. Settings are in the order of `settings`.
     """
 
     policy: str
@@ -38,7 +38,7 @@ class Curve:
     head: str
     head_kind: str
     state_fill: str
-    thresholds: tuple[float, ...]
+    settings: tuple[float, ...]
     sums: Mapping[str, np.ndarray]
     adapt: str = ""
     match: str = ""
@@ -79,10 +79,10 @@ def read(settings: Runs) -> Iterator[tuple[Runs, dict[str, pd.DataFrame]]]:
 
 
 def read_run(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores and FLOPs of one entry of `layout.settings`, a row per example and threshold."""
+    """Scores and FLOPs of one entry of `layout.settings`, a row per example and setting."""
     scores = read_table(run["scores"], scores_schema(run["kind"]))
     flops = read_table(run["flops"], FLOPS)
-    key = ["example_id", "threshold"]
+    key = ["example_id", "setting"]
     rows = scores.merge(flops, how="outer", on=key, validate="one_to_one", indicator=True)
     if (rows["_merge"] != "both").any():
         raise InputError(f"{run['scores']}: other rows than in flops.parquet beside it; delete both and run again")
@@ -100,11 +100,11 @@ def cell(
     full = _examples_of(rows["full"])
     for run in runs:
         name, head = run["policy"], run["head"] or ""
-        if not all(_examples_of(same).equals(full) for _, same in rows[name].groupby("threshold")):
+        if not all(_examples_of(same).equals(full) for _, same in rows[name].groupby("setting")):
             raise InputError(f"{run['scores']}: not the examples of policy full; delete runs of both and run again")
-        thresholds, sums = _resampled(rows[name], [*METRICS[first["kind"]], *PERCENT, *COUNTED], **drawing)
+        settings, sums = _resampled(rows[name], [*METRICS[first["kind"]], *PERCENT, *COUNTED], **drawing)
         labels = (name, policies[name], head, heads.get(head, ""), run["state_fill"] or "")
-        curves[name] = Curve(*labels, thresholds, sums, run.get("adapt") or "", run.get("match") or "")
+        curves[name] = Curve(*labels, settings, sums, run.get("adapt") or "", run.get("match") or "")
     counts = {"examples": len(full), "groups": full.nunique()}
     return Cell(*(first[key] for key in ("backbone", "family", "dataset", "kind")), **counts, curves=curves)
 
@@ -117,10 +117,10 @@ def _examples_of(rows: pd.DataFrame) -> pd.Series:
 def _resampled(
     rows: pd.DataFrame, columns: Sequence[str], *, seed: int, resamples: int
 ) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
-    """Thresholds in order, and by column the sums over examples at each: (1 + resamples, thresholds)."""
+    """Settings in order, and by column the sums over examples at each: (1 + resamples, settings)."""
     columns = [*columns, "examples"]
     rows = rows.assign(examples=1.0).astype(dict.fromkeys(columns, float))
-    by_group = rows.pivot_table(index="group_id", columns="threshold", values=columns, aggfunc="sum", sort=True)
+    by_group = rows.pivot_table(index="group_id", columns="setting", values=columns, aggfunc="sum", sort=True)
     drawn = bootstrap.draws(seed, len(by_group), resamples)
     sums = {}
     for name in columns:

@@ -33,7 +33,7 @@ class Sample:
     or 1 only.
     """
 
-    thresholds: tuple[float, ...]
+    settings: tuple[float, ...]
     groups: np.ndarray
     losses: Mapping[str, np.ndarray]
     flops: np.ndarray
@@ -42,7 +42,7 @@ class Sample:
 
 
 def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """`example_id, group_id, threshold` and a column for each of RISKS, a row per row of `scores`.
+    """`example_id, group_id, setting` and a column for each of RISKS, a row per row of `scores`.
 
     `scores` and `full` are frames of `records.scores_schema(kind)`, `full` of the full model on the same examples.
     InputError for an example that is not among the full model's.
@@ -57,25 +57,25 @@ def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
         (reference - scores[metric]).clip(lower=0.0) / 100.0,
         scores["degenerate"].astype(float),
     ]
-    keys = ["example_id", "group_id", "threshold"]
+    keys = ["example_id", "group_id", "setting"]
     return scores[keys].assign(**dict(zip(RISKS, values, strict=True)))
 
 
-def sample(rows: pd.DataFrame, thresholds: Sequence[float], kind: str) -> Sample:
+def sample(rows: pd.DataFrame, settings: Sequence[float], kind: str) -> Sample:
     """The units of some rows of `records.LOSSES` at these settings; `kind` is the dataset's.
 
     InputError if a unit lacks an answer that it has at another setting.
     """
-    rows = rows[rows["threshold"].isin(thresholds)]
+    rows = rows[rows["setting"].isin(settings)]
     columns = [*RISKS, *WORK, "answers"]
     tables = rows.assign(answers=1.0).pivot_table(
-        index="group_id", columns="threshold", values=columns, aggfunc="sum", sort=True
+        index="group_id", columns="setting", values=columns, aggfunc="sum", sort=True
     )
-    sums = {name: tables[name].reindex(columns=list(thresholds)).to_numpy(dtype=float) for name in columns}
+    sums = {name: tables[name].reindex(columns=list(settings)).to_numpy(dtype=float) for name in columns}
     answers = sums["answers"]
     if not (answers == answers[:, :1]).all():  # NaN, a setting that is not there, equals nothing
-        raise InputError("a run has not the same questions at each of its thresholds; delete it and run again")
+        raise InputError("a run has not the same questions at each of its settings; delete it and run again")
     is_single = bool((answers == 1.0).all())
     binary = {risk: is_single and not (risk == "metric-drop" and kind in GRADED) for risk in RISKS}
     means = {risk: np.clip(sums[risk] / answers, 0.0, 1.0) for risk in RISKS}
-    return Sample(tuple(thresholds), tables.index.to_numpy(), means, sums["flops"], sums["flops_full"], binary)
+    return Sample(tuple(settings), tables.index.to_numpy(), means, sums["flops"], sums["flops_full"], binary)

@@ -29,7 +29,7 @@ def score_run(
     references = _by_example(examples, "the dataset")
     oracle = _by_example(full, "the full model's run")
 
-    @cache  # different thresholds often give the same answer
+    @cache  # different settings often give the same answer
     def score(example_id: str, text: str) -> metrics.Scores:
         example = _look_up(references, example_id, "the dataset")
         reference = _look_up(oracle, example_id, "the full model's run")
@@ -39,7 +39,7 @@ def score_run(
     rows = [
         {
             "example_id": row.example_id,
-            "threshold": row.threshold,
+            "setting": row.setting,
             **score(row.example_id, row.text),
             "group_id": references[row.example_id].group_id,
             "token_agreement": metrics.token_agreement(row.token_ids, oracle[row.example_id].token_ids),

@@ -1,4 +1,4 @@
-"""The result tables: one row per setting (backbone x dataset x policy x threshold), frame in and frame out.
+"""The result tables: one row per setting (backbone x dataset x policy x setting), frame in and frame out.
 
 Compute is always that of the decode passes: the generated tokens after the first one, which the prompt pass gives.
 Averages over passes are ratios of sums, so a long answer weighs as much as its tokens, and intervals resample groups
@@ -15,7 +15,7 @@ from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS
 from early_exit.evaluation import bootstrap
 
-SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "threshold"]
+SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "setting"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]
 TRAINING_COLUMNS = ["backbone", "recipe", "step", "tokens", "head", "exit", "loss", "positive_rate"]
 METRIC_NAMES = {"em": "EM", "f1": "F1", "bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -25,7 +25,7 @@ METRIC_NAMES = {"em": "EM", "f1": "F1", "bleu": "BLEU", "rouge1": "ROUGE-1", "ro
 class Run:
     """One policy on one dataset of one backbone, with the tables that generate, score and count_flops wrote of it.
 
-    `kind` is the dataset's kind (a key of `records.METRICS`), `seconds` are per generated token at each threshold, None
+    `kind` is the dataset's kind (a key of `records.METRICS`), `seconds` are per generated token at each setting, None
     if they were not measured.
     """
 
@@ -47,25 +47,26 @@ class Run:
 
 
 def results(run: Run, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
-    """The rows of one run, one per threshold, with exactly the columns of `records.RESULTS_COLUMNS`.
+    """The rows of one run, one per setting, with exactly the columns of `records.RESULTS_COLUMNS`.
 
     Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another dataset kind, and a
     ratio without any decode pass, is NaN. InputError if the run's tables do not belong together.
     """
-    key = ["example_id", "threshold"]
+    key = ["example_id", "setting"]
     rows = run.scores.merge(run.flops, how="outer", on=key, validate="one_to_one", indicator=True)
     if (rows["_merge"] != "both").any():
         raise InputError(f"{run.name}: scores.parquet and flops.parquet have different rows; delete both and run again")
     settings = [
         {
             "preset": preset, "backbone": run.backbone, "family": run.family, "dataset": run.dataset,
-            "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "threshold": threshold,
-            "calibrated": False, "promises": "", "fallback": False,
+            "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "setting": setting,
+            "setting_kind": run.generations["setting_kind"].iloc[0], "calibrated": False,
+            "promises": "", "fallback": False,
             **_quality(group, METRICS[run.kind], seed, resamples), **_compute(group, seed, resamples),
-            **_rounds(run.generations[run.generations["threshold"] == threshold]),
-            "seconds_per_token": (run.seconds or {}).get(threshold, float("nan")),
+            **_rounds(run.generations[run.generations["setting"] == setting]),
+            "seconds_per_token": (run.seconds or {}).get(setting, float("nan")),
         }
-        for threshold, group in rows.sort_values("example_id").groupby("threshold")
+        for setting, group in rows.sort_values("example_id").groupby("setting")
     ]  # fmt: skip
     return pd.DataFrame(settings).reindex(columns=list(RESULTS_COLUMNS))
 
@@ -75,19 +76,19 @@ def with_calibration(
 ) -> pd.DataFrame:
     """The table with what calibration chose: `calibrated`, and as `promises` the names of those that a row keeps.
 
-    `chosen` has, by (backbone, dataset, policy), each promise's threshold; None where no threshold keeps it and the
-    full model answers. Such a policy gets a further row, a `fallback`, without a threshold: the full model's own, as no
-    head is asked then. InputError if a threshold was not run.
+    `chosen` has, by (backbone, dataset, policy), each promise's setting; None where no setting keeps it and the
+    full model answers. Such a policy gets a further row, a `fallback`, without a setting: the full model's own, as no
+    head is asked then. InputError if a setting was not run.
     """
     parts = []
     for key, rows in results.groupby(["backbone", "dataset", "policy"], sort=False):
         kept = chosen.get(key, {})
         if None in kept.values():
             same = (results["backbone"] == key[0]) & (results["dataset"] == key[1])
-            own = {name: rows[name].iloc[0] for name in ("policy", "head", "state_fill")}
+            own = {name: rows[name].iloc[0] for name in ("policy", "head", "state_fill", "setting_kind")}
             full = results[same & (results["policy"] == "full")]
-            rows = pd.concat([rows, full.assign(**own, threshold=float("nan"), fallback=True)])
-        settings = [None if pd.isna(threshold) else threshold for threshold in rows["threshold"]]
+            rows = pd.concat([rows, full.assign(**own, setting=float("nan"), fallback=True)])
+        settings = [None if pd.isna(setting) else setting for setting in rows["setting"]]
         for promise, level in kept.items():
             if level not in settings:
                 why = f"was not run at {level}, which keeps {promise}; delete test.parquet and run again"
@@ -153,16 +154,16 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 def exits(run: Run) -> pd.DataFrame:
-    """Where the decode passes of one run left: columns EXITS_COLUMNS, the shares (0..1) of a threshold add up to 1.
+    """Where the decode passes of one run left: columns EXITS_COLUMNS, the shares (0..1) of a setting add up to 1.
 
-    Blocks at which nothing left have no row. A threshold whose answers all are one token long has none at all.
+    Blocks at which nothing left have no row. A setting whose answers all are one token long has none at all.
     """
     passes = (
         run.generations.assign(block=run.generations["exit_blocks"].str[1:]).explode("block").dropna(subset="block")
     )
-    shares = passes.groupby("threshold")["block"].value_counts(normalize=True).rename("share").reset_index()
-    shares = shares.astype({"block": int}).sort_values(["threshold", "block"], ignore_index=True)
-    run_columns = {column: getattr(run, column) for column in SETTING if column != "threshold"}
+    shares = passes.groupby("setting")["block"].value_counts(normalize=True).rename("share").reset_index()
+    shares = shares.astype({"block": int}).sort_values(["setting", "block"], ignore_index=True)
+    run_columns = {column: getattr(run, column) for column in SETTING if column != "setting"}
     return shares.assign(**run_columns)[EXITS_COLUMNS]
 
 
@@ -190,19 +191,19 @@ def metric_name(metric: str) -> str:
 
 
 def to_latex(results: pd.DataFrame) -> str:
-    """The results for a paper: a booktabs tabular with each policy at its calibrated threshold, by dataset.
+    """The results for a paper: a booktabs tabular with each policy at its calibrated setting, by dataset.
 
-    A policy without calibration (full, pruned) has all its thresholds. Cells are `value [low, high]` in percent.
+    A policy without calibration (full, pruned) has all its settings. Cells are `value [low, high]` in percent.
     """
     run = results.groupby(["backbone", "dataset", "policy"])["calibrated"]
     chosen = results[results["calibrated"] | ~run.transform("any")]
     lines = [
         "% Needs booktabs. Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
-        "% Threshold: the calibrated one, and the promises that it keeps; the number of blocks dropped (pruned), of",
-        "% tokens drafted (self-speculative). Full depth: no threshold keeps the promise, and the full model answers.",
+        "% Setting: the calibrated one, and the promises that it keeps; the number of blocks dropped (pruned), of",
+        "% tokens drafted (self-speculative). Full depth: no setting keeps the promise, and the full model answers.",
         r"\begin{tabular}{llrlrrr}",
         r"\toprule",
-        r"Backbone & Policy & Threshold & Promise & Quality & Agreement (\%) & FLOPs saved (\%) \\",
+        r"Backbone & Policy & Setting & Promise & Quality & Agreement (\%) & FLOPs saved (\%) \\",
     ]
     for dataset, rows in chosen.groupby("dataset", sort=False):
         metric = main_metric(results, dataset)
@@ -211,8 +212,8 @@ def to_latex(results: pd.DataFrame) -> str:
             rf"\multicolumn{{7}}{{l}}{{\textit{{{_latex(f'{dataset}: {metric_name(metric)}')}}}}} \\",
         ]
         for _, row in rows.iterrows():
-            threshold = "full depth" if row["fallback"] else f"{row['threshold']:g}"
-            cells = [_latex(row["backbone"]), _latex(row["policy"]), threshold, _latex(row["promises"])]
+            setting = "full depth" if row["fallback"] else f"{row['setting']:g}"
+            cells = [_latex(row["backbone"]), _latex(row["policy"]), setting, _latex(row["promises"])]
             cells += [with_interval(row, metric), with_interval(row, "agreement", 100)]
             cells += [with_interval(row, "flops_saved", 100)]
             lines.append(" & ".join(cells) + r" \\")

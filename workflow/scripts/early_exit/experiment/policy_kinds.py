@@ -1,7 +1,7 @@
 """What kinds of policies there are, as far as config, calibration and costs have to know: no torch here.
 
 A policy's settings are numbers: thresholds on a confidence, computation to meet, exits in a row, exits, blocks dropped.
-They stand in column `threshold` of every table, and this is the one place that says what they mean: which key lists
+They stand in column `setting` of every table, and this is the one place that says what they mean: which key lists
 them, and which of two is safer (leaves later, and so is closer to the full model).
 
 How a threshold comes about is said by key `adapt` of those kinds whose confidence is a number on a scale:
@@ -35,6 +35,16 @@ def settings(policy: Policy, exits: Sequence[int]) -> list[float]:
     given = {"pruned": policy.get("drop"), "patience": policy.get("patience"), "fixed": exits, "random": [],
              "self-speculative": policy.get("draft_tokens")}  # fmt: skip
     return list(given.get(kind, [1.0]))
+
+
+def setting_kind(policy: Policy) -> str:
+    """What a policy's settings are, as column `setting_kind` says it. Of `random` the run that it matches says it."""
+    kind = policy["kind"]
+    if kind in GRADED:
+        return {"per-exit": "level", "budget": "budget"}.get(policy["adapt"], "threshold")
+    named = {"pruned": "blocks dropped", "self-speculative": "tokens drafted", "patience": "exits in a row",
+             "fixed": "exit block"}  # fmt: skip
+    return named.get(kind, "none")
 
 
 def safest_first(policy: Policy, values: Iterable[float]) -> list[float]:

@@ -19,7 +19,7 @@ class Row(Protocol):
     """A running answer as a policy sees it; `exit_blocks[i]` blocks were run for the pass that gave token i."""
 
     example_id: str
-    threshold: float  # the row's setting
+    setting: float  # the row's setting
     prompt_tokens: int
     token_ids: list[int]
     exit_blocks: list[int]
@@ -41,7 +41,7 @@ class Policy:
 
     def thresholds(self, rows: Sequence[Row]) -> Tensor:
         """What `leave` compares with in the coming step, (rows, exits): here each row's setting at every exit."""
-        return torch.tensor([row.threshold for row in rows])[:, None].expand(-1, len(self.exits))
+        return torch.tensor([row.setting for row in rows])[:, None].expand(-1, len(self.exits))
 
     def leave(self, exit_block: int, hidden: Tensor, thresholds: Tensor) -> Tensor:
         """Which live rows leave after `exit_block`: hidden (rows, 1, hidden), thresholds (rows,) to bool (rows,)."""

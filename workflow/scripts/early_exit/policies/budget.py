@@ -28,7 +28,7 @@ Points = Sequence[Mapping[str, float]]
 class _Row:
     """A row as `adaptive.Budget` sees it."""
 
-    threshold: float
+    setting: float
     prompt_tokens: int
     exit_blocks: list[int]
     token_ids: list[int] = field(default_factory=lambda: [0])

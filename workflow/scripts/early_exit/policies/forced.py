@@ -47,7 +47,7 @@ class RandomExit(FixedExit):
 
     def thresholds(self, rows):
         even = [1 / (len(self.exits) + 1)] * len(self.exits)
-        drawn = [self._draw(row, even if self.rates is None else self.rates[row.threshold]) for row in rows]
+        drawn = [self._draw(row, even if self.rates is None else self.rates[row.setting]) for row in rows]
         return torch.tensor(drawn)[:, None].expand(-1, len(self.exits))
 
     def _draw(self, row, rates: Sequence[float]) -> float:
@@ -58,16 +58,16 @@ class RandomExit(FixedExit):
 
 
 def exit_rates(run: pd.DataFrame, exits: Sequence[int]) -> dict[float, list[float]]:
-    """For each threshold of a run (records.GENERATIONS) the share of its decode passes that left at each exit.
+    """For each setting of a run (records.GENERATIONS) the share of its decode passes that left at each exit.
 
     InputError if it left elsewhere: then it is of other exits.
     """
     rates = {}
-    for threshold, rows in run.groupby("threshold"):
+    for setting, rows in run.groupby("setting"):
         blocks = [block for exit_blocks in rows["exit_blocks"] for block in exit_blocks[1:]]
         depth = max((block for exit_blocks in run["exit_blocks"] for block in exit_blocks), default=0)
         strange = set(blocks) - {*exits, depth}
         if strange:
             raise InputError(f"a run to match left after block {min(strange)}, which is no exit; generate it again")
-        rates[float(threshold)] = [blocks.count(exit_block) / max(len(blocks), 1) for exit_block in exits]
+        rates[float(setting)] = [blocks.count(exit_block) / max(len(blocks), 1) for exit_block in exits]
     return rates

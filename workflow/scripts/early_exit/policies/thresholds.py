@@ -25,7 +25,7 @@ class Same:
 
     def level(self, row: Row) -> float:
         """A row's threshold where it is the same at all exits."""
-        return row.threshold
+        return row.setting
 
 
 class Decay(Same):
@@ -41,7 +41,7 @@ class Decay(Same):
 
     def level(self, row):
         decayed = math.exp(-self.temperature * len(row.token_ids) / self.tokens)
-        return min(max(0.9 * row.threshold + 0.1 * decayed, 0.0), 1.0)
+        return min(max(0.9 * row.setting + 0.1 * decayed, 0.0), 1.0)
 
 
 class PerExit(Same):
@@ -52,7 +52,7 @@ class PerExit(Same):
 
     def __call__(self, rows, exits):
         # A setting without a vector is the one at which nobody leaves: no confidence is above 1.
-        return torch.tensor([self.vectors.get(row.threshold, [1.0] * exits) for row in rows])
+        return torch.tensor([self.vectors.get(row.setting, [1.0] * exits) for row in rows])
 
 
 class Budget(Same):
@@ -82,7 +82,7 @@ class Budget(Same):
 
     def __call__(self, rows, exits):
         spent, full, coming = self.spend(rows)
-        budgets = np.array([self.aims.get(row.threshold, row.threshold) for row in rows])
+        budgets = np.array([self.aims.get(row.setting, row.setting) for row in rows])
         wanted = budgets + (budgets * full - spent) / (self.horizon * coming)
         levels = np.interp(wanted, *self.table)
         return torch.tensor(levels, dtype=torch.float32)[:, None].expand(-1, exits)

@@ -31,7 +31,7 @@ BAR_EDGE = {"edgecolor": "black", "linewidth": 0.4}
 def quality(results: pd.DataFrame, dataset: str) -> Figure:
     """Main metric of a dataset (0..100) against FLOPs saved on decode passes (%), one panel per backbone.
 
-    Every policy is a curve in the order of its thresholds, calibrated ones ringed (a fallback is at the star); policies
+    Every policy is a curve in the order of its settings, calibrated ones ringed (a fallback is at the star); policies
     without a head are dash-dotted, static pruning too, the full model is a line with its 95 % band.
     """
     results = present_rows(results, "results.csv")
@@ -45,7 +45,7 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
     for axes, backbone in zip(panels, backbones, strict=True):
         for policy, curve in rows[rows["backbone"] == backbone].groupby("policy", sort=False):
             draw = _full_model if policy == "full" else _curve
-            draw(axes, curve.sort_values("threshold"), metric, looks)
+            draw(axes, curve.sort_values("setting"), metric, looks)
         axes.set(title=backbone, xlabel="FLOPs saved on decode passes (%)")
     panels[0].set_ylabel(f"{metric_name(metric)} on {dataset} (0 to 100)")
     _legend_in_groups(figure, _quality_legend(rows, looks))
@@ -53,7 +53,7 @@ def quality(results: pd.DataFrame, dataset: str) -> Figure:
 
 
 def _curve(axes: Axes, curve: pd.DataFrame, metric: str, looks: Mapping[str, tuple[str, str]]) -> None:
-    """One policy over its thresholds: light error bars, the line, and a ring at the calibrated ones."""
+    """One policy over its settings: light error bars, the line, and a ring at the calibrated ones."""
     first, ringed = curve.iloc[0], curve[curve["calibrated"].astype(bool)]
     ring = {"markersize": 8, "fillstyle": "none", "color": "black", "markeredgewidth": 0.8, "zorder": 6}
     axes.plot(100 * ringed["flops_saved"], ringed[metric], "o", **ring)
@@ -111,7 +111,7 @@ def _legend_in_groups(figure: Figure, groups: Sequence[dict]) -> None:
 
 @draws_figure
 def exits(shares: pd.DataFrame, backbone: str) -> Figure:
-    """Where decode passes leave: datasets in rows, heads in columns, one stacked bar (100 %) per threshold.
+    """Where decode passes leave: datasets in rows, heads in columns, one stacked bar (100 %) per setting.
 
     Of head policies only, and of one state fill, the same in all panels: `propagate` where the backbone has it.
     """
@@ -139,14 +139,14 @@ def exits(shares: pd.DataFrame, backbone: str) -> Figure:
 
 
 def _stacked_bars(axes: Axes, cell: pd.DataFrame, colours: Mapping[int, str]) -> None:
-    """Bars over thresholds in equal steps, the earliest exit at the bottom."""
-    table = cell.pivot_table(index="threshold", columns="block", values="share", aggfunc="sum", fill_value=0.0)
+    """Bars over settings in equal steps, the earliest exit at the bottom."""
+    table = cell.pivot_table(index="setting", columns="block", values="share", aggfunc="sum", fill_value=0.0)
     places, base = np.arange(len(table)), np.zeros(len(table))
     for block in table.columns:
         share = 100 * table[block].to_numpy()
         axes.bar(places, share, bottom=base, width=0.82, color=colours[block], **BAR_EDGE)
         base += share
-    axes.set_xticks(places, [f"{threshold:.3g}" for threshold in table.index], rotation=90)
+    axes.set_xticks(places, [f"{setting:.3g}" for setting in table.index], rotation=90)
     axes.set(ylim=(0, 100), yticks=(0, 50, 100))
 
 

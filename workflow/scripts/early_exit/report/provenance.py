@@ -116,10 +116,10 @@ def _times(benchmarks: Benchmarks) -> tuple[list[list[Any]], list[str]]:
 def _results(dataset: str, rows: pd.DataFrame) -> dict[str, Any]:
     """Header and rows of the results on one dataset, with the metrics that it has."""
     metrics = next(metrics for metrics in METRICS.values() if rows[list(metrics)].notna().any(axis=None))
-    header = ["backbone", "policy", "threshold", "promises kept", *map(metric_name, metrics), *RESULT_HEADER]
+    header = ["backbone", "policy", "setting", "promises kept", *map(metric_name, metrics), *RESULT_HEADER]
     cells = [
         [
-            row["backbone"], row["policy"], "full depth" if row["fallback"] else f"{row['threshold']:g}",
+            row["backbone"], row["policy"], "full depth" if row["fallback"] else f"{row['setting']:g}",
             row["promises"] if row["calibrated"] else "",
             *(with_interval(row, metric) for metric in metrics), with_interval(row, "agreement", 100),
             100 * row["degenerate"], row["mean_tokens"], row["mean_blocks"], row["flops_per_token"],

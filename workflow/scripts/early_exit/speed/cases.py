@@ -139,7 +139,7 @@ class Bench:
         labels: Mapping[str, Any] | None = None, jobs: Sequence[Sequence[float]] | None = None,
         prefill: Case | None = None, baseline: Case | None = None,
     ) -> Case:  # fmt: skip
-        """Our loop as a case; each of `jobs` is the thresholds of one call of it, one by default."""
+        """Our loop as a case; each of `jobs` is the settings of one call of it, one by default."""
         labels = labels or {}
         jobs = jobs or [[labels.get("threshold", 1.0)]]
         fill = fills.FILLS[self.backbone.family][labels["state_fill"]] if "state_fill" in labels else fills.Fill
@@ -147,10 +147,10 @@ class Bench:
 
         def call() -> list[Answer]:
             answers = []
-            for thresholds in jobs:
-                requests = [Request(f"{k:06d}", prompt, tuple(thresholds)) for k, prompt in enumerate(prompts)]
+            for settings in jobs:
+                requests = [Request(f"{k:06d}", prompt, tuple(settings)) for k, prompt in enumerate(prompts)]
                 done = loop.generate(self.backbone, policy(), fill(), requests, rule, slots=rows, step=step)
-                answers += sorted(done, key=lambda row: (row.example_id, row.threshold))
+                answers += sorted(done, key=lambda row: (row.example_id, row.setting))
             return [Answer(row.prompt_tokens, *map(tuple, (row.exit_blocks, row.drafted, row.accepted)))
                     for row in answers]  # fmt: skip
 

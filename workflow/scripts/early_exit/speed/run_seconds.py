@@ -3,10 +3,10 @@
 The protocol, which a report should state with the numbers:
 
 - The first examples of the test split (with their conversations' gold history where there is one) are answered whole,
-  at one threshold a call, with as many rows at once as the run's own jobs have (`batch_size`, or all that there are).
+  at one setting a call, with as many rows at once as the run's own jobs have (`batch_size`, or all that there are).
 - A call with one new token gives the time of the prompts. Seconds per token are the whole call's less that, over the
   decode passes: the tokens after each answer's first. So they stand beside `flops_per_token`, which counts the same.
-- All thresholds and the prompts' call are one round: rounds are repeated after one that does not count, and the median
+- All settings and the prompts' call are one round: rounds are repeated after one that does not count, and the median
   of the differences within rounds is reported. The job takes all cores of the run, so that no job of it runs beside.
 
 What is measured holds for the hardware, dtype and threads that the provenance page names, and is not the same twice.
@@ -24,15 +24,15 @@ from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import Answerer
 from early_exit.speed.interleaved import Answer, Case, Probe, interleave
 
-COLUMNS = ("threshold", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
+COLUMNS = ("setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
            "tokens", "examples", "repeats")  # fmt: skip
 
 
 def measure(
-    answerer: Answerer, examples: pd.DataFrame, thresholds: Sequence[float], *, repeats: int, probe: Probe,
+    answerer: Answerer, examples: pd.DataFrame, settings: Sequence[float], *, repeats: int, probe: Probe,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:  # fmt: skip
-    """Time the thresholds of a run; a frame with COLUMNS, a row each: median, least and most over the repeats.
+    """Time the settings of a run; a frame with COLUMNS, a row each: median, least and most over the repeats.
 
     Where no answer has a second token there was nothing to time, and the seconds are NaN. `prompt_seconds` is the
     prompts' whole call.
@@ -42,29 +42,29 @@ def measure(
     whole = answerer.rule
     first = replace(whole, max_new_tokens=1)
     cases = {}
-    for threshold in thresholds:
-        prompts = _case(answerer, examples, threshold, first, None)
-        cases[threshold] = _case(answerer, examples, threshold, whole, prompts)
+    for setting in settings:
+        prompts = _case(answerer, examples, setting, first, None)
+        cases[setting] = _case(answerer, examples, setting, whole, prompts)
     every = [one for case in cases.values() for one in (case.prefill, case)]
     interleave(every, 1, probe, clock)
     measured = interleave(every, repeats, probe, clock)
     rows = []
-    for threshold, case in cases.items():
+    for setting, case in cases.items():
         record, before = measured[case], measured[case.prefill].seconds
         passes = record.tokens - len(record.answers)
         each = [(took - prompt) / passes if passes else float("nan")
                 for took, prompt in zip(record.seconds, before, strict=True)]  # fmt: skip
-        found = (threshold, median(each), min(each), max(each), median(before), record.tokens, len(record.answers))
+        found = (setting, median(each), min(each), max(each), median(before), record.tokens, len(record.answers))
         rows.append(dict(zip(COLUMNS, (*found, repeats), strict=True)))
     return pd.DataFrame(rows)
 
 
-def _case(answerer: Answerer, examples: pd.DataFrame, threshold: float, rule, prefill: Case | None) -> Case:
-    """Answers at one threshold as a case: the first round's prompts, which need no answers of the model's own."""
+def _case(answerer: Answerer, examples: pd.DataFrame, setting: float, rule, prefill: Case | None) -> Case:
+    """Answers at one setting as a case: the first round's prompts, which need no answers of the model's own."""
 
     def call() -> list[Answer]:
         answerer.rule = rule
-        prompts = next(iter(Rounds(examples, [threshold])))
+        prompts = next(iter(Rounds(examples, [setting])))
         answers = sorted(answerer(prompts), key=lambda row: row.example_id)
         return [Answer(row.prompt_tokens, tuple(row.exit_blocks)) for row in answers]
 
