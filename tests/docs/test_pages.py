@@ -16,6 +16,7 @@ RULES = {
     for name in re.findall(r"^ *(?:use rule \w+ as|rule) (\w+)", path.read_text(), re.MULTILINE)
 } | {"all"}  # fmt: skip
 PRESETS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "workflow/presets").glob("*.yaml")}
+PACKAGES = [path.name for path in (SCRIPTS / "early_exit").iterdir() if path.is_dir()]
 TOP = ("workflow", "tests", "docs", "envs", "profiles", "report")
 WITH_VALUES = {"--cores", "--profile", "--configfile", "--sdm", "--jobs"}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -27,6 +28,11 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def prose(page) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
 def shell(text: str) -> list[list[str]]:
     """The commands of a page's shell blocks, split into words, without comments and variables."""
     lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ").splitlines()
@@ -36,8 +42,7 @@ def shell(text: str) -> list[list[str]]:
 
 @pages
 def test_links_resolve(page):
-    text = page.read_text()
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"https?:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -48,11 +53,9 @@ def test_links_resolve(page):
 
 @pages
 def test_files_and_modules_that_are_named_exist(page):
-    for name in re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
-        if re.fullmatch(rf"({'|'.join(TOP)})/[\w./*-]*", name):
-            assert list(ROOT.glob(name.rstrip("/"))), name
-        elif re.fullmatch(r"\w+/\w+\.py", name) and (SCRIPTS / "early_exit" / name.split("/")[0]).is_dir():
-            assert (SCRIPTS / "early_exit" / name).is_file(), name
+    for name in re.findall(r"`([^`\n]+)`", prose(page)):
+        if re.fullmatch(rf"({'|'.join(TOP)})/[\w./*-]*|({'|'.join(PACKAGES)})/\w+\.py", name):
+            assert [*ROOT.glob(name.rstrip("/")), *(SCRIPTS / "early_exit").glob(name.rstrip("/"))], name
 
 
 @pages
@@ -66,7 +69,7 @@ def test_make_has_the_targets_that_are_named(page):
 
 @pages
 def test_snakemake_is_called_with_targets_presets_and_files_that_there_are(page):
-    inline = re.findall(r"`(snakemake [^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    inline = re.findall(r"`(snakemake [^`\n]+)`", prose(page))
     for words in [*shell(page.read_text()), *map(shlex.split, inline)]:
         if words[0] != "snakemake":
             continue

@@ -1,4 +1,4 @@
-"""What a change runs again, line by line as the README tells it, counted in dry runs over a finished run."""
+"""What a change runs again, row by row as docs/reproducibility.md says, counted in dry runs over a finished run."""
 
 import re
 
@@ -10,12 +10,12 @@ PRESET = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())
 RUN = {"generate", "count_flops", "score"}
 CALIBRATED = {"calibrate"}
 TRAINED = {"train_heads", "train_heads_seed", "measure_heads"}
-# Change of the README's table: the config that makes it, or the module that is edited; the rules that run before the
+# Change of the page's table: the config that makes it, or the module that is edited; the rules that run before the
 # tables.
 CHANGES = {
     "`thresholds`": ({"thresholds": [0.4, 0.6]}, RUN | CALIBRATED),
     "`scoring.rules`": ({"scoring": {"rules": "lm-eval"}}, {"score", "calibrate"}),
-    "an edit of `metrics.py`": ("metrics", {"score", "calibrate"}),
+    "an edit of `evaluation/metrics.py`": ("evaluation/metrics", {"score", "calibrate"}),
     "`bootstrap.resamples`": ({"bootstrap": {"resamples": 7}}, set()),
     "an edit of `report/style.py`": ("report/style", set()),
     "a backbone more": (
@@ -37,19 +37,19 @@ CHANGES = {
     "`batch_size`": ({"batch_size": 5}, RUN | CALIBRATED),
     "`generation.shards`": ({"generation": {"shards": 2}}, RUN | CALIBRATED | {"join_shards"}),
 }
-ROWS = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text().split("## What a change runs again")[1],
-                  re.MULTILINE)[2:]  # fmt: skip
+SECTION = (ROOT / "docs/reproducibility.md").read_text().partition("## What a change runs again")[2]
+ROWS = re.findall(r"^\| (.+?) \| (.+?) \|$", SECTION, re.MULTILINE)[2:]
 DATA = {"fetch_dataset", "fetch_corpus", "check_disjoint"}
 JOBS = RUN | CALIBRATED | TRAINED | DATA | {"join_shards", "fetch_backbone", "settle", "layer_costs"}
 AFTER = {"tables", "compare", "claims", "figures", "head_tables", "provenance", "report", "promise", "all"}
 
 
-def test_every_line_of_the_readme_is_tried():
+def test_every_row_of_the_page_is_tried():
     assert [change for change, _ in ROWS] == list(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_runs_what_the_readme_says(change, finished):  # noqa: F811
+def test_a_change_runs_what_the_page_says(change, finished):  # noqa: F811
     config, expected = CHANGES[change]
     if isinstance(config, str):
         module = finished / f"workflow/scripts/early_exit/{config}.py"
