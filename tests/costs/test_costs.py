@@ -28,7 +28,7 @@ from early_exit.experiment import policy_kinds
 from early_exit.heads import store
 from early_exit.models import loading
 from early_exit.policies import confidences, forced
-from early_exit.sources.manifests import SUPPORTED, TESTED
+from early_exit.sources.families import SUPPORTED, TESTED
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 HEADS = {kind: {"kind": kind} for kind in store.KINDS}

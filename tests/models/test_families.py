@@ -14,8 +14,8 @@ from early_exit.decoding import fills, loop
 from early_exit.experiment import config
 from early_exit.models import conformance, loading
 from early_exit.policies import base as policies
-from early_exit.sources import manifests
-from early_exit.sources.manifests import SUPPORTED, TESTED
+from early_exit.sources import families, manifests
+from early_exit.sources.families import SUPPORTED, TESTED
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 2,
           "pad_token_id": 0, "initializer_range": 0.3}  # fmt: skip
@@ -155,8 +155,8 @@ MAMBA_KEYS = {"model_type": "mine", "conv_kernel": 4} | MIXER
     ids=lambda keys: next(iter(keys)),
 )  # fmt: skip
 def test_a_key_that_changes_the_structure_is_named(keys):
-    assert manifests.family(LLAMA_KEYS, "x") == "transformer"
-    message = refusal(lambda: manifests.family(LLAMA_KEYS | keys, "x"))
+    assert families.family(LLAMA_KEYS, "x") == "transformer"
+    message = refusal(lambda: families.family(LLAMA_KEYS | keys, "x"))
     assert re.fullmatch(r"x: mine is not supported \((\w+): .*\)", message)
     if "rope" not in message:
         assert next(iter(keys)) in message
@@ -172,12 +172,12 @@ NEEDED = ["hidden_size", "num_hidden_layers", "vocab_size"]
 )
 def test_a_needed_key_that_is_missing_is_named(keys, key):
     less = {name: value for name, value in keys.items() if name != key}
-    assert refusal(lambda: manifests.family(less, "x")) == f"x: mine is not supported (its config has no {key})"
+    assert refusal(lambda: families.family(less, "x")) == f"x: mine is not supported (its config has no {key})"
 
 
 def test_a_hybrid_is_neither_family():
-    assert manifests.family(MAMBA_KEYS, "x") == "mamba"
-    assert "num_attention_heads: 4" in refusal(lambda: manifests.family(MAMBA_KEYS | LLAMA_KEYS, "x"))
+    assert families.family(MAMBA_KEYS, "x") == "mamba"
+    assert "num_attention_heads: 4" in refusal(lambda: families.family(MAMBA_KEYS | LLAMA_KEYS, "x"))
 
 
 @pytest.mark.parametrize("name", TESTED)
@@ -185,8 +185,8 @@ def test_the_tested_architectures_are_known_by_their_keys(name):
     """A key added to the library's config that reads like another structure would show here."""
     made = AutoConfig.for_model(name).to_dict()
     family = "mamba" if "mamba" in name else "transformer"
-    assert manifests.family(made, "x") == family
-    assert manifests.family(made | {"model_type": "mine"}, "x") == family
+    assert families.family(made, "x") == family
+    assert families.family(made | {"model_type": "mine"}, "x") == family
 
 
 # --- what no key and no name shows -------------------------------------------------------------------------------

@@ -300,7 +300,7 @@ def test_a_corrupt_download_is_seen_when_fetched(plain, hub):
 def test_what_was_fetched_and_changed_since_is_seen_when_opened(plain, hub):
     hub(plain("mistral"))
     manifest = fetch("mistral")
-    blob = (manifests.cached(manifest) / "model-00002-of-00003.safetensors").resolve()
+    blob = (manifests.cached_folder(manifest) / "model-00002-of-00003.safetensors").resolve()
     flip(blob, 5000)
     why = message(lambda: load(manifest))
     assert why.endswith("not the bytes that fetch_backbone recorded (sha256); delete it and fetch the backbone again")

@@ -1,4 +1,4 @@
-"""Rule fetch_backbone: get a backbone's files (hub) or find them (local), and write its manifest."""
+"""Rule fetch_backbone: download a backbone's files from the hub, or find them here, and write its manifest."""
 
 from early_exit.base import job, records
 from early_exit.base.files import ROOT
@@ -6,7 +6,7 @@ from early_exit.sources import manifests
 
 with job.logged(snakemake) as log:
     name, spec = snakemake.wildcards.backbone, snakemake.params.spec
-    folder, shown = manifests.locate(name, spec, ROOT, local=snakemake.params.local)
-    manifest = manifests.describe(name, spec, folder, shown)
+    folder, path = manifests.locate(name, spec, ROOT, local=snakemake.params.local)
+    manifest = manifests.describe(name, spec, folder, path)
     log.info("%s: %s of %d blocks, sha256 %s", name, manifest["family"], manifest["depth"], manifest["sha256"])
     records.write_json(manifest, snakemake.output[0])

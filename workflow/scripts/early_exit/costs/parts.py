@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.sources import manifests
+from early_exit.sources import families
 
 Cost = dict[str, int]
 TERMS = ("linear", "recurrence", "per_context")
@@ -48,7 +48,7 @@ def flops(cost: Cost, context=0):
 
 def backbone(config: Mapping[str, Any]) -> tuple[str, Cost, dict[str, Cost], Cost]:
     """Of a Hugging Face config: family, block, state fills by name for one skipped block, and LM head."""
-    family, config = manifests.family(config, "config.json"), manifests.completed(config)
+    family, config = families.family(config, "config.json"), families.completed(config)
     if family == "transformer":
         block, fills = _attention(config)
     else:
@@ -64,7 +64,7 @@ def parameters(config: Mapping[str, Any]) -> int:
     Norms, biases and a Mamba's A and D are left out: less than 0.3 % of any real model.
     """
     _, block, _, lm_head = backbone(config)
-    tables = 1 if manifests.completed(config).get("tie_word_embeddings") else 2
+    tables = 1 if families.completed(config).get("tie_word_embeddings") else 2
     return read(config, "num_hidden_layers") * block["linear"] // 2 + tables * lm_head["linear"] // 2
 
 

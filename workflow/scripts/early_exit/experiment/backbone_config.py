@@ -9,7 +9,7 @@ from typing import Any
 
 from early_exit.base.records import read_json
 from early_exit.costs import parts
-from early_exit.sources import manifests
+from early_exit.sources import families
 
 EXIT_FRACTIONS = (1 / 2, 5 / 8, 3 / 4, 7 / 8)
 CLOSE = 0.02  # of the weights, by which a number in the config may differ from the shapes': it may be a rounded one
@@ -49,6 +49,6 @@ def complete(name: str, spec: dict[str, Any]) -> Iterator[Problem]:
 
 def _facts(model: dict[str, Any], where: str) -> dict[str, Any]:
     """What a Hugging Face config says of the model."""
-    family = manifests.family(model, where)  # refuses what is not supported
+    family = families.family(model, where)  # refuses what is not supported
     parameters = parts.parameters(model)
     return {"family": family, "depth": model["num_hidden_layers"], "parameters": parameters}

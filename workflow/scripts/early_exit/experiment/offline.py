@@ -89,7 +89,7 @@ def gone(config: Mapping[str, Any], results: str, jobs: Iterable[Any]) -> Iterat
     for name in sorted(needed):
         spec, path = config["backbones"][name], Path(results, "backbones", f"{name}.json")
         if spec["path"] and (sizes := _sizes_by_manifest(spec, path)):
-            lacking = manifests.absent(spec, dict.fromkeys(sizes))
+            lacking = manifests.missing(spec, dict.fromkeys(sizes))
             if lacking:
                 files = ", ".join(os.path.join(spec["path"], file) for file in lacking)
                 yield f"backbones.{name}: {files}: missing; put it back, or delete {path} if the model is whole without"
@@ -103,7 +103,7 @@ def absent_files(spec: Mapping[str, Any], manifest: Path) -> list[str]:
     wanted = _sizes_by_manifest(spec, manifest) or _sizes_by_listing(spec)
     if wanted is None:
         wanted = dict.fromkeys(_own_files(spec))
-    lacking = manifests.absent(spec, wanted)
+    lacking = manifests.missing(spec, wanted)
     return ["all of it"] if len(lacking) == len(wanted) else lacking
 
 
@@ -170,7 +170,7 @@ def _sizes_by_listing(spec: Mapping[str, Any]) -> dict[str, int | None] | None:
         tree = get_cached_repo_tree(spec["source"], revision=spec["revision"])
     except CachedRepoTreeNotFoundError:
         return None
-    wanted = filter_repo_objects(tree, **manifests.wanted(spec["gguf"]), key=lambda file: file.path)
+    wanted = filter_repo_objects(tree, **manifests.download_patterns(spec["gguf"]), key=lambda file: file.path)
     return {file.path: file.size for file in wanted}
 
 
@@ -178,5 +178,5 @@ def _own_files(spec: Mapping[str, Any]) -> list[str]:
     """What every model has: its config, and its weights as their index lists them."""
     if spec["gguf"]:
         return [spec["gguf"]]
-    found = manifests.find(spec, "config.json")
+    found = manifests.file_path(spec, "config.json")
     return ["config.json", *(model_files.weights(found.parent) if found else [model_files.SINGLE])]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from early_exit.base.errors import InputError
 from early_exit.models.backbone import Backbone
-from early_exit.sources.manifests import SUPPORTED
+from early_exit.sources.families import SUPPORTED
 
 PROJECTIONS = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}  # fmt: skip

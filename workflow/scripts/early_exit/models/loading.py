@@ -14,12 +14,12 @@ from early_exit.base.errors import InputError
 from early_exit.base.files import ROOT
 from early_exit.models import attention, conformance, packed_linear
 from early_exit.models.backbone import Backbone
-from early_exit.sources import manifests, model_files
+from early_exit.sources import families, manifests, model_files
 
 
 def adapt(model: nn.Module) -> Backbone:
     """Wrap a loaded causal LM; InputError if it is not built as one of the families (see `conformance`)."""
-    family = manifests.family(model.config.to_dict(), "backbone")
+    family = families.family(model.config.to_dict(), "backbone")
     conformance.check_modules(model, family)
     if family == "transformer":
         if model.config._attn_implementation not in ("sdpa", attention.NAME):
@@ -28,7 +28,7 @@ def adapt(model: nn.Module) -> Backbone:
     packed_linear.ours(model).eval().requires_grad_(False)
     blocks = tuple(model.base_model.layers)
     backbone = Backbone(model, family, blocks, tuple(range(len(blocks))))
-    if model.config.model_type not in manifests.TESTED:
+    if model.config.model_type not in families.TESTED:
         conformance.check_outputs(backbone)
     return backbone
 
@@ -109,7 +109,7 @@ def _location(manifest: Mapping[str, Any], root: Path, with_weights: bool = True
 
     It is always a folder: by a hub id, libraries look for more than what was fetched.
     """
-    folder = manifests.cached(manifest) if manifest["path"] is None else root / manifest["path"]
+    folder = manifests.cached_folder(manifest) if manifest["path"] is None else root / manifest["path"]
     model_files.check_unchanged(folder, manifest, with_weights)
     options = {"gguf_file": manifest["gguf"]} if manifest["gguf"] else {}
     return str(folder), {"trust_remote_code": False, "local_files_only": True} | options

@@ -1,8 +1,8 @@
-"""The files that a model is loaded from: which they are, whether they are whole, and whether they are still the same.
+"""The files that a model is loaded from: which they are, and whether they are whole and unchanged.
 
-Weights are safetensors or GGUF, never pickled ones. In the hub's format they are `model.safetensors`, or the shards
-that `model.safetensors.index.json` names. What else a repository holds is neither downloaded nor read: weights pickled
-(`.bin`, `.pth`) or in other precisions, the same ones in Mistral's own format (`consolidated*`), and subfolders.
+Weights are safetensors or GGUF, never pickles. In the hub's format they are `model.safetensors`, or the shards that
+`model.safetensors.index.json` names. Other files of a repository are neither downloaded nor read: pickled weights
+(`.bin`, `.pth`), weights in other precisions or in Mistral's own format (`consolidated*`), and subfolders.
 """
 
 import hashlib
@@ -17,21 +17,21 @@ from early_exit.base.records import read_json
 SMALL = ("*.json", "*.model", "*.txt")  # configs, the index, the tokenizer
 OTHERS = ("consolidated*", "*/*")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-THREADS = 4  # that hash files; one does about 1 GB/s
+THREADS = 4  # for hashing; one thread hashes about 1 GB/s
 
 
 def present(folder: Path, gguf: str | None) -> list[Path]:
-    """All files of a folder that a model may be loaded from, sorted."""
+    """Returns all files of a folder that a model may be loaded from, sorted."""
     patterns = [gguf] if gguf else [*SMALL, "*.safetensors"]
-    found = {path for pattern in patterns for path in folder.glob(pattern)}
-    return sorted(path for path in found if gguf or not path.name.startswith("consolidated"))
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in paths if gguf or not path.name.startswith("consolidated"))
 
 
 def weights(folder: Path) -> list[str]:
-    """Names of the files that hold the weights of a folder in the hub's format, whether they are there or not.
+    """Returns the names of a folder's files of weights in the hub's format, which need not exist.
 
-    A single file goes before shards, as in transformers. InputError if the index names anything but safetensors files
-    beside it.
+    A single file is preferred to shards, as in transformers. InputError if the index names anything but safetensors
+    files beside it.
     """
     if (folder / SINGLE).is_file() or not (folder / INDEX).is_file():
         return [SINGLE]
@@ -43,7 +43,7 @@ def weights(folder: Path) -> list[str]:
 
 
 def collect(folder: Path, gguf: str | None = None) -> list[Path]:
-    """The files that a model in `folder` is loaded from, sorted; InputError if one is missing or cut short."""
+    """Returns the files that a model in `folder` is loaded from, sorted; InputError if one is missing or cut short."""
     if gguf:
         if not (folder / gguf).is_file():
             raise InputError(f"{folder / gguf}: no such GGUF file")
@@ -55,14 +55,14 @@ def collect(folder: Path, gguf: str | None = None) -> list[Path]:
     if absent:
         raise InputError(f"{folder / absent[0]}: missing, though {INDEX} names it; fetch or copy it again")
     if not (folder / "tokenizer.json").is_file() and any(folder.glob("tokenizer.model*")):
-        # transformers 5.23 reads the SentencePiece file of a Mistral without the space before a text's first word.
+        # From Mistral's SentencePiece file transformers 5.23 drops the space before a text's first word.
         raise InputError(f"{folder}: a tokenizer.model without tokenizer.json, which is what is read; add the latter")
     _check_whole(folder, names)
     return sorted({folder / name for name in names} | {path for path in present(folder, None) if _is_small(path)})
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """The SHA-256 of each file, by name."""
+    """Returns the SHA-256 of each file, by name."""
     paths = list(paths)
     with ThreadPoolExecutor(THREADS) as threads:
         return {path.name: digest for path, digest in zip(paths, threads.map(sha256, paths), strict=True)}
@@ -74,10 +74,10 @@ def sha256(path: Path) -> str:
 
 
 def check_unchanged(folder: Path, manifest: Mapping[str, Any], with_weights: bool = True) -> None:
-    """InputError, which names the file, unless all files of a manifest are in `folder` with the bytes recorded.
+    """Raise an InputError that names the file if one of a manifest's files in `folder` is missing or has other bytes.
 
-    Every job that runs a model reads them all once more for that, some seconds for 7B parameters, and trusts no date of
-    a file. Without `with_weights` weights are held to their sizes only.
+    Every job that runs a model reads all files for this check, which takes some seconds for 7B parameters. Without
+    `with_weights` only the sizes of weights are compared.
     """
     remedy = "restore it, or run fetch_backbone again" if manifest["path"] else "delete it and fetch the backbone again"
     for name, size in manifest["sizes"].items():
@@ -90,9 +90,10 @@ def check_unchanged(folder: Path, manifest: Mapping[str, Any], with_weights: boo
 
 
 def check_against_hub(paths: Iterable[Path], digests: Mapping[str, str]) -> None:
-    """InputError if a file of the hub's cache has other bytes than the hub says; `digests` are SHA-256, if known.
+    """Raise an InputError if a file in the hub's cache has not the hub's bytes; local files are not checked.
 
-    The cache names a file by what the hub knows of it: the SHA-256 of a large one, else git's own SHA-1.
+    The cache names each file by its hash on the hub: SHA-256 for a large file, else git's SHA-1. `digests` are SHA-256
+    by file name, as far as they are known already.
     """
     for path in paths:
         blob = path.resolve()
@@ -113,32 +114,32 @@ def _is_small(path: Path) -> bool:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    found = read_json(folder / INDEX)
-    found = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+    index = read_json(folder / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{folder / INDEX}: has no `weight_map` from weights to files; fetch or copy it again")
-    return found
+    return weight_map
 
 
 def _check_whole(folder: Path, names: list[str]) -> None:
-    """InputError unless each safetensors file is as long as its header says, and has what the index finds in it."""
+    """Raise an InputError unless each safetensors file is whole and has the tensors that the index assigns to it."""
     from safetensors import SafetensorError, safe_open
 
-    held = {}
+    tensors = {}
     for name in names:
         try:
             with safe_open(folder / name, framework="numpy") as file:
-                held[name] = set(file.keys())
+                tensors[name] = set(file.keys())
         except (SafetensorError, OSError) as error:
             why = " ".join(str(error).split())
             raise InputError(f"{folder / name}: cut short or damaged ({why}); fetch or copy it again") from error
     for key, name in _weight_map(folder).items() if names != [SINGLE] else ():
-        if key not in held[name]:
+        if key not in tensors[name]:
             raise InputError(f"{folder / name}: has no {key}, though {INDEX} says so; fetch or copy both again")
 
 
 def _instead(folder: Path) -> str:
-    """What there is where the weights are missing."""
+    """Returns, for the message about missing weights, what the folder has instead."""
     if any(folder.glob("consolidated*.safetensors")):
         return "; consolidated.safetensors is Mistral's own format, take the repository's model-*.safetensors"
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))

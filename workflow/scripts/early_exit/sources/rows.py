@@ -1,7 +1,9 @@
 """Rows of a data source: a hub id at a pinned revision, a local folder in the hub's layout, or one local file.
 
-Which files of a folder hold which split is said in `split_files`. A single file is one split, which serves for whatever
-split is asked. What cannot be read is an `InputError` that names file and line.
+Accepted files are JSON lines, JSON (a list of records, or CoQA's object with such a list under `data`), CSV with a
+header, Parquet, and text (one row per line, in the column `text`), all in UTF-8. `split_files` assigns a folder's
+files to splits; a single file is one split, which is read whatever split is named. An InputError names the file and
+the line, record or row that cannot be read.
 """
 
 import csv
@@ -23,16 +25,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Row(NamedTuple):
-    """One record and where it stands, for messages."""
+    """One record, and its place in the source for messages."""
 
     where: str
     values: dict[str, Any]
 
 
 def open_source(key: str, spec: Mapping[str, Any], root: str | Path) -> "LocalSource | HubSource":
-    """The source that `spec` (keys source, name, revision) tells of; `key` is its place in the config.
+    """Returns the source of a config entry `spec` (keys source, name, revision); `key` is the entry's place.
 
-    A relative path counts from `root`. InputError if there is no such path and it is no hub id with a revision.
+    A relative path starts at `root`. InputError if the source is neither an existing path nor a hub id with a revision.
     """
     source, name, revision = spec["source"], spec.get("name"), spec.get("revision")
     path = Path(root, source)
@@ -46,13 +48,13 @@ def open_source(key: str, spec: Mapping[str, Any], root: str | Path) -> "LocalSo
 
 
 class HubSource:
-    """A dataset on the Hugging Face hub, read through a builder of `datasets` and its cache, or streamed."""
+    """A dataset on the Hugging Face hub, read by the library `datasets` through its cache, or streamed."""
 
     def __init__(self, key: str, source: str, name: str | None, revision: str):
         self.key, self.source, self.name, self.revision = key, source, name, revision
 
     def split(self, wanted: str | None, key: str) -> str:
-        """The split to read: the wanted one, or for null the only one there is."""
+        """Returns the split to read: `wanted`, or for null the only one; InputError if there are more."""
         if wanted is not None:
             return wanted
         from datasets import get_dataset_split_names
@@ -61,11 +63,12 @@ class HubSource:
             return _only_split(get_dataset_split_names(self.source, self.name, revision=self.revision), self, key)
 
     def rows(self, split: str, streaming: bool = False) -> Iterator[Row]:
+        """Yields the rows of a split; `streaming` downloads only as much as is read."""
         from datasets import load_dataset_builder
 
         with self._one_line_errors():
             builder = load_dataset_builder(self.source, self.name, revision=self.revision)
-            if self.revision and builder.hash != self.revision:  # out of reach, so `datasets` took what it read last
+            if self.revision and builder.hash != self.revision:  # offline, `datasets` takes the cached revision
                 raise ConnectionError(f"out of reach, and the cache has another revision, {builder.hash}")
             if streaming:
                 data = builder.as_streaming_dataset(split)
@@ -76,6 +79,7 @@ class HubSource:
                 yield Row(f"{self.source}, split {split}, row {number}", values)
 
     def provenance(self, splits: Collection[str]) -> dict[str, str]:
+        """Returns source, subset and revision."""
         return {"source": self.source, "name": self.name or "", "revision": self.revision}
 
     @contextmanager
@@ -90,7 +94,7 @@ class HubSource:
 
 
 class LocalSource:
-    """A file, or a folder in the hub's layout."""
+    """A local file, or a local folder in the hub's layout."""
 
     def __init__(self, key: str, source: str, path: Path, name: str | None):
         self.key, self.source, self.path = key, source, path
@@ -103,7 +107,7 @@ class LocalSource:
             raise InputError(f"{key}.source: no {', '.join(READERS)} file in {path}, {where}")
 
     def split(self, wanted: str | None, key: str) -> str:
-        """The split to read: the wanted one, or for null the only one; InputError names those there are."""
+        """Returns the split to read: `wanted`, or for null the only one; InputError if there is none such."""
         if wanted is None or self.path.is_file():
             return _only_split(list(self.files), self, key)
         if wanted not in self.files:
@@ -111,7 +115,7 @@ class LocalSource:
         return wanted
 
     def rows(self, split: str, streaming: bool = False) -> Iterator[Row]:
-        """Read one by one, so that `streaming` changes nothing."""
+        """Yields the rows of a split; files are always read as needed, so `streaming` changes nothing."""
         for file in self.files[split]:
             try:
                 yield from READERS[file.suffix](file)
@@ -119,13 +123,13 @@ class LocalSource:
                 raise InputError(f"{file}: cannot be read ({_first_line(error)})") from error
 
     def provenance(self, splits: Collection[str]) -> dict[str, str]:
-        """The source and the SHA-256 of the files of these splits, by name within the folder."""
-        found = {"source": self.source}
+        """Returns the source, and the SHA-256 of each file of these splits by its path in the folder."""
+        hashes = {"source": self.source}
         for file in (file for split in sorted(splits) for file in self.files[split]):
             name = file.name if file == self.path else file.relative_to(self.path).as_posix()
             with file.open("rb") as stream:
-                found[f"sha256:{name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return found
+                hashes[f"sha256:{name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashes
 
 
 def _only_split(names: list[str], source: LocalSource | HubSource, key: str) -> str:
@@ -155,7 +159,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    """A list of records, the original CoQA form {"data": [records]}, or, as the hub allows, JSON lines."""
+    """Yields records from a list, from CoQA's {"data": [...]}, or from JSON lines, which the hub allows here too."""
     try:
         value = json.loads("".join(_lines(path)))
     except json.JSONDecodeError as error:
@@ -181,7 +185,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     reader = csv.DictReader(_lines(path), strict=True)
     try:
         for values in reader:
-            if None in values or None in values.values():  # DictReader's marks of too many and too few
+            if None in values or None in values.values():  # DictReader marks too many and too few columns with None
                 raise InputError(f"{path}, line {reader.line_num}: not as many columns as the header has")
             yield Row(f"{path}, line {reader.line_num}", values)
     except csv.Error as error:
@@ -198,7 +202,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _txt_rows(path: Path) -> Iterator[Row]:
-    """Every line is a text, as on the hub."""
+    """Yields every line as a text, as the hub does."""
     for number, line in enumerate(_lines(path), 1):
         yield Row(f"{path}, line {number}", {"text": line.rstrip("\r\n")})
 

@@ -1,9 +1,9 @@
-"""Which files of a local dataset's folder hold which split: by its dataset card, else by their names, as on the hub.
+"""The files of each split in a local dataset's folder: by its dataset card, else by file names, as on the hub.
 
-A card (`README.md`) may name subsets and the files of each split; a whole copy of a repository is read by that. Without
-one, files lie directly in the folder, under `data/` or under the subset's name: `test.jsonl`, shards
-(`test-00000-of-00002.parquet`), or names with the split in them (`coqa_train.parquet`). Files whose names tell no split
-belong to `train`.
+A card (`README.md`) may name subsets and the files of each split, as it does in a copy of a repository. Without one,
+files are directly in the folder, under `data/` or under the subset's name, and are called by their split
+(`test.jsonl`), are shards of it (`test-00000-of-00002.parquet`), or have it as a word in their name
+(`coqa_train.parquet`). A file whose name has no split belongs to `train`.
 """
 
 import re
@@ -16,18 +16,20 @@ import yaml
 from early_exit.base.errors import InputError, hint
 
 _SPLIT_FILE = re.compile(r"(?P<split>[A-Za-z]\w*)(-\d{5}-of-(?P<shards>\d{5})(-[0-9a-f]{16})?)?")
-# What the hub takes for the name of a split, where a file's name has it as a word.
-_WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation",
-          "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test",
-          "evaluation": "test"}  # fmt: skip
+# The words in a file's name that the hub takes for a split.
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 
 Splits = dict[str, list[Path]]
 
 
 def find(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
-    """The data files of each split, those with one of `suffixes`; none if the folder has no data.
+    """Returns the data files of each split, which have one of `suffixes`; empty if the folder has none.
 
-    `name` is the subset's. InputError if a split lacks shards or has a file too many, or if a card has other subsets.
+    `name` is the subset's. InputError if a split's shards are not one whole set, or if the card has no such subset.
     """
     found = _by_card(folder, name) or _by_names(folder, name, suffixes)
     for split, place in ((split, place) for split, files in found.items() for place in {file.parent for file in files}):
@@ -40,7 +42,7 @@ def find(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
 
 
 def _by_card(folder: Path, name: str | None) -> Splits:
-    """The files that a card names, as far as they are here; none without a card that names any."""
+    """Returns the existing files that the card names for each split; empty without a card that names any."""
     subsets = dict(_subsets(folder))
     if name is None:
         chosen = subsets.get("default") or (next(iter(subsets.values())) if len(subsets) == 1 else {})
@@ -59,7 +61,7 @@ def _by_card(folder: Path, name: str | None) -> Splits:
 
 
 def _subsets(folder: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """The subsets of a card, each with the patterns of its splits' files."""
+    """Yields the subsets of a card, each with the file patterns of its splits."""
     for subset in _front_matter(folder / "README.md").get("configs") or ():
         files, splits = subset.get("data_files", []), {}
         for entry in files if isinstance(files, list) else [files]:
@@ -70,7 +72,7 @@ def _subsets(folder: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
 
 
 def _front_matter(card: Path) -> Mapping[str, Any]:
-    """What stands in YAML between the two lines `---` at the top of a card."""
+    """Returns the YAML between the two lines `---` at the top of a card; empty if there is none."""
     try:
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         match = re.match(r"---\s*\n(.*?\n)---\s*$", text, re.DOTALL | re.MULTILINE)
@@ -92,7 +94,7 @@ def _by_names(folder: Path, name: str | None, suffixes: Collection[str]) -> Spli
 
 
 def _split(stem: str) -> str:
-    """The split that a file's name tells: itself, a word in it that is the hub's for a split, or `train`."""
+    """Returns the split that words of a file's name stand for, if it is one, else the whole name, else `train`."""
     match = _SPLIT_FILE.fullmatch(stem)
     bare = match["split"] if match else stem
     words = {_WORDS[word] for word in re.split(r"[-._ 0-9]+", bare) if word in _WORDS}

@@ -1,8 +1,8 @@
-"""Where the class of an exit head comes from: built in, by its name, or a Python file of the user's.
+"""Classes of exit heads in Python files of the user.
 
-In the config `kind: folder/my_head.py:MyHead` is the class `MyHead` of that file, looked for from the repository and
-then from the working directory. It must be written in the file. Nothing is ever fetched. What the config asks here
-needs no torch and runs nothing of the file; a job imports it.
+In the config, `kind: folder/my_head.py:MyHead` names the class `MyHead` defined in that file. A relative path starts at
+the repository, else at the working directory. Nothing is downloaded. Only `load_class` runs the file, in a job; all
+other functions read it as text, so that checking a config needs no torch.
 """
 
 import ast
@@ -21,12 +21,12 @@ _EXTERNAL = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
 def is_external(kind: str) -> bool:
-    """Whether a kind is meant as a file's class, well written or not."""
+    """Returns whether a kind is meant as a class in a file, correctly written or not."""
     return ".py" in kind
 
 
 def problem(kind: str, root: Path = ROOT) -> str | None:
-    """What is wrong with a kind that is a file's class, in a few words; None if file and class are there."""
+    """Returns in a few words what is wrong with a kind that names a class in a file; None if the class is there."""
     try:
         path, name = _split(kind, root)
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -39,24 +39,24 @@ def problem(kind: str, root: Path = ROOT) -> str | None:
 
 
 def files(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> list[str]:
-    """The files that the classes of these heads (entries of the config) lie in, each once; none for built-in ones."""
+    """Returns the files that define the classes of these heads (entries of the config), sorted, without repeats."""
     external = [head["kind"] for head in heads if is_external(head["kind"])]
     return sorted({str(_split(kind, root)[0]) for kind in external})
 
 
 def digests(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> dict[str, str]:
-    """SHA-256 of the file of each kind that is a file's class, by kind."""
+    """Returns the SHA-256 of the file of each kind that names a class in a file, by kind."""
     external = sorted({head["kind"] for head in heads if is_external(head["kind"])})
     return {kind: hashlib.sha256(_split(kind, root)[0].read_bytes()).hexdigest() for kind in external}
 
 
 def load_class(kind: str, root: Path = ROOT) -> type:
-    """Import the class that a kind `file.py:Class` names; InputError in one line if that fails."""
+    """Returns the class that a kind `file.py:Class` names, imported; InputError if that fails."""
     try:
         path, name = _split(kind, root)
     except InputError as error:
         raise InputError(f"head kind '{kind}': {error}") from error
-    # A name that tells files and their versions apart: an edited file is imported anew.
+    # The name contains the file's content, so that an edited file is imported again.
     module_name = f"early_exit_head_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -68,14 +68,14 @@ def load_class(kind: str, root: Path = ROOT) -> type:
             del sys.modules[module_name]
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"head kind '{kind}': {path} cannot be imported ({what})") from error
-    found = getattr(sys.modules[module_name], name, None)
-    if not isinstance(found, type):
+    head_class = getattr(sys.modules[module_name], name, None)
+    if not isinstance(head_class, type):
         raise InputError(f"head kind '{kind}': {path} has no class {name}")
-    return found
+    return head_class
 
 
 def _split(kind: str, root: Path) -> tuple[Path, str]:
-    """The file, which is there, and the class's name."""
+    """Returns the existing file and the name of the class."""
     match = _EXTERNAL.fullmatch(kind)
     if match is None:
         raise InputError("is not written as file.py:Class")
