@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES, read_metadata, read_table, write_table
-from early_exit.data import datasets, prompts, questions
+from early_exit.data import datasets, disjoint, prompts, questions
+from early_exit.data.corpus import load_corpus
 from early_exit.sources import rows as sources
 
 ROOT = Path(__file__).parents[2]
@@ -510,15 +511,15 @@ def corpus_spec(source, documents=3, held_out=2, **more):
 def test_corpus(tmp_path):
     texts = ["one", "two", "one", " ", "three", "four", "five", "six"]
     path = write_lines(tmp_path / "c.jsonl", [{"text": text} for text in texts])
-    frame = datasets.load_corpus(corpus_spec(path), seed=0)
+    frame = load_corpus(corpus_spec(path), seed=0)
     assert frame["text"].tolist() == ["one", "two", "three", "four", "five"]
     assert frame["split"].value_counts().to_dict() == {"train": 3, "held_out": 2}
     assert frame["sha256"].tolist() == [questions.sha256(text) for text in frame["text"]]
     assert frame["document_id"].is_unique
-    held_out = {tuple(only(datasets.load_corpus(corpus_spec(path), seed), "held_out")["text"]) for seed in range(9)}
+    held_out = {tuple(only(load_corpus(corpus_spec(path), seed), "held_out")["text"]) for seed in range(9)}
     assert len(held_out) > 1
     with pytest.raises(InputError, match=r"documents . held_out is 7, but .* has 6 texts"):
-        datasets.load_corpus(corpus_spec(path, documents=5), seed=0)
+        load_corpus(corpus_spec(path, documents=5), seed=0)
 
 
 def test_corpus_forms(tmp_path):
@@ -530,7 +531,7 @@ def test_corpus_forms(tmp_path):
     write_parquet(shards / "000_00000.parquet", rows[:3])
     write_parquet(shards / "001_00000.parquet", rows[3:])
     for source in (text_file, write_lines(tmp_path / "f" / "train.jsonl", rows).parent, shards):
-        frame = datasets.load_corpus(corpus_spec(source, split="train"), seed=0)
+        frame = load_corpus(corpus_spec(source, split="train"), seed=0)
         assert frame["text"].tolist() == texts
     assert frame["document_id"].tolist() == [row["id"] for row in rows]
 
@@ -538,13 +539,13 @@ def test_corpus_forms(tmp_path):
 def test_broken_corpora(tmp_path):
     path = write_lines(tmp_path / "c.jsonl", [{"content": "a", "url": "b"}])
     with pytest.raises(InputError, match="line 1: a corpus needs a column `text`; there are content, url"):
-        datasets.load_corpus(corpus_spec(path), seed=0)
+        load_corpus(corpus_spec(path), seed=0)
     path = write_lines(tmp_path / "d.jsonl", [{"text": "a", "id": "x"}, {"text": "b", "id": "x"}])
     with pytest.raises(InputError, match="line 2: id x stands for two different texts"):
-        datasets.load_corpus(corpus_spec(path), seed=0)
+        load_corpus(corpus_spec(path), seed=0)
 
 
-def test_check_disjoint_finds_whole_questions_only(tmp_path):
+def test_a_document_leaks_only_whole_questions(tmp_path):
     given = spec("triviaqa", "workflow/resources/tiny/triviaqa", 2, 100, 100, TINY_SPLITS)
     frame = datasets.load("t", given, seed=0, root=ROOT)
     coqa = datasets.load("c", spec("coqa", "workflow/resources/tiny/coqa", 0, 8, 8, TINY_SPLITS), seed=0, root=ROOT)
@@ -553,13 +554,13 @@ def test_check_disjoint_finds_whole_questions_only(tmp_path):
 
     def leaks(text):
         corpus = pd.DataFrame({"document_id": ["d"], "text": [text]})
-        return list(datasets.leaks(corpus, pd.concat([frame, coqa])))
+        return list(disjoint.leaks(corpus, pd.concat([frame, coqa])))
 
     assert leaks(f"Well. {asked.upper()}?! Hm.") == leaks(f"Q: {asked}\nA: x") == [("d", frame["example_id"].iloc[7])]
     assert leaks(f"Can you tell, {asked}?") == [] == leaks(story.partition(". ")[2])
     assert {group.partition(":")[0] for _, group in leaks(f"Once. {story} And so on.")} == {coqa["group_id"].iloc[0]}
-    with pytest.raises(InputError, match=r"evaluated questions \(1: d holds validation_\d+\)"):
-        datasets.check_disjoint(pd.DataFrame({"document_id": ["d"], "text": [asked]}), frame)
+    with pytest.raises(InputError, match=r"evaluated questions \(1: d contains validation_\d+\)"):
+        disjoint.refuse_leaks(pd.DataFrame({"document_id": ["d"], "text": [asked]}), frame)
 
 
 # --- the embedded default
@@ -567,14 +568,14 @@ def test_check_disjoint_finds_whole_questions_only(tmp_path):
 
 def test_the_tiny_sets_load_and_the_corpus_holds_none_of_them():
     tiny = "workflow/resources/tiny"
-    corpus = datasets.load_corpus(corpus_spec(f"{tiny}/corpus", 600, 60, split="train"), seed=1, root=ROOT)
+    corpus = load_corpus(corpus_spec(f"{tiny}/corpus", 600, 60, split="train"), seed=1, root=ROOT)
     assert corpus["split"].value_counts().to_dict() == {"train": 600, "held_out": 60}
     sizes = {"triviaqa": (2, 360), "coqa": (0, 360), "truthfulqa": (1, 320)}
     for kind, (shots, test) in sizes.items():
         frame = datasets.load(kind, spec(kind, f"{tiny}/{kind}", shots, 200, test, TINY_SPLITS), seed=1, root=ROOT)
         assert frame["split"].value_counts().to_dict() == {"calibration": 200, "test": test}
         assert frame["example_id"].is_unique
-        datasets.check_disjoint(corpus, frame)
+        disjoint.refuse_leaks(corpus, frame)
 
 
 def test_the_scripts_write_the_same_bytes_twice(tmp_path):
@@ -639,9 +640,9 @@ def test_real_truthfulqa_has_the_harness_references():
 
 @real
 def test_real_corpora_hold_no_question():
-    corpus = datasets.load_corpus(corpus_spec(DATA / "fineweb_edu.jsonl", 140, 25), seed=1)
+    corpus = load_corpus(corpus_spec(DATA / "fineweb_edu.jsonl", 140, 25), seed=1)
     assert corpus["split"].value_counts().to_dict() == {"train": 140, "held_out": 25}
-    assert len(datasets.load_corpus(corpus_spec(DATA / "wikitext2-valid.txt", 100, 10), seed=1)) == 110
+    assert len(load_corpus(corpus_spec(DATA / "wikitext2-valid.txt", 100, 10), seed=1)) == 110
     for kind, file in (("triviaqa", "triviaqa-validation.jsonl"), ("coqa", "coqa-test-part.json"),
                        ("truthfulqa", "TruthfulQA.csv")):  # fmt: skip
-        datasets.check_disjoint(corpus, datasets.load(kind, spec(kind, DATA / file, 0, 100, None), seed=1))
+        disjoint.refuse_leaks(corpus, datasets.load(kind, spec(kind, DATA / file, 0, 100, None), seed=1))

@@ -16,6 +16,7 @@ import yaml
 from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
+from early_exit.data.corpus import load_corpus
 from early_exit.experiment import config
 from early_exit.sources import rows as sources
 
@@ -241,8 +242,8 @@ def test_the_presets_corpus_is_read_from_the_hub_and_from_a_copy_of_its_folder(p
     folder = write_corpus(tmp_path / "corpus")
     through_the_hub(monkeypatch, folder)
     spec = preset["corpus"] | {"documents": 10, "held_out": 2}
-    here = datasets.load_corpus(spec | {"source": str(folder)}, seed=1)
-    pd.testing.assert_frame_equal(here, datasets.load_corpus(spec, seed=1))
+    here = load_corpus(spec | {"source": str(folder)}, seed=1)
+    pd.testing.assert_frame_equal(here, load_corpus(spec, seed=1))
     assert here["text"].tolist() == [f"Document {n}." for n in range(12)]  # across both shards, of the sample alone
 
 

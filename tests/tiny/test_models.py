@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
+from early_exit.data.corpus import load_corpus
 from early_exit.decoding import fills, loop, stopping
 from early_exit.evaluation import metrics
 from early_exit.models import documents, loading, packed_linear
@@ -59,7 +60,7 @@ def test_both_models_answer_well_at_full_depth(model, kind):
 def test_tokens_differ_in_difficulty(model):
     """After the first exit most predictions have settled, but not all; later exits settle more."""
     backbone, tokenizer = model
-    corpus = datasets.load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
+    corpus = load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
                                    "documents": 1, "held_out": 60}, 1)  # fmt: skip
     held_out = documents.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
     share = {row["block"]: row["share"] for row in settling.settling(backbone, held_out, 2048)}

@@ -2,10 +2,10 @@
 
 from early_exit.base import job
 from early_exit.base.records import CORPUS, write_table
-from early_exit.data import datasets
+from early_exit.data.corpus import load_corpus
 
 with job.logged(snakemake) as log:
     params = snakemake.params
-    corpus = datasets.load_corpus(params.spec, params.seed, params.root)
+    corpus = load_corpus(params.spec, params.seed, params.root)
     write_table(corpus, snakemake.output[0], CORPUS, metadata=corpus.attrs)
     log.info("corpus: %s documents", corpus["split"].value_counts().to_dict())

@@ -1,40 +1,40 @@
-"""Proof that training, held-out, calibration and test text never overlap, by hashes of documents.
+"""Proof that training, held-out, calibration and test text do not overlap.
 
-The document is a text of the corpus, in CoQA the story, elsewhere the question. Two documents are the same if their
-words are (`questions.words`: case, punctuation and spaces aside), so each is known by the SHA-256 of its words. A
-corpus document may also *hold* an evaluated question or story among others; see `datasets.leaks`.
+What is compared are the corpus's documents, CoQA's stories, and the questions of the other sets. Two texts are the same
+if their words are (`questions.words`, which ignores case, punctuation and spaces), so the SHA-256 of its words
+identifies a text. A corpus document may also contain an evaluated question or story among other text; see `leaks`.
 
-Only splits with different tasks are held against each other: two question sets may share calibration questions, and one
-set's calibration may know another's test, since every set has thresholds of its own.
+The corpus is compared with all question sets, and the splits of one set with each other. Different sets are not
+compared: each has thresholds of its own, so one set's calibration may know another's test.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.data.datasets import check_disjoint
 from early_exit.data.questions import sha256, words
 
-Hashes = dict[str, str]  # of each document, to an id by which it can be found
+Hashes = dict[str, str]  # from the hash of a text to the id that names it in messages
 
 
 def prove(corpus: pd.DataFrame, datasets: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """What was compared and that nothing overlaps, as JSON; InputError with names if something does.
+    """Returns what was compared (see disjoint.schema.yaml); InputError with the ids if texts overlap.
 
-    `corpus` is a frame of `records.CORPUS`, each of `datasets`, by name, one of `records.EXAMPLES`.
+    `corpus` are rows of `records.CORPUS`, each of `datasets`, by name, rows of `records.EXAMPLES`.
     """
-    splits = {("corpus", split): _documents(rows) for split, rows in corpus.groupby("split")}
+    splits = {("corpus", split): _corpus_texts(rows) for split, rows in corpus.groupby("split")}
     for name, examples in datasets.items():
-        splits |= {(name, split): _asked(rows) for split, rows in examples.groupby("split")}
+        splits |= {(name, split): _question_texts(rows) for split, rows in examples.groupby("split")}
     compared = [pair for pair in combinations(splits, 2) if _is_compared(*pair)]
     for one, other in compared:
         _refuse_shared(one, splits[one], other, splits[other])
     for name, examples in datasets.items():
         _refuse_ids(name, examples)
-        check_disjoint(corpus, examples)
+        refuse_leaks(corpus, examples)
     return {
         "splits": {
             "/".join(split): {"documents": len(hashes), "sha256": sha256("\n".join(sorted(hashes)))}
@@ -45,16 +45,43 @@ def prove(corpus: pd.DataFrame, datasets: Mapping[str, pd.DataFrame]) -> dict[st
     }
 
 
+def leaks(corpus: pd.DataFrame, examples: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yields (document_id, example_id) where a document contains an example's whole question, or in CoQA its story.
+
+    Both are cut into sentences, which are compared by their words; the example's sentences must follow each other in
+    the document. A question that is only a part of a longer sentence does not count.
+    """
+    starts: dict[str, list[tuple[list[str], str]]] = {}
+    for example in examples.itertuples():
+        sentences = _sentences(example.story or example.question)
+        if sentences:
+            starts.setdefault(sentences[0], []).append((sentences, example.example_id))
+    for document in corpus.itertuples():
+        sentences = _sentences(document.text)
+        for i, sentence in enumerate(sentences):
+            for needle, example_id in starts.get(sentence, ()):
+                if sentences[i : i + len(needle)] == needle:
+                    yield document.document_id, example_id
+
+
+def refuse_leaks(corpus: pd.DataFrame, examples: pd.DataFrame) -> None:
+    """Raise an InputError with the ids if a corpus document contains a calibration or test question (see `leaks`)."""
+    pairs = list(leaks(corpus, examples))
+    if pairs:
+        names = ", ".join(f"{document} contains {example}" for document, example in pairs[:5])
+        raise InputError(f"corpus: documents contain evaluated questions ({len(pairs)}: {names}); set corpus.exclude")
+
+
 def _is_compared(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Splits of one source, and the corpus with everything."""
+    """Returns whether two splits are of one source, or one of them is of the corpus."""
     return one[0] == other[0] or "corpus" in (one[0], other[0])
 
 
-def _documents(rows: pd.DataFrame) -> Hashes:
+def _corpus_texts(rows: pd.DataFrame) -> Hashes:
     return {sha256(words(text)): name for name, text in zip(rows["document_id"], rows["text"], strict=True)}
 
 
-def _asked(rows: pd.DataFrame) -> Hashes:
+def _question_texts(rows: pd.DataFrame) -> Hashes:
     texts = rows["story"].where(rows["story"] != "", rows["question"])
     return {sha256(words(text)): name for name, text in zip(rows["example_id"], texts, strict=True)}
 
@@ -63,15 +90,18 @@ def _refuse_shared(one: tuple[str, str], mine: Hashes, other: tuple[str, str], o
     shared = sorted(mine.keys() & others.keys(), key=lambda digest: mine[digest])
     if shared:
         names = ", ".join(f"{mine[digest]} = {others[digest]}" for digest in shared[:5])
-        cure = "set corpus.exclude" if one[0] == "corpus" else f"take them out of datasets.{one[0]}'s source"
-        raise InputError(f"{'/'.join(one)} and {'/'.join(other)} share text ({len(shared)}: {names}); {cure}")
+        remedy = "set corpus.exclude" if one[0] == "corpus" else f"remove them from datasets.{one[0]}'s source"
+        raise InputError(f"{'/'.join(one)} and {'/'.join(other)} share text ({len(shared)}: {names}); {remedy}")
 
 
 def _refuse_ids(name: str, examples: pd.DataFrame) -> None:
-    """InputError if an example or a group (a story's turns) is in more than one split."""
+    """Raise an InputError if an example or a group is in more than one split."""
     for column in ("example_id", "group_id"):
         spread = examples.groupby(column)["split"].nunique()
         if (spread > 1).any():
-            raise InputError(
-                f"datasets.{name}: {column} {spread.idxmax()} is in more than one split; give ids of its own"
-            )
+            raise InputError(f"datasets.{name}: {column} {spread.idxmax()} is in more than one split; make ids unique")
+
+
+def _sentences(text: str) -> list[str]:
+    unlabelled = re.sub(r"^(Question|Answer|Q|A): ", "", text, flags=re.MULTILINE)
+    return [sentence for part in re.split(r"[.!?\n]+", unlabelled) if (sentence := words(part))]

@@ -1,7 +1,12 @@
-"""From the rows of a question set to examples: the schemas of TriviaQA, CoQA and TruthfulQA that are accepted.
+"""From the rows of a question set to examples.
 
-References are all of a set's human answers: TriviaQA's `aliases` (`value` answers in shots only), CoQA's `answers` and
-`additional_answers` with repeats kept, TruthfulQA's correct answers, with its incorrect ones beside them.
+Accepted are the forms in SCHEMAS: of TriviaQA, the hub's rc.nocontext; of CoQA, the original JSON, EleutherAI/coqa and
+stanfordnlp/coqa; of TruthfulQA, the hub's generation subset and the original CSV. References are all human answers:
+TriviaQA's `aliases` (`value` is shown in shots only), CoQA's `answers` and `additional_answers` with their repeats,
+TruthfulQA's correct answers.
+
+InputErrors name the row: a column is missing, a text is missing or blank, a list is not one of texts, a conversation
+has not one answer per question, or one id stands for two questions.
 """
 
 import hashlib
@@ -21,28 +26,28 @@ log = logging.getLogger("early_exit")
 
 @dataclass(frozen=True)
 class Example:
-    """A question, its gold answer (what a shot or a later turn shows) and what a prediction is scored against."""
+    """A question, its gold answer (which a shot or a later turn shows), and the references to score against."""
 
     example_id: str
-    group_id: str  # the conversation, else the example
+    group_id: str  # the conversation in CoQA, else the example
     question: str
     answer: str
     references: tuple[str, ...]
     incorrect: tuple[str, ...] = ()
-    story: str = ""  # as it is in the source, with the white space around it
-    history: tuple[Turn, ...] = ()
-    conversation_id: str = ""  # of a turn in a conversation
-    turn: int = 1
+    story: str = ""  # not stripped
+    history: tuple[Turn, ...] = ()  # the turns before, with their gold answers
+    conversation_id: str = ""  # empty if there is no conversation
+    turn: int = 1  # from 1
 
     @property
     def subject(self) -> str:
-        """What roles must not share: the story if there is one, else the question, by `words`."""
+        """The `words` of the story if there is one, else of the question; no two roles may share a subject."""
         return words(self.story or self.question)
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Columns that a row must have (`answer.value` is a key inside a column) and how it becomes examples."""
+    """The columns that a row must have (`answer.value` is a key inside a column), and the function that parses it."""
 
     name: str
     columns: tuple[str, ...]
@@ -53,26 +58,26 @@ class Schema:
 
 
 def read_examples(kind: str, rows: Iterable[Row]) -> list[Example]:
-    """Parse rows by the first schema of the kind that they fit; a repeated example is kept once.
+    """Returns the examples of rows, each parsed by the first schema of the kind that it fits, without repeats.
 
-    The hub's TriviaQA rc holds a question once for the web and once for Wikipedia. InputError if a row fits no schema,
-    or one id stands for two questions.
+    Repeats exist: the hub's TriviaQA rc has many questions both for the web and for Wikipedia. InputError if a row fits
+    no schema, or if one id stands for two questions.
     """
-    found: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     repeats = 0
     for row in rows:
         for example in _schema(kind, row).parse(row):
-            first = found.setdefault(example.example_id, example)
+            first = examples.setdefault(example.example_id, example)
             repeats += first is not example
             if (first.subject, first.question) != (example.subject, example.question):
                 raise InputError(f"{row.where}: id {example.example_id} stands for two different questions")
     if repeats:
         log.info("%s: dropped %d repeated examples", kind, repeats)
-    return list(found.values())
+    return list(examples.values())
 
 
 def _schema(kind: str, row: Row) -> Schema:
-    """The first schema that the row fits; InputError names what it lacks of the nearest one."""
+    """Returns the first schema that the row fits; InputError with the columns missing for the nearest one."""
     schemas = SCHEMAS[kind]
     missing = [schema.missing(row.values) for schema in schemas]
     if [] in missing:
@@ -81,13 +86,14 @@ def _schema(kind: str, row: Row) -> Schema:
     raise InputError(f"{row.where}: lacks {', '.join(min(missing, key=len))}; {kind} accepts {accepted}")
 
 
-@lru_cache(maxsize=1024)  # the turns of a conversation ask for one story again and again
+@lru_cache(maxsize=1024)  # all turns of a conversation have the same story
 def words(text: str) -> str:
-    """Lower-case words, one space between: texts that differ in case, punctuation or spaces only are equal."""
+    """Returns the words in lower case with single spaces, so that case, punctuation and white space do not count."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def sha256(text: str) -> str:
+    """Returns the SHA-256 of a text in UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -99,7 +105,7 @@ def _triviaqa(row: Row) -> Iterator[Example]:
 
 
 def _coqa(row: Row) -> Iterator[Example]:
-    """One example for each turn; a set without ids gets one from the conversation's text."""
+    """Yields one example per turn; a conversation without an id gets one from its text."""
     story = _text(row, "story")
     questions = _turns(row.values["questions"], row, "questions")
     annotators = [_turns(row.values["answers"], row, "answers")]
@@ -114,14 +120,21 @@ def _coqa(row: Row) -> Iterator[Example]:
     for turn, (question, *answers) in enumerate(zip(questions, *annotators, strict=True), 1):
         references = tuple(filter(None, answers))
         yield Example(
-            f"{identity}:{turn}", identity, question, answers[0], references, story=row.values["story"],
-            history=tuple(history), conversation_id=identity, turn=turn,
-        )  # fmt: skip
+            example_id=f"{identity}:{turn}",
+            group_id=identity,
+            question=question,
+            answer=answers[0],
+            references=references,
+            story=row.values["story"],
+            history=tuple(history),
+            conversation_id=identity,
+            turn=turn,
+        )
         history.append((question, answers[0]))
 
 
 def _truthfulqa(row: Row) -> Iterator[Example]:
-    """The hub's columns, or the original CSV's, which are the same with capitals, spaces and lists joined by `;`."""
+    """Yields the example of a row; the original CSV has the hub's columns with spaces, and lists joined by `;`."""
     named = Row(row.where, {name.lower().replace(" ", "_"): value for name, value in row.values.items()})
     question = _text(named, "question")
     correct, incorrect = (
@@ -144,16 +157,17 @@ def _text(row: Row, column: str) -> str:
 
 
 def _strings(value: Any, row: Row, column: str) -> list[str]:
-    """The texts of a list without the blank ones."""
+    """Returns the texts of a list, stripped, without blank ones."""
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InputError(f"{row.where}: {column} is not a list of texts")
     return [item.strip() for item in value if item.strip()]
 
 
 def _turns(value: Any, row: Row, column: str, *, may_be_blank: bool = False) -> list[str]:
-    """The texts of a conversation's turns, in any of its forms: texts, records, or (on the hub) a record of lists.
+    """Returns the texts of a conversation's turns, given as texts, as records, or (on the hub) as a record of lists.
 
-    All may be blank in additional answers: EleutherAI/coqa's train split has one without text, numbered -1, for each.
+    With `may_be_blank` all may be blank, and are not numbered: EleutherAI/coqa's train split has such additional
+    answers.
     """
     if isinstance(value, dict):
         texts, numbers = value.get("input_text"), value.get("turn_id")
@@ -191,4 +205,4 @@ SCHEMAS = {
         ),
         Schema("TruthfulQA.csv", ("Question", "Best Answer", "Correct Answers", "Incorrect Answers"), _truthfulqa),
     ),
-}  # fmt: skip
+}

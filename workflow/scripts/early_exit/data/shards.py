@@ -1,7 +1,7 @@
-"""A run's questions in parts, one for each job, and its answers put together again.
+"""The questions of a run in shards, one per job, and the answers of all shards joined.
 
-What is resampled together (a conversation, elsewhere an example) stays together: its turns may need each other. No
-answer depends on the rows that it was given beside, so the number of parts changes none of them.
+A group (a conversation in CoQA, else an example) is never divided, as its turns may need each other. No answer depends
+on the other questions of its batch, so the number of shards does not change the answers.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from early_exit.base.errors import InputError
 
 
 def part(examples: pd.DataFrame, place: str | None) -> pd.DataFrame:
-    """The rows of records.EXAMPLES that one job answers: of each split every n-th group.
+    """Returns the rows of records.EXAMPLES that one job answers: of each split every n-th group. There may be none.
 
-    `place` is `k-of-n`, k from 0, as the job's folder is called; None is the only job. There may be no rows.
+    `place` is `k-of-n` with k from 0, the name of the job's folder; None stands for the only job.
     """
     if place is None:
         return examples
@@ -25,10 +25,15 @@ def part(examples: pd.DataFrame, place: str | None) -> pd.DataFrame:
 
 
 def join(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """The answers (records.GENERATIONS) of all parts, sorted as one job has them. InputError if two hold the same."""
+    """Returns the answers (records.GENERATIONS) of all shards, in the order of a single job.
+
+    InputError if two shards have the same answer.
+    """
     key = ["example_id", "setting"]
     joined = pd.concat(parts).sort_values(key, ignore_index=True)
     twice = joined[joined.duplicated(key)]
     if len(twice):
-        raise InputError(f"example {twice['example_id'].iloc[0]} is in two shards; delete the run's folder shards")
+        raise InputError(
+            f"example {twice['example_id'].iloc[0]} is in two shards; delete the run's folder shards and run again"
+        )
     return joined
