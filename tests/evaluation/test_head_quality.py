@@ -20,7 +20,7 @@ def make_tokens(label, documents, agreement=None, seed=0):
     document = np.repeat(np.arange(documents), label.shape[1] // documents)
     half = quality.halves([f"d{k}" for k in range(documents)], seed)
     agreement = label if agreement is None else np.atleast_2d(agreement)
-    return quality.Tokens(document, label, agreement, EXITS[: len(label)], DEPTH, half)
+    return quality.HeldOutTokens(document, label, agreement, EXITS[: len(label)], DEPTH, half)
 
 
 def population(generator, documents, seeds, length=40, seed_spread=0.3):
@@ -44,7 +44,7 @@ def by_score(pairs):
 
 def values(tokens, confidence, places, check=0.0):
     """The metrics without any interval."""
-    found = quality.estimates(tokens, np.asarray(confidence), places, np.ones((1, tokens.documents)), check)
+    found = quality.statistics(tokens, np.asarray(confidence), places, np.ones((1, tokens.documents)), check)
     return {metric: estimate.value for metric, estimate in found.items()}
 
 
@@ -174,9 +174,9 @@ def test_the_draws_of_documents_keep_to_their_half_and_grouping_scores_changes_l
     assert (drawn == quality.draws(tokens.half, 3, 200)).all() and drawn.std(0).min() > 0.5
     scores = confidence[0]
     for places in ([2], [0, 1, 2, 3]):
-        once = np.ones((1, 30))
-        exact = quality._statistics(tokens, scores[places], places, once, 0.2, None)
-        rough = quality._statistics(tokens, scores[places], places, once, 0.2, quality.SCORE_GROUPS)
+        once, exits = np.ones((1, 30)), quality.ExitScores(tokens, places, scores[places], 0.2)
+        exact = quality._statistics(exits, once, None)
+        rough = quality._statistics(exits, once, quality.SCORE_GROUPS)
         for metric in quality.METRICS:
             assert rough[metric][0] == pytest.approx(exact[metric][0], abs=4e-3)
 
@@ -185,34 +185,34 @@ def test_a_resample_is_the_statistic_of_the_documents_drawn():
     generator = np.random.default_rng(2)
     tokens, confidence = population(generator, 8, 1, length=8)
     drawn = quality.draws(tokens.half, 0, 5)
-    found = quality.estimates(tokens, confidence, [0, 1, 2, 3], drawn, 0.1)
+    found = quality.statistics(tokens, confidence, [0, 1, 2, 3], drawn, 0.1)
     for resample, counts in enumerate(drawn.astype(int)):
         rows = np.concatenate([np.flatnonzero(tokens.document == d) for d in np.repeat(np.arange(8), counts)])
         document = np.repeat(np.arange(8), 8)
         half = tokens.half[np.repeat(np.arange(8), counts)]
-        copied = quality.Tokens(document, tokens.label[:, rows], tokens.agreement[:, rows], EXITS, DEPTH, half)
-        alone = quality.estimates(copied, confidence[:, :, rows], [0, 1, 2, 3], np.ones((1, 8)), 0.1)
+        copied = quality.HeldOutTokens(document, tokens.label[:, rows], tokens.agreement[:, rows], EXITS, DEPTH, half)
+        alone = quality.statistics(copied, confidence[:, :, rows], [0, 1, 2, 3], np.ones((1, 8)), 0.1)
         for metric in quality.METRICS:
             assert found[metric].drawn[resample] == pytest.approx(alone[metric].value), metric
 
 
 def test_an_interval_over_seeds_is_students_where_documents_say_nothing():
-    estimate = quality.Estimate(np.array([0.70, 0.80, 0.90]), np.full(1000, 0.80))
+    estimate = quality.ResampledStatistic(np.array([0.70, 0.80, 0.90]), np.full(1000, 0.80))
     low, high = estimate.interval(seed=1)
     arm = 4.303 * 0.1 / math.sqrt(3)
     assert (low, high) == pytest.approx((0.8 - arm, 0.8 + arm), abs=0.02)
     assert estimate.interval(1) == (low, high)
-    one_seed = quality.Estimate(np.array([0.8]), np.linspace(0.7, 0.9, 1001))
+    one_seed = quality.ResampledStatistic(np.array([0.8]), np.linspace(0.7, 0.9, 1001))
     assert one_seed.interval(1) == pytest.approx((0.705, 0.895))
 
 
 def test_an_interval_is_unknown_where_too_many_draws_are():
     drawn = np.linspace(0, 1, 1000)
     drawn[:20] = np.nan
-    assert all(map(math.isfinite, quality.Estimate(np.array([0.5]), drawn).interval(1)))
+    assert all(map(math.isfinite, quality.ResampledStatistic(np.array([0.5]), drawn).interval(1)))
     drawn[:30] = np.nan
-    assert all(map(math.isnan, quality.Estimate(np.array([0.5]), drawn).interval(1)))
-    assert all(map(math.isnan, quality.Estimate(np.array([math.nan]), np.ones(100)).interval(1)))
+    assert all(map(math.isnan, quality.ResampledStatistic(np.array([0.5]), drawn).interval(1)))
+    assert all(map(math.isnan, quality.ResampledStatistic(np.array([math.nan]), np.ones(100)).interval(1)))
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -229,7 +229,7 @@ def test_intervals_cover_the_truth(seeds, monkeypatch):
         tokens, confidence = population(generator, 30, 2 * seeds, length=20, seed_spread=spread)
         drawn = quality.draws(tokens.half, trial, 200)
         one, other = (
-            quality.estimates(tokens, part, places, drawn, 0.2) for part in (confidence[:seeds], confidence[seeds:])
+            quality.statistics(tokens, part, places, drawn, 0.2) for part in (confidence[:seeds], confidence[seeds:])
         )
         for metric in wanted:
             low, high = one[metric].interval(trial)
@@ -244,7 +244,7 @@ def test_a_paired_interval_is_narrower_than_its_parts():
     tokens, confidence = population(generator, 40, 1)
     nearly = np.clip(confidence + generator.normal(0, 0.02, confidence.shape), 0, 1)
     drawn = quality.draws(tokens.half, 0, 300)
-    one, two = (quality.estimates(tokens, part, [1], drawn, 0.0)["average_precision"] for part in (confidence, nearly))
+    one, two = (quality.statistics(tokens, part, [1], drawn, 0.0)["average_precision"] for part in (confidence, nearly))
     (low, high), (low_difference, high_difference) = one.interval(0), one.minus(two).interval(0)
     assert high_difference - low_difference < (high - low) / 3
 

@@ -114,10 +114,10 @@ def made_up(seeds=(1, 2), count=12, length=20):
 def make_tables(rows=None, **options):
     rows = made_up(**options) if rows is None else rows
     measured = [
-        *head_tables.read(rows, "b1", "r", KINDS, COSTS, 1),
-        *head_tables.read(rows, "b2", "r", KINDS, COSTS, 1),
+        *head_tables.heads_of_recipe(rows, "b1", "r", KINDS, COSTS, 1),
+        *head_tables.heads_of_recipe(rows, "b2", "r", KINDS, COSTS, 1),
     ]
-    found = [head_tables.estimate(head, 1, 40) for head in measured]
+    found = [head_tables.statistics(head, 1, 40) for head in measured]
     return (head_tables.heads(measured, found, 1, 40), head_tables.differences(measured, found, 1),
             head_tables.reliability(measured))  # fmt: skip
 
@@ -129,7 +129,7 @@ def tables():
 
 def test_rows_become_seeds_exits_and_tokens():
     rows = made_up()
-    mamba = head_tables.read(rows, "b1", "r", KINDS, COSTS, 1)[2]
+    mamba = head_tables.heads_of_recipe(rows, "b1", "r", KINDS, COSTS, 1)[2]
     assert mamba.confidence.shape == (2, 3, 240) and mamba.tokens.documents == 12 and mamba.check == 0.6
     for seed, k, token in ((0, 0, 0), (1, 2, 239), (0, 1, 33)):
         row = rows[(rows["seed"] == seed + 1) & (rows["exit"] == EXITS[k])].iloc[token]
@@ -138,7 +138,7 @@ def test_rows_become_seeds_exits_and_tokens():
         assert mamba.tokens.document[token] == int(row["document_id"][1:])
     rows.loc[len(rows) - 1, "label"] ^= True
     with pytest.raises(InputError, match="b1, r: not all seeds were measured on the same text"):
-        head_tables.read(rows, "b1", "r", KINDS, COSTS, 1)
+        head_tables.heads_of_recipe(rows, "b1", "r", KINDS, COSTS, 1)
 
 
 def test_heads_has_a_row_per_head_and_exit_beside_two_references(tables):
@@ -168,8 +168,8 @@ def test_heads_has_a_row_per_head_and_exit_beside_two_references(tables):
 
 def test_the_oracle_lets_all_go_that_agree_and_the_error_besides():
     rows = made_up(count=40, length=50)
-    head = head_tables.read(rows, "b1", "r", {"calm": "calm"}, COSTS, 1)
-    table = head_tables.heads(head, [head_tables.estimate(head[0], 1, 5)], 1, 5)
+    head = head_tables.heads_of_recipe(rows, "b1", "r", {"calm": "calm"}, COSTS, 1)
+    table = head_tables.heads(head, [head_tables.statistics(head[0], 1, 5)], 1, 5)
     oracle = table[table["head"] == "oracle"].set_index("exit")
     by_exit = rows[rows["seed"] == 1].groupby("exit")["agreement"].mean()
     for block in EXITS:
@@ -195,8 +195,10 @@ def test_differences_are_paired_by_kind_within_a_backbone(tables):
 
 def test_heads_of_one_name_in_two_recipes_are_told_apart():
     rows = made_up()
-    measured = [head for recipe in ("r", "s") for head in head_tables.read(rows, "b", recipe, KINDS, COSTS, 1)]
-    found = [head_tables.estimate(head, 1, 20) for head in measured]
+    measured = [
+        head for recipe in ("r", "s") for head in head_tables.heads_of_recipe(rows, "b", recipe, KINDS, COSTS, 1)
+    ]
+    found = [head_tables.statistics(head, 1, 20) for head in measured]
     table = head_tables.differences(measured, found, 1)
     assert {"r/mamba", "s/mamba"} == set(table["head"]) and {"r/ffn", "s/ffn", "r/calm", "s/calm"} == set(
         table["other"]

@@ -13,12 +13,12 @@ with job.logged(snakemake) as log:
     for path, (backbone, recipe) in zip(snakemake.input.confidences, params.measured, strict=True):
         kinds = params.recipes[recipe]
         rows = records.read_table(path, records.confidences_schema(kinds))
-        measured += head_tables.read(rows, backbone, recipe, kinds, costs[backbone], params.seed)
+        measured += head_tables.heads_of_recipe(rows, backbone, recipe, kinds, costs[backbone], params.seed)
     progress = job.progress(measured, len(measured), "heads")
-    found = [head_tables.estimate(head, **sampling) for head in progress]
+    by_head = [head_tables.statistics(head, **sampling) for head in progress]
     tables = {
-        "heads": head_tables.heads(measured, found, **sampling),
-        "differences": head_tables.differences(measured, found, params.seed),
+        "heads": head_tables.heads(measured, by_head, **sampling),
+        "differences": head_tables.differences(measured, by_head, params.seed),
         "reliability": head_tables.reliability(measured),
     }
     for name, table in tables.items():

@@ -1,9 +1,11 @@
 """Tables of how good heads are: each head at each exit, heads against each other, reliability. Frames in and out.
 
-The exit `any` stands for all exits asked one after another, as in decoding. Each backbone has two rows without a
-recipe: `majority` gives every token the exit's share of positive labels, as good as one can say without looking at it,
-so that all tokens leave at the last exit that keeps to the error, or none; `oracle` knows the label, and for the
-savings the agreement: it lets all leave that agree, at the first exit where they do, and then others up to the error.
+The exit `any` stands for all exits asked one after another, as in decoding. Each backbone has two rows without recipe:
+
+- `majority` says of every token the exit's share of positive labels, which is as good as one can say without looking at
+  the token. All tokens leave at the last exit that keeps to the error, or none does.
+- `oracle` knows the label, and for the savings the agreement: it lets all tokens leave that agree, at the first exit
+  where they do, and then others up to the error.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,161 +19,197 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARED_HEADS
 from early_exit.evaluation import head_quality as quality
-from early_exit.evaluation.head_quality import METRICS, Estimate, Tokens
+from early_exit.evaluation.head_quality import METRICS, HeldOutTokens, ResampledStatistic
 
 ANY = "any"
 HEADS_COLUMNS = (
     "backbone", "recipe", "head", "exit", "seeds", "documents", "tokens", "check_percent",
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
 )  # fmt: skip
-COMPARED_METRICS = (
-    "auroc", "average_precision", "ece", "leave_at_1", "saved_at_1", "leave_at_5", "saved_at_5",
-)  # fmt: skip
+COMPARED_METRICS = ("auroc", "average_precision", "ece", "leave_at_1", "saved_at_1", "leave_at_5", "saved_at_5")
 DIFFERENCES_COLUMNS = (
     "backbone", "head", "other", "exit", "metric", "seeds", "difference", "low", "high", "differs",
 )  # fmt: skip
-RELIABILITY_COLUMNS = (
-    "backbone", "recipe", "head", "exit", "bin_low", "tokens", "confidence", "positive_rate",
-)  # fmt: skip
+RELIABILITY_COLUMNS = ("backbone", "recipe", "head", "exit", "bin_low", "tokens", "confidence", "positive_rate")
 
-
-Found = Mapping[str, Mapping[str, Estimate]]  # a head's estimates by exit and metric
+Statistics = Mapping[str, Mapping[str, ResampledStatistic]]  # of a head, by exit and metric
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One head of one recipe and backbone, measured: `confidence` is (seeds, exits, tokens), `check` in blocks."""
+class HeadConfidences:
+    """One head of one recipe and backbone, and what it says of held-out tokens.
+
+    `confidence` is (seeds, exits, tokens), `check` the cost of one check in blocks.
+    """
 
     backbone: str
     recipe: str
     name: str
     kind: str
     check: float
-    tokens: Tokens
+    tokens: HeldOutTokens
     confidence: np.ndarray
 
 
-def read(
+def heads_of_recipe(
     rows: pd.DataFrame, backbone: str, recipe: str, kinds: Mapping[str, str], costs: Mapping[str, Any], seed: int
-) -> list[Measured]:
-    """The heads of one recipe out of `head_outputs.measure`'s rows.
+) -> list[HeadConfidences]:
+    """The heads of one recipe in a confidences file.
 
     Args:
+        rows: of `records.confidences_schema(kinds)`.
         kinds: each head's kind, by name.
         costs: the backbone's cost table.
         seed: deals the documents out to two halves.
     """
     seeds, exits = rows["seed"].unique(), tuple(sorted(rows["exit"].unique().tolist()))
-    one = rows[rows["seed"] == seeds[0]]
 
-    def cut(values: pd.Series) -> np.ndarray:  # rows go through seeds, tokens and exits
+    def by_seed(values: pd.Series) -> np.ndarray:
+        """(seeds, exits, tokens); rows are sorted by seed, token and exit."""
         return values.to_numpy().reshape(len(seeds), -1, len(exits)).transpose(0, 2, 1)
 
-    label, agreement = cut(rows["label"]), cut(rows["agreement"])
+    label, agreement = by_seed(rows["label"]), by_seed(rows["agreement"])
     if (label != label[0]).any() or (agreement != agreement[0]).any():
         raise InputError(f"heads of {backbone}, {recipe}: not all seeds were measured on the same text; measure again")
-    document, names = pd.factorize(one["document_id"].iloc[:: len(exits)])
-    half = quality.halves(list(names), seed)
-    tokens = Tokens(document, label[0], agreement[0], exits, costs["depth"], half)
+    of_first_seed = rows.loc[rows["seed"] == seeds[0], "document_id"]
+    document, names = pd.factorize(of_first_seed.iloc[:: len(exits)])
+    tokens = HeldOutTokens(
+        document=document,
+        label=label[0],
+        agreement=agreement[0],
+        exits=exits,
+        depth=costs["depth"],
+        half=quality.halves(list(names), seed),
+    )
     return [
-        Measured(backbone, recipe, name, kind, _check(costs, name), tokens, cut(rows[f"confidence_{name}"]))
+        HeadConfidences(
+            backbone=backbone,
+            recipe=recipe,
+            name=name,
+            kind=kind,
+            check=_check(costs, name),
+            tokens=tokens,
+            confidence=by_seed(rows[f"confidence_{name}"]),
+        )
         for name, kind in kinds.items()
     ]
 
 
 def _check(costs: Mapping[str, Any], head: str) -> float:
-    """One check of a head in blocks; attention scores, which grow with the context, are left out of the block."""
+    """One check of a head in blocks. A block's attention scores, which grow with the context, are not counted."""
     check, block = (part["linear"] + part["recurrence"] for part in (costs["heads"][head], costs["block"]))
     return check / block
 
 
-def estimate(head: Measured, seed: int, resamples: int) -> Found:
-    """All METRICS of a head at each of its exits and at ANY. On the same text all heads see the same draws."""
+def statistics(head: HeadConfidences, seed: int, resamples: int) -> Statistics:
+    """All METRICS of a head at each of its exits and at ANY. Heads measured on the same text see the same draws."""
     drawn = quality.draws(head.tokens.half, seed, resamples)
     return {
-        name: quality.estimates(head.tokens, head.confidence, places, drawn, head.check)
-        for name, places in _places(head.tokens)
+        exit_name: quality.statistics(head.tokens, head.confidence, places, drawn, head.check)
+        for exit_name, places in _exit_places(head.tokens)
     }
 
 
-def _places(tokens: Tokens) -> list[tuple[str, list[int]]]:
+def _exit_places(tokens: HeldOutTokens) -> list[tuple[str, list[int]]]:
+    """Each exit by name with its index, and ANY with all of them."""
     return [*((str(block), [k]) for k, block in enumerate(tokens.exits)), (ANY, list(range(len(tokens.exits))))]
 
 
-def heads(measured: Sequence[Measured], found: Sequence[Found], seed: int, resamples: int) -> pd.DataFrame:
-    """One row per head and exit with HEADS_COLUMNS, after the reference rows of each backbone.
+def heads(
+    measured: Sequence[HeadConfidences], by_head: Sequence[Statistics], seed: int, resamples: int
+) -> pd.DataFrame:
+    measured: Sequence[HeadConfidences], by_head: Sequence[Statistics], seed: int, resamples: int
+) -> pd.DataFrame:
+    """heads.csv: one row per head and exit with HEADS_COLUMNS, after the reference rows of each backbone.
 
-    `found` are the heads' estimates, in the same order; a reference has no seeds, which `seeds` shows as 0.
+    `by_head` are the heads' statistics, in the same order. A reference has no seeds, which `seeds` shows as 0.
     """
     rows, seen = [], set()
-    for head, of_head in zip(measured, found, strict=True):
+    for head, of_head in zip(measured, by_head, strict=True):
         if head.backbone not in seen:
             seen.add(head.backbone)
-            drawn = quality.draws(head.tokens.half, seed, resamples)
-            for place, exits in _places(head.tokens):
-                for name, estimates in _references(head.tokens, exits, drawn).items():
-                    rows.append(_row(replace(head, recipe="", name=name, check=0.0), 0, place, estimates, seed))
-        for place, estimates in of_head.items():
-            rows.append(_row(head, len(head.confidence), place, estimates, seed))
+            rows += _reference_rows(head, seed, resamples)
+        for exit_name, statistics_at in of_head.items():
+            rows.append(_head_row(head, len(head.confidence), exit_name, statistics_at, seed))
     return pd.DataFrame(rows, columns=list(HEADS_COLUMNS))
 
 
-def _references(tokens: Tokens, places: list[int], drawn: np.ndarray) -> dict[str, dict[str, Estimate]]:
-    """The estimates of `majority` and `oracle` (see the module), which cost nothing to ask."""
+def _reference_rows(head: HeadConfidences, seed: int, resamples: int) -> list[dict[str, Any]]:
+    """The rows of `majority` and `oracle` (see the module), on the tokens of a head; they cost nothing to ask."""
+    drawn, rows = quality.draws(head.tokens.half, seed, resamples), []
+    for exit_name, places in _exit_places(head.tokens):
+        for name, statistics_at in _references(head.tokens, places, drawn).items():
+            reference = replace(head, recipe="", name=name, check=0.0)
+            rows.append(_head_row(reference, 0, exit_name, statistics_at, seed))
+    return rows
+
+
+def _references(
+    tokens: HeldOutTokens, places: list[int], drawn: np.ndarray
+) -> dict[str, dict[str, ResampledStatistic]]:
+    """METRICS of `majority` and of `oracle` at some exits."""
     rate = np.repeat(tokens.label.mean(1, keepdims=True), tokens.label.shape[1], axis=1)
     agreeing = tokens.agreement.astype(float)
     lots = np.random.default_rng(0).permutation(tokens.label.shape[1]) / tokens.label.shape[1] / 2
     agreeing[places[-1]] = np.where(tokens.agreement[places[-1]], 1.0, lots)  # who else may leave is drawn by lot
     majority, by_label, by_agreement = (
-        quality.estimates(tokens, scores[None], places, drawn, 0.0)
+        quality.statistics(tokens, scores[None], places, drawn, 0.0)
         for scores in (rate, tokens.label.astype(float), agreeing)
     )
     savings = {metric: value for metric, value in by_agreement.items() if "_at_" in metric}
     return {"majority": majority, "oracle": by_label | savings}
 
 
-def _row(head: Measured, seeds: int, place: str, estimates: Mapping[str, Estimate], seed: int) -> dict[str, Any]:
-    row = {"backbone": head.backbone, "recipe": head.recipe, "head": head.name, "exit": place, "seeds": seeds,
-           "documents": head.tokens.documents, "tokens": len(head.tokens.document),
-           "check_percent": 100 * head.check}  # fmt: skip
-    for metric, estimated in estimates.items():
-        low, high = estimated.interval(seed)
-        row |= {metric: estimated.value, f"{metric}_low": low, f"{metric}_high": high}
+def _head_row(
+    head: HeadConfidences, seeds: int, exit_name: str, statistics_at: Mapping[str, ResampledStatistic], seed: int
+) -> dict[str, Any]:
+    row = {
+        "backbone": head.backbone, "recipe": head.recipe, "head": head.name, "exit": exit_name, "seeds": seeds,
+        "documents": head.tokens.documents, "tokens": len(head.tokens.document), "check_percent": 100 * head.check,
+    }  # fmt: skip
+    for metric, statistic in statistics_at.items():
+        low, high = statistic.interval(seed)
+        row |= {metric: statistic.value, f"{metric}_low": low, f"{metric}_high": high}
     return row
 
 
-def differences(measured: Sequence[Measured], found: Sequence[Found], seed: int) -> pd.DataFrame:
-    """Head minus other, by COMPARED_HEADS of one backbone: a row per pair, exit and metric, DIFFERENCES_COLUMNS.
+def differences(measured: Sequence[HeadConfidences], by_head: Sequence[Statistics], seed: int) -> pd.DataFrame:
+    """head_differences.csv: head minus other for COMPARED_HEADS of one backbone, a row per pair, exit and metric, with
+    DIFFERENCES_COLUMNS.
 
-    Paired: both were measured on the same documents, and the first trainings of both share a seed, and so on.
-    `differs` says that the 95 % interval leaves zero out.
+    Differences are paired: both heads were measured on the same documents, and their first trainings share a seed, and
+    so on. `differs` says that the 95 % interval does not contain zero. `by_head` is as in `heads`.
     """
     rows = []
-    for (head, of_head), (other, of_other) in product(zip(measured, found, strict=True), repeat=2):
+    for (head, of_head), (other, of_other) in product(zip(measured, by_head, strict=True), repeat=2):
         if head.backbone != other.backbone or (head.kind, other.kind) not in COMPARED_HEADS:
             continue
-        for place, metric in product(of_head, COMPARED_METRICS):
-            difference = of_head[place][metric].minus(of_other[place][metric])
+        for exit_name, metric in product(of_head, COMPARED_METRICS):
+            difference = of_head[exit_name][metric].minus(of_other[exit_name][metric])
             low, high = difference.interval(seed)
-            rows.append([head.backbone, _name(head, measured), _name(other, measured), place, metric,
-                         len(difference.values), difference.value, low, high, low > 0 or high < 0])  # fmt: skip
+            rows.append(
+                {
+                    "backbone": head.backbone, "head": _label(head, measured), "other": _label(other, measured),
+                    "exit": exit_name, "metric": metric, "seeds": len(difference.values),
+                    "difference": difference.value, "low": low, "high": high, "differs": low > 0 or high < 0,
+                }
+            )  # fmt: skip
     return pd.DataFrame(rows, columns=list(DIFFERENCES_COLUMNS))
 
 
-def _name(head: Measured, measured: Iterable[Measured]) -> str:
-    """A head's name, with its recipe's where that alone is not enough."""
+def _label(head: HeadConfidences, measured: Iterable[HeadConfidences]) -> str:
+    """A head's name, after its recipe's if several recipes of the backbone have a head of this name."""
     namesakes = [other for other in measured if (other.backbone, other.name) == (head.backbone, head.name)]
     return head.name if len(namesakes) == 1 else f"{head.recipe}/{head.name}"
 
 
-def reliability(measured: Sequence[Measured]) -> pd.DataFrame:
-    """The reliability diagram of every head and exit, tokens of all seeds together; empty bins have no row."""
-    frames = []
+def reliability(measured: Sequence[HeadConfidences]) -> pd.DataFrame:
+    """reliability.csv: the diagram of every head and exit, the tokens of all seeds together; empty bins have no row."""
+    frames = [pd.DataFrame(columns=list(RELIABILITY_COLUMNS))]
     for head in measured:
         for k, block in enumerate(head.tokens.exits):
             label = np.tile(head.tokens.label[k], len(head.confidence))
             bins = pd.DataFrame(quality.reliability(head.confidence[:, k].ravel(), label))
             names = {"backbone": head.backbone, "recipe": head.recipe, "head": head.name, "exit": block}
             frames.append(bins[bins["tokens"] > 0].assign(**names))
-    empty = pd.DataFrame(columns=list(RELIABILITY_COLUMNS))
-    return pd.concat(frames, ignore_index=True)[list(RELIABILITY_COLUMNS)] if frames else empty
+    return pd.concat(frames[1:] or frames, ignore_index=True)[list(RELIABILITY_COLUMNS)]
