@@ -118,8 +118,6 @@ def _exit_places(tokens: HeldOutTokens) -> list[tuple[str, list[int]]]:
 def heads(
     measured: Sequence[HeadConfidences], by_head: Sequence[Statistics], seed: int, resamples: int
 ) -> pd.DataFrame:
-    measured: Sequence[HeadConfidences], by_head: Sequence[Statistics], seed: int, resamples: int
-) -> pd.DataFrame:
     """heads.csv: one row per head and exit with HEADS_COLUMNS, after the reference rows of each backbone.
 
     `by_head` are the heads' statistics, in the same order. A reference has no seeds, which `seeds` shows as 0.
