@@ -9,7 +9,7 @@ from conftest import ROOT
 from early_exit.base import records
 from early_exit.blocks import pruning
 from early_exit.evaluation import claims, compare, head_tables, promise, tables
-from early_exit.speed import interleaved
+from early_exit.speed import interleaved, run_seconds
 
 PAGE = (ROOT / "docs/results.md").read_text()
 RUN = "runs/{backbone}/{dataset}/{policy}"
@@ -44,7 +44,9 @@ COLUMNS = {
     f"{RUN}/test.parquet": records.GENERATIONS.names,
     f"{RUN}/flops.parquet": records.FLOPS.names,
     f"{RUN}/scores.parquet": records.scores_schema("triviaqa").names,
+    f"{RUN}/seconds.csv": run_seconds.COLUMNS,
     "losses/{backbone}/{dataset}.parquet": records.LOSSES.names,
+    "quality/{backbone}/{recipe}/confidences.parquet": records.confidences_schema(["HEAD"]).names,
 }
 
 
