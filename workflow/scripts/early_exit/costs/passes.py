@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from early_exit.base.errors import InputError
-from early_exit.costs.parts import Cost, add, backbone, flops, linear, mamba1, mamba2, read
+from early_exit.costs.parts import Cost, add, backbone, flops, linear, read
 from early_exit.experiment.policy_kinds import LOGIT_CHECKS, UNTRAINED
 
-__all__ = ["Cost", "add", "cost_table", "flops", "generation_flops", "linear", "mamba1", "mamba2"]
+__all__ = ["Cost", "add", "cost_table", "flops", "generation_flops", "linear"]
 HEAD_STATES = ("skip", "propagate")
 
 

@@ -72,7 +72,7 @@ def truthfulqa(shots: Sequence[Turn], question: str, *, profile: str = "official
 
 
 def join(parts: Sequence[str], answers: Sequence[str]) -> str:
-    """Returns a prompt from its parts (see `Format.parts`) with the answers between them; ValueError if one is missing."""
+    """Returns a prompt from its parts (see `Format.parts`) with the answers between; ValueError if counts differ."""
     if len(answers) != len(parts) - 1:
         raise ValueError(f"{len(parts)} parts of a prompt have gaps for {len(parts) - 1} answers, not {len(answers)}")
     return "".join(part + answer for part, answer in zip(parts, [*answers, ""], strict=True))

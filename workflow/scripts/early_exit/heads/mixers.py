@@ -12,8 +12,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit.base.errors import InputError
-from early_exit.costs import parts as costs
-from early_exit.costs.parts import Cost
+from early_exit.costs.parts import Cost, Mamba1, Mamba2
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Mamba2Shape:
 
     def cost(self, width: int, outputs: int) -> Cost:
         sizes = (self.heads(width), self.head_dim, self.state_size, self.n_groups, self.conv_kernel)
-        return costs.mamba2(width, *sizes, outputs=outputs)
+        return Mamba2(width, *sizes).step(outputs)
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,8 @@ class Mamba1Shape:
         return mixer, config
 
     def cost(self, width: int, outputs: int) -> Cost:
-        return costs.mamba1(
-            width, self.expand * width, self.state_size, math.ceil(width / 16), self.conv_kernel, outputs=outputs
-        )
+        rank = math.ceil(width / 16)
+        return Mamba1(width, self.expand * width, self.state_size, rank, self.conv_kernel).step(outputs)
 
 
 MIXERS = {"mamba2": Mamba2Shape, "mamba1": Mamba1Shape}
