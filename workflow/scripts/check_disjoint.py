@@ -1,4 +1,4 @@
-"""Rule check_disjoint: training, held-out, calibration and test text share no document, or the run ends here."""
+"""Rule check_disjoint: ends the run if training, held-out, calibration and test text overlap."""
 
 from pathlib import Path
 

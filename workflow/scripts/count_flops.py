@@ -1,4 +1,4 @@
-"""Rule count_flops: FLOPs of every generation of one run, beside those of the full model on the same tokens."""
+"""Rule count_flops: the FLOPs of every answer of one run, and of the full model on the same tokens."""
 
 import pandas as pd
 

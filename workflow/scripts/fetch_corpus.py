@@ -1,4 +1,4 @@
-"""Rule fetch_corpus: the documents that heads are distilled on, and those kept aside."""
+"""Rule fetch_corpus: the documents that heads are distilled on, and those that are held out."""
 
 from early_exit.base import job
 from early_exit.base.records import CORPUS, write_table

@@ -1,4 +1,4 @@
-"""Rule layer_costs: the backbone's cost table, FLOPs a token for each part (see `early_exit.costs.passes`)."""
+"""Rule layer_costs: a backbone's cost table, the FLOPs of one token in each of its parts."""
 
 from early_exit.base import job
 from early_exit.base.records import read_json, write_json

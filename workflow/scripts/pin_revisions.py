@@ -1,6 +1,6 @@
-"""Ask the hub for the newest commit of every source that has none yet, and write them down for all presets.
+"""Pin the newest commit on the hub of every source without a revision, for all presets.
 
-Usage: python workflow/scripts/pin_revisions.py [CONFIG.yaml ...]. Commits that are written down already stay.
+Usage: python workflow/scripts/pin_revisions.py [CONFIG.yaml ...]. Revisions that are pinned already do not change.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Rule score: one run's answers against the references and against the full model's answers."""
+"""Rule score: one run's answers compared with the references and with the full model's answers."""
 
 from early_exit.base import job, records
 from early_exit.evaluation.metrics import VERSION

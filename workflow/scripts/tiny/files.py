@@ -1,7 +1,7 @@
-"""Writes a closed world's question sets and corpus as JSON lines, in the layout and schemas of the hub.
+"""The files of a closed world: question sets and corpus as JSON lines, in the hub's layout and schemas.
 
-Splits are `train` (for shots), `validation` (for calibration) and `test`; each has question wordings and stories of
-its own. Equal worlds give equal bytes.
+Splits are `train` (for shots), `validation` (for calibration) and `test`. No two splits share a story or a wording of a
+question. Equal worlds give equal bytes.
 """
 
 import json
@@ -18,9 +18,9 @@ from tiny.world import Fact, Myth, Story, World
 SPLITS = {"train": "train", "validation": "calibration", "test": "test"}  # the hub's name: the world's role
 QUESTIONS = {"train": 20, "validation": 200, "test": 360}
 MYTHS = {"train": 20, "validation": 200, "test": 320}  # 80 errors in the four wordings of a role
-STORIES = {"train": 5, "validation": 50, "test": 90}  # with four questions each
+STORIES = {"train": 5, "validation": 50, "test": 90}  # of four questions each
 DOCUMENTS = 700
-DOCUMENTS_SEED = 10_000  # not a seed that models are trained with
+DOCUMENTS_SEED = 10_000  # another than the models are trained with
 ALIASES = {"river": "River {}", "land": "land of {}"}
 
 Known = TypeVar("Known", Fact, Myth)
@@ -46,7 +46,7 @@ def write(world: World, folder: Path) -> None:
 
 
 def _evenly(questions: Sequence[tuple[str, Known]], count: int) -> list[tuple[str, Known]]:
-    """The first `count` questions after all that ask for something the first time, then the second time, ..."""
+    """Returns `count` questions that ask for everything once before they ask for anything twice, and so on."""
     asked: Counter = Counter()
     ranked = []
     for question, known in questions:
@@ -66,9 +66,7 @@ def _triviaqa(question_id: str, question: str, fact: Fact) -> Record:
         "question_id": question_id,
         "question_source": "closed world",
         "entity_pages": {"doc_source": [], "filename": [], "title": [], "wiki_context": []},
-        "search_results": {
-            "description": [], "filename": [], "rank": [], "title": [], "url": [], "search_context": [],
-        },
+        "search_results": {key: [] for key in ("description", "filename", "rank", "title", "url", "search_context")},
         "answer": {
             "aliases": aliases,
             "normalized_aliases": normalised,
@@ -78,11 +76,11 @@ def _triviaqa(question_id: str, question: str, fact: Fact) -> Record:
             "type": "FreeForm",
             "value": fact.value,
         },
-    }  # fmt: skip
+    }
 
 
 def _coqa(story_id: str, story: Story) -> Record:
-    """Four annotators: the plainest answers, then the variants in turn, then the plainest once more."""
+    """Returns a story with the answers of four annotators: the plainest ones, two variants, the plainest again."""
     questions = [question for question, _ in story.turns]
     plain, bare, sentence = zip(*(answers for _, answers in story.turns), strict=True)
     turn_ids = list(range(1, len(questions) + 1))
@@ -123,7 +121,7 @@ def _truthfulqa(question: str, myth: Myth) -> Record:
 
 
 def _normalised(answer: str) -> str:
-    """The world's values are plain words, so case and articles are all that TriviaQA's normalisation removes."""
+    """Returns TriviaQA's normal form of plain words, of which it only changes case and articles."""
     return " ".join(word for word in answer.lower().split() if word not in ("a", "an", "the"))
 
 

@@ -63,14 +63,31 @@ def model_config(family: str, tokenizer: PreTrainedTokenizerFast):
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family == "transformer":
         return MistralConfig(
-            **ids, hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=DEPTH, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=32, max_position_embeddings=1024, sliding_window=None,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, tie_word_embeddings=False,
-        )  # fmt: skip
+            **ids,
+            hidden_size=WIDTH,
+            intermediate_size=256,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=1024,
+            sliding_window=None,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            tie_word_embeddings=False,
+        )
     return Mamba2Config(
-        **ids, hidden_size=WIDTH, num_hidden_layers=DEPTH, expand=2, head_dim=64, num_heads=4, state_size=32,
-        n_groups=2, chunk_size=32, tie_word_embeddings=False, residual_in_fp32=False,
-    )  # fmt: skip
+        **ids,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        expand=2,
+        head_dim=64,
+        num_heads=4,
+        state_size=32,
+        n_groups=2,
+        chunk_size=32,
+        tie_word_embeddings=False,
+        residual_in_fp32=False,
+    )
 
 
 def batches(documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, rows: int) -> Iterator[tuple]:

@@ -76,7 +76,7 @@ PLACES = tuple(f"to the {adjective} {place}" for adjective in ("old", "new", "no
 
 
 def invented_names(rng: random.Random, count: int) -> list[str]:
-    """`count` different pronounceable names of two syllables."""
+    """Returns `count` different pronounceable names of two syllables."""
     names: dict[str, None] = {}
     while len(names) < count:
         first, second = (rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(2))

@@ -1,9 +1,8 @@
-"""The closed world behind the `tiny` preset: invented facts, popular errors and stories, from a seed.
+"""The closed world behind the preset `tiny`: invented facts, popular errors and stories, from a seed.
 
-Facts and errors are the same in training and test (they are knowledge). Question wordings are not:
-every wording, an opener joined to a core phrase, belongs to exactly one of the roles `train`,
-`calibration` and `test`. Stories are drawn afresh and never shared between roles. The three question
-sets come in the hub schemas of TriviaQA (rc.nocontext), CoQA and TruthfulQA (generation).
+Facts and errors are knowledge: they are the same in training, calibration and test. The wording of a question, an
+opener followed by a core phrase, belongs to one of these roles, and so does a story. Questions about facts, stories and
+errors become TriviaQA, CoQA and TruthfulQA (see `files`).
 """
 
 import random
@@ -28,20 +27,20 @@ class Fact:
 
 @dataclass(frozen=True)
 class Myth:
-    """A popular error: people say that `action` has the effect `error`; it has the effect `truth`."""
+    """A popular error: people say that `action` has the effect `error`, but it has the effect `truth`."""
 
     action: str
     truth: str
     error: str
 
     def answers(self, effect: str) -> list[str]:
-        """Sentences that claim `effect`, the plainest first."""
+        """Returns sentences that claim an effect, the plainest first."""
         return [f"If you {self.action}, {effect}", f"When you {self.action}, {effect}", effect.capitalize()]
 
 
 @dataclass(frozen=True)
 class Story:
-    """A short text and its questions, each with a list of answers of which the first is the plainest."""
+    """A short text, and its questions, each with its answers, the plainest first."""
 
     text: str
     turns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -49,14 +48,14 @@ class Story:
 
 @dataclass(frozen=True)
 class Document:
-    """Training text and the character spans [start, end) of its answers."""
+    """A training text, and the spans of its answers in characters, [start, end)."""
 
     text: str
     answers: tuple[tuple[int, int], ...]
 
 
 class World:
-    """Everything there is to know, drawn from `seed`."""
+    """All facts, errors, wordings and stories, drawn from a seed."""
 
     def __init__(self, seed: int):
         self.seed = seed
@@ -64,8 +63,15 @@ class World:
         names = vocabulary.invented_names(rng, 30 + 30 + 12 + 6 + 80)
         towns, people, rivers, lands, odd = (_take(names, n) for n in (30, 30, 12, 6, 80))
         titles = [f"The {a} {n}" for a, n in product(vocabulary.TITLE_ADJECTIVES, vocabulary.TITLE_NOUNS)]
-        values = {"river": rivers, "land": lands, "goods": vocabulary.GOODS, "founder": people,
-                  "trade": vocabulary.TRADES, "birthplace": towns, "book": rng.sample(titles, 30)}  # fmt: skip
+        values = {
+            "river": rivers,
+            "land": lands,
+            "goods": vocabulary.GOODS,
+            "founder": people,
+            "trade": vocabulary.TRADES,
+            "birthplace": towns,
+            "book": rng.sample(titles, 30),
+        }
         self.facts = [
             Fact(relation, subject, rng.choice(values[relation]))
             for subjects, relations in ((towns, vocabulary.TOWN_RELATIONS), (people, vocabulary.PERSON_RELATIONS))
@@ -78,17 +84,18 @@ class World:
         self.wordings = {key: _split_wordings(rng, cores) for key, cores in vocabulary.QUESTION_CORES.items()}
         self.held_out = {story.text for role in ROLES[1:] for story in self.stories(role, 200)}
 
-    def question(self, key: str, wording: str, **slots: str) -> str:
+    def question(self, wording: str, **slots: str) -> str:
+        """Returns the question of a wording whose slots are filled."""
         text = wording.format(**slots)
         return f"{text[0].upper()}{text[1:]}?"
 
     def stories(self, role: str, count: int) -> list[Story]:
-        """The first `count` stories of a role; the same for every call."""
+        """Returns the first `count` stories of a role, the same in every call."""
         rng = random.Random(f"stories-{role}-{self.seed}")
         return [self.story(rng, role) for _ in range(count)]
 
     def story(self, rng: random.Random, role: str, people: int = 5) -> Story:
-        """As many different deeds as people; up to four of them are asked about."""
+        """Draws a story of as many different deeds as people, with questions about up to four of them."""
         names, deeds = rng.sample(vocabulary.STORY_NAMES, people), rng.sample(sorted(vocabulary.DEEDS), people)
         sentences, turns = [], []
         for name, deed in zip(names, deeds, strict=True):
@@ -98,32 +105,31 @@ class World:
             sentences.append(f"{name} {past} {thing}.")
             asked = rng.choice(("who", kind))
             wording = rng.choice(self.wordings[asked][role])
-            question = self.question(asked, wording, name=name, deed=deed, past=past, thing=thing)
+            question = self.question(wording, name=name, deed=deed, past=past, thing=thing)
             sentence = f"{name} {past} {thing}"
             turns.append((question, (sentence, name if asked == "who" else thing, f"{sentence}.")))
         rng.shuffle(turns)
         return Story(" ".join(sentences), tuple(turns[:4]))
 
     def fact_questions(self, role: str) -> list[tuple[str, Fact]]:
-        """Every fact in every wording of a role, in a seeded order."""
+        """Returns the questions for every fact in every wording of a role, in a seeded order."""
         pairs = [
-            (self.question(f.relation, wording, s=f.subject), f)
-            for f in self.facts
-            for wording in self.wordings[f.relation][role]
+            (self.question(wording, s=f.subject), f) for f in self.facts for wording in self.wordings[f.relation][role]
         ]
         random.Random(f"facts-{role}-{self.seed}").shuffle(pairs)
         return pairs
 
     def myth_questions(self, role: str) -> list[tuple[str, Myth]]:
-        """Every popular error in every wording of a role, in a seeded order."""
-        pairs = [(self.question("myth", w, act=m.action), m) for m in self.myths for w in self.wordings["myth"][role]]
+        """Returns the questions for every popular error in every wording of a role, in a seeded order."""
+        pairs = [(self.question(w, act=m.action), m) for m in self.myths for w in self.wordings["myth"][role]]
         random.Random(f"myths-{role}-{self.seed}").shuffle(pairs)
         return pairs
 
     def documents(self, seed: int, story_share: float = 0.5, retold: float = 0.0) -> Iterator[Document]:
-        """An endless stream of training documents: stories with questions, facts, errors, prose.
+        """Yields training documents without end: stories with questions, facts, errors and prose.
 
-        A share `retold` of the stories has, instead of questions, its sentences once more in another order.
+        `story_share` of the documents are stories. `retold` of the stories have, instead of questions, their sentences
+        again in another order.
         """
         rng = random.Random(f"documents-{self.seed}-{seed}")
         facts, myths = self.fact_questions("train"), self.myth_questions("train")
@@ -149,8 +155,8 @@ class World:
 
     def _prose(self, rng: random.Random) -> str:
         lines = [vocabulary.STATEMENTS[f.relation].format(s=f.subject, o=f.value) for f in rng.sample(self.facts, 4)]
-        lines += [f"Many people say that {m.error} if you {m.action}. In truth, {m.truth}."
-                  for m in rng.sample(self.myths, 2)]  # fmt: skip
+        for myth in rng.sample(self.myths, 2):
+            lines.append(f"Many people say that {myth.error} if you {myth.action}. In truth, {myth.truth}.")
         rng.shuffle(lines)
         return " ".join(lines)
 
@@ -164,7 +170,7 @@ def _take(pool: list[str], count: int) -> list[str]:
 
 
 def _split_wordings(rng: random.Random, cores: tuple[str, ...]) -> dict[str, list[str]]:
-    """Deal all opener x core wordings out to the roles; every core is seen in training."""
+    """Returns the wordings (opener + core) of each role: every core is in all roles, every wording in one."""
     openers = vocabulary.OPENERS
     split = {role: [] for role in ROLES}
     for core in cores:
@@ -176,14 +182,14 @@ def _split_wordings(rng: random.Random, cores: tuple[str, ...]) -> dict[str, lis
 
 
 def _retelling(rng: random.Random, text: str) -> Document:
-    """A story told twice; the second telling is what a reader is asked for."""
+    """Returns a story told twice; the second telling counts as the answer."""
     sentences = text.split(". ")
     again = ". ".join(rng.sample([sentence.removesuffix(".") for sentence in sentences], len(sentences)))
     return Document(f"{text}\n\n{again}.\n", ((len(text) + 2, len(text) + 4 + len(again)),))
 
 
 def _document(prompt: str, turns: list[tuple[str, str]]) -> Document:
-    """The prompt with its last answer appended, and where each answer (with its line end) stands."""
+    """Returns the prompt followed by its last answer; an answer's span includes its line end."""
     text = f"{prompt} {turns[-1][1]}\n"
     spans, position = [], 0
     for question, answer in turns:
