@@ -5,7 +5,7 @@ from html import unescape
 import numpy as np
 import pandas as pd
 import pytest
-from test_compare import make_cell
+from test_compare import make_runs
 
 from early_exit.costs import passes
 from early_exit.evaluation import bootstrap, claims
@@ -50,7 +50,7 @@ def compared(claim, effect, noise=0.0, **options):
         points[other] = [(8, 0.4, 50.0), (2, 0.0, 70.0)]
         # The full model is pruning's first point and saves nothing, either: their mean is the curve's height there.
         points[one] = [(0.5, 0.4, 50.0 + effect), (0.9, 0.0, 80.0 + effect)]
-    return [make_cell(points, dataset=d, noise=noise, seed=k, **options) for k, d in enumerate(TRANSFORMER_SETS)]
+    return [make_runs(points, dataset=d, noise=noise, seed=k, **options) for k, d in enumerate(TRANSFORMER_SETS)]
 
 
 @pytest.mark.parametrize("claim", AGAINST)
@@ -81,7 +81,7 @@ def test_equal_compute_claims_without_an_effect_are_undecided(claim):
 )
 def test_degeneration_at_the_lowest_threshold(low, full, verdict):
     points = {"full": [(1.0, 0.0, 90.0, full)], "calm-copy": [(0.9, 0.0, 90.0, 1.0), (0.5, 0.4, 60.0, low)]}
-    row = pooled(judged([make_cell(points)]), "low-threshold-degenerates")
+    row = pooled(judged([make_runs(points)]), "low-threshold-degenerates")
     assert row["verdict"] == verdict
     assert row["effect"] == pytest.approx(100 * (low - full))
 
@@ -98,7 +98,7 @@ def test_degeneration_at_the_lowest_threshold(low, full, verdict):
     ],
 )
 def test_what_propagate_costs(family, claim, fill, verdict):
-    cell = make_cell({"calm-propagate": curve(70.0)}, family=family, block_noise=30.0)
+    cell = make_runs({"calm-propagate": curve(70.0)}, family=family, block_noise=30.0)
     row = pooled(judged([cell], fill), claim)
     assert row["effect"] == pytest.approx(fill)  # of blocks that cost 100 on average
     assert row["verdict"] == verdict
@@ -117,7 +117,7 @@ def test_saving_lost_is_what_the_flops_of_real_exits_say():
     exits = [[DEPTH, *generator.choice([8, 12, DEPTH], size=6)] for _ in range(40)]
     run = {"prompt_tokens": [30] * 40, "exit_blocks": exits, "exits": [8, 12]}
     propagate, copy = (passes.generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
-    cell = make_cell({"calm-propagate": [(0.5, 0.4, 60.0)]})
+    cell = make_runs({"calm-propagate": [(0.5, 0.4, 60.0)]})
     for name in ("passes", "blocks", "flops_blocks", "flops_blocks_full"):
         cell.curves["calm-propagate"].sums[name][:] = propagate[name].sum()
     saved = {name: (flops["flops_full"] - flops["flops"]).sum() for name, flops in (("p", propagate), ("c", copy))}
@@ -126,7 +126,7 @@ def test_saving_lost_is_what_the_flops_of_real_exits_say():
 
 
 def test_policies_that_never_left_lose_nothing_that_could_be_said():
-    cell = make_cell({"calm-propagate": curve(70.0)})
+    cell = make_runs({"calm-propagate": curve(70.0)})
     sums = cell.curves["calm-propagate"].sums
     sums["flops_blocks"][:], sums["blocks"][:] = sums["flops_blocks_full"], DEPTH * sums["passes"]
     row = pooled(judged([cell]), "propagate-cheap-on-transformer")
@@ -141,7 +141,7 @@ def test_verdicts_need_the_whole_interval_on_one_side():
 
 
 def test_pooled_effects_are_means_over_the_datasets():
-    cells = [make_cell({"calm-copy": curve(70.0), "mamba-copy": curve(70.0 + effect)}, dataset=dataset)
+    cells = [make_runs({"calm-copy": curve(70.0), "mamba-copy": curve(70.0 + effect)}, dataset=dataset)
              for effect, dataset in zip((3.0, 6.0, 9.0), TRANSFORMER_SETS, strict=True)]  # fmt: skip
     found = judged(cells)
     row = pooled(found, "mamba-heads-over-linear", "main metric")
@@ -154,7 +154,7 @@ def test_pooled_effects_are_means_over_the_datasets():
 
 def test_few_groups_decide_nothing_and_are_not_pooled():
     points = {"calm-copy": curve(70.0), "mamba-copy": curve(80.0)}
-    cells = [make_cell(points, dataset="triviaqa"), make_cell(points, dataset="coqa", per_group=10)]
+    cells = [make_runs(points, dataset="triviaqa"), make_runs(points, dataset="coqa", per_group=10)]
     found = judged(cells).query("claim == 'mamba-heads-over-linear' and metric in ['main metric', 'f1']")
     mean, few = found.to_dict("records")
     assert few["verdict"] == UNDECIDED and few["note"] == "fewer than 20 groups to resample" and few["low"] > 0
@@ -163,12 +163,12 @@ def test_few_groups_decide_nothing_and_are_not_pooled():
 
 
 def test_what_was_not_run_is_undecided_and_says_so():
-    found = judged([make_cell({"calm-copy": curve(70.0)})])
+    found = judged([make_runs({"calm-copy": curve(70.0)})])
     for claim in ("mamba-heads-over-ffn", "exits-over-pruning", "propagate-cheap-on-transformer"):
         rows = found[found["claim"] == claim]
         assert (rows["verdict"] == UNDECIDED).all() and rows["effect"].isna().all()
         assert rows["note"].tolist()[:2] == ["0 of 1 cells", "no such runs"]
-    apart = judged([make_cell({"calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.3, 60.0)],
+    apart = judged([make_runs({"calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.3, 60.0)],
                                "mamba-copy": [(0.5, 0.2, 60.0), (0.9, 0.1, 60.0)]})])  # fmt: skip
     assert apart.query("claim == 'mamba-heads-over-linear'")["note"].tolist()[1] == "no range of compute in common"
 
@@ -206,6 +206,6 @@ def test_the_table_survives_csv_with_its_verdicts(tmp_path):
 
 
 def test_nothing_but_small_cells_is_a_table_without_any_test():
-    found = judged([make_cell({"calm-copy": curve(70.0)}, per_group=10)])
+    found = judged([make_runs({"calm-copy": curve(70.0)}, per_group=10)])
     assert (found["verdict"] == UNDECIDED).all() and found["p_holm"].isna().all()
     assert "The 0 pooled rows" in claims_page.page(found, experiment="mine", preset="tiny", resamples=50)

@@ -55,38 +55,38 @@ def make_rows(points, *, examples=40, per_group=1, noise=0.0, seed=0, dataset="t
     return pd.concat(frames, ignore_index=True)
 
 
-def make_cell(
+def make_runs(
     points, *, dataset="triviaqa", backbone="tiny-transformer", family="transformer", seed=0, apart=False, **options
 ):
-    """A cell of policies by name, {policy: points}; full is added, saving nothing at a score of 90.
+    """The resampled runs of policies by name, {policy: points}; full is added, saving nothing at a score of 90.
 
     Policies have the same noise, example by example, unless they are `apart`.
     """
     points = {"full": [(1.0, 0.0, 90.0)], **points}
-    runs = [make_run(policy, backbone, family, dataset) for policy in points]
+    entries = [make_run(policy, backbone, family, dataset) for policy in points]
     rows = {
         policy: make_rows(settings, dataset=dataset, seed=seed + 100 * k * apart, **options)
         for k, (policy, settings) in enumerate(points.items())
     }
     kinds = {policy: POLICIES.get(policy, "head") for policy in points}
-    heads = HEADS | {run["head"]: run["head"] for run in runs if run["head"]}
-    return resampled.cell(runs, rows, kinds, heads, **BOOTSTRAP)
+    heads = HEADS | {run["head"]: run["head"] for run in entries if run["head"]}
+    return resampled.resample(entries, rows, kinds, heads, **BOOTSTRAP)
 
 
 FLAT = {"pruned": [(2, 0.1, 80.0), (8, 0.5, 0.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, -0.1, 90.0)]}
 
 
 def test_curves_run_through_the_settings_and_pruning_starts_with_the_full_model():
-    cell = make_cell(FLAT)
-    x, y = compare.line(cell, "pruned", "em")
+    runs = make_runs(FLAT)
+    x, y = compare.curve_points(runs, "pruned", "em")
     assert x.shape == y.shape == (401, 3)
     np.testing.assert_allclose(x[0], [0.0, 0.1, 0.5])
     np.testing.assert_allclose(y[0], [90.0, 80.0, 0.0])
-    np.testing.assert_allclose(compare.line(cell, "calm-copy", "em")[0][0], [-0.1, 0.4])  # from left to right
+    np.testing.assert_allclose(compare.curve_points(runs, "calm-copy", "em")[0][0], [-0.1, 0.4])  # from left to right
 
 
 def test_heights_by_hand_within_the_common_range_only():
-    table = compare.equal_compute(make_cell(FLAT), "tiny")
+    table = compare.equal_compute(make_runs(FLAT), "tiny")
     assert list(table.columns) == list(compare.EQUAL_COLUMNS)
     rows = table[(table["metric"] == "em")].set_index("at")
     assert rows.index.tolist()[1:] == [0.0, 0.1, 0.2, 0.3, 0.4]  # from 0, where pruning starts, to 0.4, calm's last
@@ -102,27 +102,27 @@ def test_heights_by_hand_within_the_common_range_only():
 
 def test_levels_are_those_within_the_common_range():
     points = {"calm-copy": [(0.5, 0.37, 60.0), (0.9, 0.15, 90.0)], "mamba-copy": [(0.5, 0.45, 60.0), (0.9, 0.05, 90.0)]}
-    table = compare.equal_compute(make_cell(points), "tiny")
+    table = compare.equal_compute(make_runs(points), "tiny")
     assert table.loc[table["metric"] == "em", "at"].tolist()[1:] == [0.2, 0.3]
 
 
 def test_curves_that_do_not_overlap_have_no_difference():
-    cell = make_cell({"pruned": [(2, 0.1, 80.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.2, 70.0)]})
-    table = compare.equal_compute(cell, "tiny")
+    runs = make_runs({"pruned": [(2, 0.1, 80.0)], "calm-copy": [(0.5, 0.4, 60.0), (0.9, 0.2, 70.0)]})
+    table = compare.equal_compute(runs, "tiny")
     assert table["at"].isna().all() and len(table) == 2  # no level either
     assert table[["saved_from", "value", "difference", "difference_low"]].isna().all(axis=None)
     assert (table["points"] == 0).all()
 
 
 def test_a_policy_of_one_setting_has_no_curve():
-    table = compare.equal_compute(make_cell({"pruned": [(2, 0.3, 80.0)], "calm-copy": [(0.5, 0.2, 60.0)]}), "tiny")
+    table = compare.equal_compute(make_runs({"pruned": [(2, 0.3, 80.0)], "calm-copy": [(0.5, 0.2, 60.0)]}), "tiny")
     assert table["difference"].isna().all()
 
 
 def test_settings_that_save_the_same_count_as_their_mean():
     points = {"pruned": FLAT["pruned"], "calm-copy": [(0.5, 0.2, 50.0), (0.6, 0.2, 70.0), (0.9, 0.0, 90.0)]}
-    cell = make_cell(points)
-    x, y = compare.line(cell, "calm-copy", "em")
+    runs = make_runs(points)
+    x, y = compare.curve_points(runs, "calm-copy", "em")
     np.testing.assert_allclose(x[0], [0.0, 0.2, 0.2])
     np.testing.assert_allclose(y[0], [90.0, 60.0, 60.0])
     assert compare.height_at(x, y, 0.2)[0] == pytest.approx(60.0)
@@ -148,12 +148,12 @@ def test_mean_height_is_the_integral_of_linear_interpolation(points, start, end)
 def test_resamples_are_those_of_rows_drawn_and_added_up():
     """The sums of each resample against a frame in which every group stands as often as it was drawn."""
     rows = make_rows([(0.5, 0.3, 60.0), (0.9, 0.1, 80.0)], examples=12, per_group=3, noise=9.0)
-    cell = resampled.cell(
+    runs = resampled.resample(
         [make_run("full"), make_run("calm-copy")], {"full": rows.query("setting == 0.9"), "calm-copy": rows},
         POLICIES, HEADS, seed=3, resamples=20,
     )  # fmt: skip
-    curve = cell.curves["calm-copy"]
-    assert (cell.examples, cell.groups, curve.settings) == (12, 4, (0.5, 0.9))
+    curve = runs.curves["calm-copy"]
+    assert (runs.examples, runs.groups, curve.settings) == (12, 4, (0.5, 0.9))
     drawn = bootstrap.draws(resampled.crc32(b"3:triviaqa"), 4, 20)
     for resample, counts in enumerate([np.ones(4), *drawn]):
         frame = pd.concat([rows[rows["group_id"] == f"g{g:03}"] for g in range(4) for _ in range(int(counts[g]))])
@@ -166,8 +166,8 @@ def test_resamples_are_those_of_rows_drawn_and_added_up():
 
 def test_draws_are_shared_by_backbones_and_not_by_datasets():
     def means(backbone, dataset):
-        cell = make_cell(FLAT, noise=5.0, backbone=backbone, dataset=dataset)
-        return cell.curves["calm-copy"].mean("agreement")
+        runs = make_runs(FLAT, noise=5.0, backbone=backbone, dataset=dataset)
+        return runs.curves["calm-copy"].mean("agreement")
 
     assert np.array_equal(means("a", "triviaqa"), means("b", "triviaqa"))
     assert not np.array_equal(means("a", "triviaqa"), means("a", "coqa"))
@@ -181,17 +181,17 @@ def test_conversations_are_resampled_as_wholes():
         rows["em"] = np.where(np.arange(len(rows)) // 4 % 2, 100.0, 0.0) * (rows["setting"] < 0.9)
         rows["group_id"] = [f"g{int(name[1:]) // per_group:03}" for name in rows["example_id"]]
         full = rows.query("setting == 0.9")
-        cell = resampled.cell([make_run("full"), make_run("calm-copy")], {"full": full, "calm-copy": rows}, POLICIES,
-                          HEADS, **BOOTSTRAP)  # fmt: skip
-        return np.subtract(*bootstrap.summary(cell.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
+        entries = [make_run("full"), make_run("calm-copy")]
+        runs = resampled.resample(entries, {"full": full, "calm-copy": rows}, POLICIES, HEADS, **BOOTSTRAP)
+        return np.subtract(*bootstrap.summary(runs.curves["calm-copy"].mean("em")[:, 0])[:0:-1])
 
     assert width(4) == pytest.approx(2 * width(1), rel=0.25)
 
 
 def test_pairs_are_policies_with_pruning_mamba_heads_with_stateless_ones_and_fills():
     names = ("pruned", "calm-copy", "mamba-copy", "calm-propagate", "mamba-propagate")
-    cell = make_cell(dict.fromkeys(names, FLAT["calm-copy"]))
-    assert compare.pairs(cell) == [
+    runs = make_runs(dict.fromkeys(names, FLAT["calm-copy"]))
+    assert compare.compared_pairs(runs) == [
         *(("static-pruning", name, "pruned") for name in names[1:]),
         ("stateless-head", "mamba-copy", "calm-copy"),
         ("stateless-head", "mamba-propagate", "calm-propagate"),
@@ -201,8 +201,8 @@ def test_pairs_are_policies_with_pruning_mamba_heads_with_stateless_ones_and_fil
 
 
 def test_other_prunings_are_compared_with_the_first_and_policies_with_each():
-    cell = make_cell(dict.fromkeys(("pruned", "pruned-influence", "calm-copy"), FLAT["calm-copy"]))
-    assert compare.pairs(cell) == [
+    runs = make_runs(dict.fromkeys(("pruned", "pruned-influence", "calm-copy"), FLAT["calm-copy"]))
+    assert compare.compared_pairs(runs) == [
         ("static-pruning", "calm-copy", "pruned"), ("static-pruning", "calm-copy", "pruned-influence"),
         ("static-pruning", "pruned-influence", "pruned"),
     ]  # fmt: skip
@@ -210,11 +210,11 @@ def test_other_prunings_are_compared_with_the_first_and_policies_with_each():
 
 def test_a_policy_does_not_differ_from_itself_and_noise_that_is_shared_cancels():
     points = [(0.5, 0.4, 60.0), (0.7, 0.2, 80.0), (0.9, 0.0, 90.0)]
-    cell = make_cell({"calm-copy": points, "mamba-copy": [(t, s, y - 5) for t, s, y in points]}, noise=20.0)
-    assert bootstrap.summary(compare.area_difference(cell, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
-    value, low, high = bootstrap.summary(compare.area_difference(cell, "mamba-copy", "calm-copy", "em"))
+    runs = make_runs({"calm-copy": points, "mamba-copy": [(t, s, y - 5) for t, s, y in points]}, noise=20.0)
+    assert bootstrap.summary(compare.area_difference(runs, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
+    value, low, high = bootstrap.summary(compare.area_difference(runs, "mamba-copy", "calm-copy", "em"))
     assert (value, low, high) == pytest.approx((-5.0, -5.0, -5.0))
-    lone = bootstrap.summary(cell.curves["calm-copy"].mean("em")[:, 1])
+    lone = bootstrap.summary(runs.curves["calm-copy"].mean("em")[:, 1])
     assert lone[2] - lone[1] > 5.0
 
 
@@ -236,8 +236,10 @@ def test_interval_of_the_area_difference_covers_the_truth():
             columns = {"flops": flops, "flops_full": ones, "em": scores, "examples": ones}
             sums = {key: np.vstack([table.sum(axis=0), drawn @ table]) for key, table in columns.items()}
             curves[name] = resampled.Curve(name, "head", "h", "calm", "copy", (0.5, 0.7, 0.9), sums)
-        cell = resampled.Cell("x", "transformer", "d", "triviaqa", TRUTH_SIZE, TRUTH_SIZE, curves | {"full": None})
-        _, low, high = bootstrap.summary(compare.area_difference(cell, "a", "b", "em"))
+        runs = resampled.ResampledRuns(
+            "x", "transformer", "d", "triviaqa", TRUTH_SIZE, TRUTH_SIZE, curves | {"full": None}
+        )
+        _, low, high = bootstrap.summary(compare.area_difference(runs, "a", "b", "em"))
         found.append(low <= true <= high)
     # Three standard errors of 200 draws at 95 % are 4.6 %; percentile intervals of 60 cover about a percent less.
     assert 0.89 <= np.mean(found) <= 0.99
@@ -247,7 +249,7 @@ def test_differences_from_the_full_model_are_paired():
     rows = {"full": make_rows([(1.0, 0.0, 90.0, 0.1)], noise=9.0), "calm-copy": make_rows(
         [(0.5, 0.4, 60.0, 0.5), (0.9, 0.1, 90.0, 0.1)], noise=9.0)}  # fmt: skip
     shuffled = rows["calm-copy"].sample(frac=1, random_state=1)
-    found = compare.differences(make_run("calm-copy"), shuffled, rows["full"], preset="tiny", **BOOTSTRAP)
+    found = compare.differences_from_full(make_run("calm-copy"), shuffled, rows["full"], preset="tiny", **BOOTSTRAP)
     assert found["setting"].tolist() == [0.5, 0.9]
     loose = found.iloc[0]
     own, full = rows["calm-copy"].query("setting == 0.5"), rows["full"]
@@ -258,7 +260,9 @@ def test_differences_from_the_full_model_are_paired():
     assert loose["degenerate_difference"] == pytest.approx(0.4) and loose["degenerate_difference_low"] > 0.2
     assert loose["mean_tokens_difference"] == 0.0
     assert np.isnan(loose["bleu_max_difference"])
-    same = compare.differences(make_run("full"), rows["full"], rows["full"], preset="tiny", **BOOTSTRAP).iloc[0]
+    same = compare.differences_from_full(make_run("full"), rows["full"], rows["full"], preset="tiny", **BOOTSTRAP).iloc[
+        0
+    ]
     assert (same["em_difference"], same["em_difference_low"], same["em_difference_high"]) == (0.0, 0.0, 0.0)
     assert (same["head"], same["policy"]) == ("", "full")
 
@@ -274,14 +278,14 @@ def write(folder, policy, rows):
 
 
 def test_runs_are_read_by_backbone_and_dataset(tmp_path):
-    runs = [
+    entries = [
         write(tmp_path, "full", make_rows([(1.0, 0.0, 90.0)])),
         write(tmp_path, "pruned", make_rows([(2, 0.1, 80)])),
     ]
-    ((found, rows),) = resampled.read(runs)
-    assert found == runs and list(rows) == ["full", "pruned"]
-    cell = resampled.cell(found, rows, POLICIES, HEADS, **BOOTSTRAP)
-    assert cell.curves["pruned"].mean("em")[0].tolist() == [80.0]
+    ((found, rows),) = resampled.read_by_dataset(entries)
+    assert found == entries and list(rows) == ["full", "pruned"]
+    runs = resampled.resample(found, rows, POLICIES, HEADS, **BOOTSTRAP)
+    assert runs.curves["pruned"].mean("em")[0].tolist() == [80.0]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
@@ -290,7 +294,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
         resampled.read_run(run | {"flops": other["flops"]})
     rows = {"full": resampled.read_run(run), "pruned": resampled.read_run(other)}
     with pytest.raises(InputError, match=r"pruned/scores\.parquet: not the examples of policy full"):
-        resampled.cell([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
+        resampled.resample([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
 
 
 def make_tables(**options):
@@ -299,8 +303,8 @@ def make_tables(**options):
         "calm-copy": FLAT["calm-copy"],
         "mamba-copy": [(0.5, 0.45, 70.0), (0.9, 0.1, 90.0)],
     }
-    named = [make_cell(points, backbone=name, noise=20.0, **options) for name in ("one", "two")]
-    compared = pd.concat([compare.equal_compute(cell, "tiny") for cell in named])
+    named = [make_runs(points, backbone=name, noise=20.0, **options) for name in ("one", "two")]
+    compared = pd.concat([compare.equal_compute(runs, "tiny") for runs in named])
     results = pd.DataFrame({"policy": ["full", "pruned", "calm-copy", "mamba-copy"], "head": ["", "", "calm", "mamba"]})
     return compared, results.assign(state_fill="")
 

@@ -131,7 +131,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     )
     labels = {"backbone": "b", "family": "mamba", "dataset": "d", "kind": "triviaqa", "scores": "s.parquet"}
     settings = [labels | {"policy": policy, "head": None, "state_fill": None} for policy in tested]
-    monkeypatch.setattr(promise.resampled, "read", lambda given: [(given, tested)])
+    monkeypatch.setattr(promise.resampled, "read_by_dataset", lambda given: [(given, tested)])
     (pool,) = promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
     assert pool.sample.settings == (0.9, 0.5)  # those of both splits, the safest first
     assert pool.sample.losses["disagreement"].sum(axis=0).tolist() == [0, 8]

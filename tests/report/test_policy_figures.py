@@ -35,20 +35,20 @@ POINTS = {
 CURVE = [(0.5, 0.25, 70.0), (0.9, 0.05, 90.0)]
 
 
-def make_cell(names=tuple(SPECS), backbone="tiny-transformer", noise=15.0):
-    runs, rows = [], {}
+def make_runs(names=tuple(SPECS), backbone="tiny-transformer", noise=15.0):
+    entries, rows = [], {}
     for name in names:
         head, fill, adapt, match = SPECS[name][1:]
-        runs.append({"backbone": backbone, "family": "transformer", "dataset": "triviaqa", "kind": "triviaqa",
+        entries.append({"backbone": backbone, "family": "transformer", "dataset": "triviaqa", "kind": "triviaqa",
                      "policy": name, "head": head or None, "state_fill": fill or None, "adapt": adapt or None,
                      "match": match or None, "scores": name})  # fmt: skip
         rows[name] = make_rows(POINTS.get(name, CURVE), noise=noise)
     kinds = {name: SPECS[name][0] for name in names}
-    return resampled.cell(runs, rows, kinds, {"calm": "calm", "mamba": "mamba"}, **BOOTSTRAP)
+    return resampled.resample(entries, rows, kinds, {"calm": "calm", "mamba": "mamba"}, **BOOTSTRAP)
 
 
 def test_each_question_has_its_pairs_and_adaptive_thresholds_are_not_the_paper_s_heads():
-    pairs = compare.pairs(make_cell())
+    pairs = compare.compared_pairs(make_runs())
     by_name = {name: [pair[1:] for pair in pairs if pair[0] == name] for name in compare.COMPARISONS}
     assert {policy for policy, _ in by_name["static-pruning"]} == set(SPECS) - {"full", "pruned"}
     assert by_name["stateless-head"] == [("mamba-propagate", "calm-propagate")]
@@ -59,7 +59,7 @@ def test_each_question_has_its_pairs_and_adaptive_thresholds_are_not_the_paper_s
 
 
 def test_what_is_lost_is_the_height_minus_the_full_model_s_where_the_curve_reaches():
-    table = compare.standings(make_cell(), "tiny")
+    table = compare.standings(make_runs(), "tiny")
     assert list(table.columns) == list(compare.STANDING_COLUMNS)
     rows = table[table["metric"] == "em"].set_index(["policy", "at"])
     assert "full" not in rows.index.get_level_values(0)
@@ -73,13 +73,13 @@ def test_what_is_lost_is_the_height_minus_the_full_model_s_where_the_curve_reach
 
 def test_differences_from_the_full_model_are_paired():
     """What answers as the full model does differs from it in no resample, however noisy scores are."""
-    table = compare.standings(make_cell(["full", "oracle"], noise=25.0), "tiny").query("metric == 'em'")
+    table = compare.standings(make_runs(["full", "oracle"], noise=25.0), "tiny").query("metric == 'em'")
     ends = ["difference", "difference_low", "difference_high"]
     assert (table.query("policy == 'oracle' and at < 0.3")[ends] == 0).all(axis=None)
 
 
 def standings(**options):
-    return pd.concat([compare.standings(make_cell(backbone=name, **options), "tiny") for name in ("one", "two")])
+    return pd.concat([compare.standings(make_runs(backbone=name, **options), "tiny") for name in ("one", "two")])
 
 
 def test_every_policy_has_a_named_line_under_its_sort_and_its_interval():

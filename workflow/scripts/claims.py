@@ -10,11 +10,11 @@ with job.logged(snakemake) as log:
     params = snakemake.params
     resamples = params.bootstrap["resamples"]
     costs = {Path(path).stem: records.read_json(path) for path in snakemake.input.costs}
-    found = [
-        resampled.cell(runs, rows, params.policies, params.heads, seed=params.seed, resamples=resamples)
-        for runs, rows in resampled.read(params.settings)
+    cells = [
+        resampled.resample(entries, rows, params.policies, params.heads, seed=params.seed, resamples=resamples)
+        for entries, rows in resampled.read_by_dataset(params.settings)
     ]
-    table = claims.test(found, costs, experiment=params.name, preset=params.preset)
+    table = claims.test(cells, costs, experiment=params.name, preset=params.preset)
     records.write_csv(table, snakemake.output.table)
     page = claims_page.page(table, experiment=params.name, preset=params.preset, resamples=resamples)
     with files.whole_file(snakemake.output.html) as path:

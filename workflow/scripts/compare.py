@@ -9,14 +9,14 @@ with job.logged(snakemake) as log:
     params = snakemake.params
     bootstrap = {"seed": params.seed, "resamples": params.bootstrap["resamples"]}
     equal, against_full, standings = [], [], []
-    for runs, rows in resampled.read(params.settings):
-        cell = resampled.cell(runs, rows, params.policies, params.heads, **bootstrap)
-        equal.append(compare.equal_compute(cell, params.preset))
-        standings.append(compare.standings(cell, params.preset))
+    for entries, rows in resampled.read_by_dataset(params.settings):
+        runs = resampled.resample(entries, rows, params.policies, params.heads, **bootstrap)
+        equal.append(compare.equal_compute(runs, params.preset))
+        standings.append(compare.standings(runs, params.preset))
         against_full += [
-            compare.differences(run, rows[run["policy"]], rows["full"], preset=params.preset, **bootstrap)
-            for run in runs
+            compare.differences_from_full(entry, rows[entry["policy"]], rows["full"], preset=params.preset, **bootstrap)
+            for entry in entries
         ]
-        log.info("%s, %s: %d runs, %d groups", cell.backbone, cell.dataset, len(runs), cell.groups)
+        log.info("%s, %s: %d runs, %d groups", runs.backbone, runs.dataset, len(entries), runs.groups)
     for name, frames in {"equal_compute": equal, "differences": against_full, "policies": standings}.items():
         records.write_csv(pd.concat(frames), snakemake.output[name])

@@ -1,9 +1,9 @@
 """The claims of DYNAMAX (arXiv 2504.20922) as hypotheses, each with its effect, interval and verdict.
 
-An effect is in points of 0..100 and is held against a bound: a claim is supported where the 95 % bootstrap interval
-lies wholly on the side that it claims, contradicted where it lies wholly on the other, else undecided. A cell is one
-dataset of one backbone. The pooled row of a family is the mean over its cells, resampled with them; the pooled rows
-together are adjusted by Holm's procedure.
+An effect is in points of 0..100 and is compared with a bound: a claim is supported if the 95 % bootstrap interval lies
+wholly on the claimed side, contradicted if it lies wholly on the other, else undecided. A cell is one dataset of one
+backbone (a `ResampledRuns`). The pooled row of a family is the mean over its cells, resampled with them; the p-values
+of all pooled rows are adjusted together, by Holm's procedure.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ import pandas as pd
 from early_exit.base.records import MAIN_METRIC
 from early_exit.costs import passes
 from early_exit.evaluation import bootstrap, compare
-from early_exit.evaluation.resampled import Cell
+from early_exit.evaluation.resampled import ResampledRuns
 
 LITTLE, MUCH = 10.0, 25.0  # percent of what skipping blocks saves; our bounds, the paper names none
 FEWEST_GROUPS = 20  # percentile intervals of fewer are too narrow
@@ -28,8 +28,8 @@ COLUMNS = (
     "p_holm", "verdict", "note", "examples", "groups", "compared",
 )  # fmt: skip
 
-# Of a cell, the cost tables of all backbones, and a metric: what was compared, {name: effect (1 + resamples,)}.
-Effects = Callable[[Cell, Mapping[str, Any], str], dict[str, np.ndarray]]
+# Maps a cell, the cost tables of all backbones, and a metric to what was compared, {name: effect (1 + resamples,)}.
+Effects = Callable[[ResampledRuns, Mapping[str, Any], str], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,29 @@ class Claim:
     side: int = 1
 
 
-def test(cells: Iterable[Cell], cost_tables: Mapping[str, Any], *, experiment: str, preset: str) -> pd.DataFrame:
+def test(
+    cells: Iterable[ResampledRuns], cost_tables: Mapping[str, Any], *, experiment: str, preset: str
+) -> pd.DataFrame:
     """The verdicts, with the columns COLUMNS: for each claim, family and metric the pooled row, then its cells.
 
-    `cost_tables` are those of `costs.cost_table` by backbone. `compared` names the runs; a verdict is about them and
-    no others. What was not run is undecided, and `note` says why.
+    `cost_tables` are those of rule layer_costs, by backbone. Column `compared` names the runs; a verdict is about them
+    and no others. A claim whose runs are missing is undecided, and `note` says so.
     """
     cells = list(cells)
     rows = []
     for claim in CLAIMS:
         for family in [f for f in claim.families if any(cell.family == f for cell in cells)]:
             for metric in claim.metrics:
-                own = [cell for cell in cells if cell.family == family]
-                found = [_of_cell(claim, cell, cost_tables, metric) for cell in own]
-                rows += [_pooled(claim, family, metric, found), *(row for row, _ in found)]
+                of_cells = [_of_cell(claim, cell, cost_tables, metric) for cell in cells if cell.family == family]
+                rows += [_pooled(claim, family, metric, of_cells), *(row for row, _ in of_cells)]
     table = pd.DataFrame(rows).assign(experiment=experiment, preset=preset)
     return _adjusted(table)[list(COLUMNS)]
 
 
 def _of_cell(
-    claim: Claim, cell: Cell, cost_tables: Mapping[str, Any], metric: str
+    claim: Claim, cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str
 ) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The row of one cell, and its effect in every resample where it may be pooled."""
+    """The row of one cell, and its effect in every resample; None if it may not be pooled."""
     metric = MAIN_METRIC[cell.kind] if metric == "main" else metric
     compared = claim.effects(cell, cost_tables, metric)
     defined = {name: values for name, values in compared.items() if _has_interval(values)}
@@ -102,7 +103,7 @@ def _pooled(
 
 
 def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
-    """Effect, interval, p-value and verdict; a row that has something to note is undecided."""
+    """Effect, interval, p-value and verdict; a row with a note is undecided."""
     effect, low, high = (float("nan"),) * 3 if values is None else bootstrap.summary(values, LEVEL)
     p = float("nan") if np.isnan(low) else bootstrap.p_value(values[1:], claim.bound)
     verdict = UNDECIDED if note else judge(low, high, claim.bound, claim.side)
@@ -111,7 +112,7 @@ def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
 
 
 def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:
-    """What an interval says of the claim that the effect is above `bound` (below it, if `side` is -1)."""
+    """The verdict of an interval on the claim that the effect is above `bound` (below it, if `side` is -1)."""
     if low > bound:
         return SUPPORTED if side > 0 else CONTRADICTED
     if high < bound:
@@ -120,7 +121,7 @@ def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:
 
 
 def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with Holm's p-values of the pooled rows; those above 1 - LEVEL take the row's verdict back."""
+    """The table with Holm's p-values of the pooled rows; a verdict whose p is above 1 - LEVEL becomes undecided."""
     family = (table["dataset"] == POOLED) & table["p"].notna()
     table.loc[family, "p_holm"] = bootstrap.holm(table.loc[family, "p"])
     lost = family & (table["p_holm"] > 1.0 - LEVEL) & (table["verdict"] != UNDECIDED)
@@ -136,13 +137,13 @@ def _has_interval(values: np.ndarray) -> bool:
 
 
 def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
-    """Mean height of a policy's curve minus its reference's, for each pair of a comparison between head policies and,
-    if given, a kind of the reference's head."""
+    """Mean height of a head policy's curve minus its reference's, for each pair of a comparison whose reference has a
+    head of this kind, or for each pair."""
 
-    def effects(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+    def effects(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
         return {
             f"{policy} - {reference}": compare.area_difference(cell, policy, reference, metric)
-            for name, policy, reference in compare.pairs(cell)
+            for name, policy, reference in compare.compared_pairs(cell)
             if name == comparison
             and cell.curves[policy].is_head
             and head_kind in (None, cell.curves[reference].head_kind)
@@ -151,7 +152,7 @@ def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
     return effects
 
 
-def _lowest_threshold(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+def _lowest_threshold(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
     """Share at a head policy's lowest threshold minus the full model's."""
     full = cell.curves["full"].mean(metric)[:, 0]
     return {
@@ -161,22 +162,22 @@ def _lowest_threshold(cell: Cell, cost_tables: Mapping[str, Any], metric: str) -
     }
 
 
-def saving_lost(cell: Cell, cost_tables: Mapping[str, Any], metric: str = "") -> dict[str, np.ndarray]:
+def saving_lost(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str = "") -> dict[str, np.ndarray]:
     """What propagate costs, in percent of what the skipped blocks save, over all thresholds of a run.
 
-    Both are counted on the very exits of the run: copy and skip would save all of it. Heads are left out, which either
-    would pay. NaN where nothing left early.
+    Cost and saving use the run's own exits; copy and skip would save all of it. The cost of heads is left out: it is
+    the same for every fill. NaN where nothing left early.
     """
     table = cost_tables[cell.backbone]
-    fill, found = passes.flops(table["state_fill"]["propagate"]), {}
+    fill, lost = passes.flops(table["state_fill"]["propagate"]), {}
     for curve in cell.curves.values():
         if curve.is_head and curve.state_fill == "propagate":
             total = {name: curve.sums[name].sum(axis=1) for name in curve.sums}
             spent = fill * (table["depth"] * total["passes"] - total["blocks"])
             saved = total["flops_blocks_full"] - total["flops_blocks"]
-            lost = np.divide(spent, saved, out=np.full_like(saved, np.nan), where=saved > 0.0)
-            found[curve.policy] = 100.0 * lost
-    return found
+            share = np.divide(spent, saved, out=np.full_like(saved, np.nan), where=saved > 0.0)
+            lost[curve.policy] = 100.0 * share
+    return lost
 
 
 QUALITY = ("main", "agreement")

@@ -67,7 +67,7 @@ def pools(
         losses: rows of `records.LOSSES` of the calibration split, by (backbone, dataset).
         policies: the calibrated policies' parts of the config, by name.
     """
-    for runs, tested in resampled.read(settings):
+    for runs, tested in resampled.read_by_dataset(settings):
         kind, calibration = runs[0]["kind"], losses[runs[0]["backbone"], runs[0]["dataset"]]
         full = _joined("full", calibration, tested, kind)
         for run in (run for run in runs if run["policy"] in policies):

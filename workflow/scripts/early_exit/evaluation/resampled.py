@@ -1,7 +1,8 @@
-"""What the runs on one dataset of one backbone add up to, over all examples and over every resample of them.
+"""All policies on one dataset of one backbone: what their answers add up to, over all examples and in every resample.
 
-Every resample draws groups (CoQA's conversations, else examples), once for all policies and backbones of a dataset,
-and takes scores and FLOPs of the examples it drew: what is computed from the sums of a resample is paired throughout.
+A resample draws groups (CoQA's conversations, else examples), the same ones for all policies and backbones of a
+dataset, and takes scores and FLOPs of the examples it drew. What is computed from the sums of a resample is paired
+throughout.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,17 +21,21 @@ from early_exit.evaluation import bootstrap
 PERCENT = ("agreement", "degenerate")  # shares 0..1 in a score file, here 0..100 as the metrics are
 COUNTED = ("passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full")
 
-Runs = Sequence[Mapping[str, Any]]
+Entries = Sequence[Mapping[str, Any]]  # entries of `runs.settings`, of one backbone and dataset
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a policy's settings add up to on one dataset of one backbone.
+    """What the answers of a policy's settings add up to on one dataset of one backbone.
 
-    `kind` is the policy's, `head_kind` its head's, `adapt` how its thresholds adapt, `match` the policy that it draws
-    exits from; these and `head`, `state_fill` are empty where it has none. `sums` are by column (1 + resamples,
-    settings): row 0 over all examples, each other over those that a resample drew; `examples` is the column of their
-    numbers. Settings are in the order of `settings`.
+    Args:
+        kind: the policy's.
+        head, head_kind, state_fill: the policy's, empty where it has none.
+        settings: in ascending order.
+        sums: by column (1 + resamples, settings): row 0 over all examples, each other row over those that a resample
+            drew. Column `examples` is their number.
+        adapt: how its thresholds adapt, empty where they do not.
+        match: the policy whose rates it draws exits at, else empty.
     """
 
     policy: str
@@ -45,7 +50,7 @@ class Curve:
 
     @property
     def is_head(self) -> bool:
-        """Whether it is a head with one threshold, as the paper has them."""
+        """Whether it is a head with one threshold, as in the paper."""
         return self.kind == "head" and not self.adapt
 
     def saved(self) -> np.ndarray:
@@ -59,8 +64,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """All policies on one dataset of one backbone; `kind` is the dataset's."""
+class ResampledRuns:
+    """The curves of all policies on one dataset of one backbone, by name; `kind` is the dataset's."""
 
     backbone: str
     family: str
@@ -71,50 +76,65 @@ class Cell:
     curves: Mapping[str, Curve]
 
 
-def read(settings: Runs) -> Iterator[tuple[Runs, dict[str, pd.DataFrame]]]:
-    """(runs, rows by policy) of one backbone and dataset after another; `settings` are those of `layout.settings`."""
-    for _, runs in groupby(settings, key=lambda run: (run["backbone"], run["dataset"])):
-        runs = list(runs)
-        yield runs, {run["policy"]: read_run(run) for run in runs}
+def read_by_dataset(entries: Entries) -> Iterator[tuple[Entries, dict[str, pd.DataFrame]]]:
+    """(entries, rows by policy) of one backbone and dataset after another; `rows` as `read_run` returns them."""
+    for _, group in groupby(entries, key=lambda entry: (entry["backbone"], entry["dataset"])):
+        of_dataset = list(group)
+        yield of_dataset, {entry["policy"]: read_run(entry) for entry in of_dataset}
 
 
-def read_run(run: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores and FLOPs of one entry of `layout.settings`, a row per example and setting."""
-    scores = read_table(run["scores"], scores_schema(run["kind"]))
-    flops = read_table(run["flops"], FLOPS)
+def read_run(entry: Mapping[str, Any]) -> pd.DataFrame:
+    """Scores and FLOPs of one run, a row per example and setting; InputError if the files have different rows."""
+    scores = read_table(entry["scores"], scores_schema(entry["kind"]))
+    flops = read_table(entry["flops"], FLOPS)
     key = ["example_id", "setting"]
     rows = scores.merge(flops, how="outer", on=key, validate="one_to_one", indicator=True)
     if (rows["_merge"] != "both").any():
-        raise InputError(f"{run['scores']}: other rows than in flops.parquet beside it; delete both and run again")
+        raise InputError(f"{entry['scores']}: other rows than in flops.parquet beside it; delete both and run again")
     return rows.drop(columns="_merge")
 
 
-def cell(
-    runs: Sequence[Mapping[str, Any]], rows: Mapping[str, pd.DataFrame], policies: Mapping[str, str],
-    heads: Mapping[str, str], *, seed: int, resamples: int,
-) -> Cell:  # fmt: skip
-    """The cell of some runs of one backbone and dataset, `rows` by policy as `read_run` gives them."""
-    first, curves = runs[0], {}
+def resample(
+    entries: Entries, rows: Mapping[str, pd.DataFrame], policies: Mapping[str, str], heads: Mapping[str, str],
+    *, seed: int, resamples: int,
+) -> ResampledRuns:  # fmt: skip
+    """The runs of one backbone and dataset, resampled.
+
+    Args:
+        entries, rows: as `read_by_dataset` returns them.
+        policies, heads: the kind of each policy and head, by name.
+    """
+    first, curves = entries[0], {}
     # A dataset has draws of its own, the same for each backbone: examples are shared by backbones, not by datasets.
     drawing = {"seed": crc32(f"{seed}:{first['dataset']}".encode()), "resamples": resamples}
-    full = _examples_of(rows["full"])
-    for run in runs:
-        name, head = run["policy"], run["head"] or ""
-        if not all(_examples_of(same).equals(full) for _, same in rows[name].groupby("setting")):
-            raise InputError(f"{run['scores']}: not the examples of policy full; delete runs of both and run again")
-        settings, sums = _resampled(rows[name], [*METRICS[first["kind"]], *PERCENT, *COUNTED], **drawing)
-        labels = (name, policies[name], head, heads.get(head, ""), run["state_fill"] or "")
-        curves[name] = Curve(*labels, settings, sums, run.get("adapt") or "", run.get("match") or "")
-    counts = {"examples": len(full), "groups": full.nunique()}
-    return Cell(*(first[key] for key in ("backbone", "family", "dataset", "kind")), **counts, curves=curves)
+    columns = [*METRICS[first["kind"]], *PERCENT, *COUNTED]
+    full = _group_by_example(rows["full"])
+    for entry in entries:
+        name, head = entry["policy"], entry["head"] or ""
+        if not all(_group_by_example(same).equals(full) for _, same in rows[name].groupby("setting")):
+            raise InputError(f"{entry['scores']}: not the examples of policy full; delete runs of both and run again")
+        settings, sums = _resampled_sums(rows[name], columns, **drawing)
+        curves[name] = Curve(
+            policy=name,
+            kind=policies[name],
+            head=head,
+            head_kind=heads.get(head, ""),
+            state_fill=entry["state_fill"] or "",
+            settings=settings,
+            sums=sums,
+            adapt=entry.get("adapt") or "",
+            match=entry.get("match") or "",
+        )
+    names = {key: first[key] for key in ("backbone", "family", "dataset", "kind")}
+    return ResampledRuns(**names, examples=len(full), groups=full.nunique(), curves=curves)
 
 
-def _examples_of(rows: pd.DataFrame) -> pd.Series:
+def _group_by_example(rows: pd.DataFrame) -> pd.Series:
     """The group of each example, by example."""
     return rows.set_index("example_id")["group_id"].sort_index()
 
 
-def _resampled(
+def _resampled_sums(
     rows: pd.DataFrame, columns: Sequence[str], *, seed: int, resamples: int
 ) -> tuple[tuple[float, ...], dict[str, np.ndarray]]:
     """Settings in order, and by column the sums over examples at each: (1 + resamples, settings)."""
