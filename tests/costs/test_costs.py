@@ -367,9 +367,16 @@ def test_fvcore_on_a_mamba_block():
     assert macs["bmm"] == TINY_MIXER["num_heads"] * TINY_MIXER["head_dim"] * TINY_MIXER["state_size"]
     assert set(macs) == {"linear", "conv", "bmm"}
     assert ignored == {
-        "aten::pow", "aten::mean", "aten::add", "aten::rsqrt", "aten::mul", "aten::exp", "aten::neg", "aten::silu",
+        "aten::pow",
+        "aten::mean",
+        "aten::add",
+        "aten::rsqrt",
+        "aten::mul",
+        "aten::exp",
+        "aten::neg",
+        "aten::silu",
         "aten::softplus",
-    }  # fmt: skip
+    }
 
 
 # --- the pipeline's own modules ----------------------------------------------------------------------------------
@@ -418,10 +425,14 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
         left = {block for answer in answers for block in answer.exit_blocks[1:]}
         assert len(left) > 1, "every token left at the same depth: this shows little"
         assert sum(seen[product] for product in products) == linear_part(
-            table, head=kind, state_fill=name, head_state=head_state, exits=exits,
+            table,
+            head=kind,
+            state_fill=name,
+            head_state=head_state,
+            exits=exits,
             prompt_tokens=[answer.prompt_tokens for answer in answers],
             exit_blocks=[answer.exit_blocks for answer in answers],
-        )  # fmt: skip
+        )
 
 
 CHECKED = {  # settings at which some tokens leave, of the two models
@@ -452,8 +463,12 @@ def test_table_counts_what_checks_without_training_compute(config, kind):
         )
         blocks = [block for answer in answers for block in answer.exit_blocks[1:]]
         assert len(set(blocks)) > 1 or kind == "fixed", "every token left at the same depth: this shows little"
-        run = {"prompt_tokens": [answer.prompt_tokens for answer in answers], "exits": exits, "state_fill": name,
-               "exit_blocks": [answer.exit_blocks for answer in answers]}  # fmt: skip
+        run = {
+            "prompt_tokens": [answer.prompt_tokens for answer in answers],
+            "exits": exits,
+            "state_fill": name,
+            "exit_blocks": [answer.exit_blocks for answer in answers],
+        }
         products = linear_part(table, **run, check=asked)
         dots = 2 * config["hidden_size"] * sum(max(sum(n <= b for n in exits) - 1, 0) for b in blocks)
         if kind == "saturation":
@@ -599,8 +614,9 @@ def test_a_generation_costs_its_first_part_and_then_the_rest(policy, prompt, fir
 @pytest.mark.parametrize("name", TABLES)
 def test_pruned_rows_pay_for_the_blocks_they_have(name):
     table = TABLES[name]
-    result = generation_flops(table, prompt_tokens=[9, 9, 9], exit_blocks=[[6, 6, 6], [4, 4, 4], [1, 1, 1]],
-                              prompt_blocks=[6, 4, 1])  # fmt: skip
+    result = generation_flops(
+        table, prompt_tokens=[9, 9, 9], exit_blocks=[[6, 6, 6], [4, 4, 4], [1, 1, 1]], prompt_blocks=[6, 4, 1]
+    )
     lm_head = flops(table["lm_head"])
     for field, heads_run in (("flops", 2), ("prompt_flops", 1)):
         full = result[f"{field}_full"] - heads_run * lm_head
@@ -675,12 +691,18 @@ def run_script(name, folder, *, inputs, output, **params):
         "runpy.run_path(sys.argv[2], {'snakemake': job});"
         "assert 'torch' not in sys.modules or 'early_exit.heads.store' in sys.modules"
     )
-    job = {"input": {key: str(path) for key, path in inputs.items()}, "params": params, "output": [str(output)],
-           "log": [str(folder / "log")]}  # fmt: skip
+    job = {
+        "input": {key: str(path) for key, path in inputs.items()},
+        "params": params,
+        "output": [str(output)],
+        "log": [str(folder / "log")],
+    }
     subprocess.run(
         [sys.executable, "-c", code, json.dumps(job), str(SCRIPTS / name)],
-        check=True, env={"PYTHONPATH": str(SCRIPTS)}, timeout=60,
-    )  # fmt: skip
+        check=True,
+        env={"PYTHONPATH": str(SCRIPTS)},
+        timeout=60,
+    )
 
 
 def test_scripts_write_the_table_and_the_counts(tmp_path):
@@ -693,12 +715,25 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     assert read_json(costs) == TABLES["mistral"]
 
     def flops_of(setting, exit_blocks, **params):
-        rows = pd.DataFrame({
-            "example_id": ["a", "b"], "setting": setting, "prompt_tokens": [4, 5], "token_ids": [[1, 2, 3], [1]],
-            "exit_blocks": exit_blocks, "text": "", "stop_reason": "length", "degenerate": False, "seed": 1,
-            "drafted": [[]] * 2, "accepted": [[]] * 2,
-            "setting_kind": "threshold", "prompt_sha256": "", "prompt_cut": 0, "repetition_penalty": 1.0,
-        })  # fmt: skip
+        rows = pd.DataFrame(
+            {
+                "example_id": ["a", "b"],
+                "setting": setting,
+                "prompt_tokens": [4, 5],
+                "token_ids": [[1, 2, 3], [1]],
+                "exit_blocks": exit_blocks,
+                "text": "",
+                "stop_reason": "length",
+                "degenerate": False,
+                "seed": 1,
+                "drafted": [[]] * 2,
+                "accepted": [[]] * 2,
+                "setting_kind": "threshold",
+                "prompt_sha256": "",
+                "prompt_cut": 0,
+                "repetition_penalty": 1.0,
+            }
+        )
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)
         inputs = {"run": tmp_path / "test.parquet", "costs": costs}
         run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", **params)

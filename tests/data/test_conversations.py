@@ -29,11 +29,22 @@ def conversation(name, turns, own=True):
         parts = form.parts([f"q{n}" for n in range(1, turn + 1)], f"Story {name}.")
         prompt = prompts.join(parts, [f"g{n}" for n in range(1, turn)])
         rows.append(
-            {"example_id": f"{name}:{turn}", "group_id": name, "conversation_id": name, "turn": turn, "split": "test",
-             "story": f"Story {name}.", "question": f"q{turn}", "prompt": prompt,
-             "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(), "prompt_parts": parts if own else [],
-             "stop_strings": ["\n"], "references": [f"g{turn}"], "incorrect": []}
-        )  # fmt: skip
+            {
+                "example_id": f"{name}:{turn}",
+                "group_id": name,
+                "conversation_id": name,
+                "turn": turn,
+                "split": "test",
+                "story": f"Story {name}.",
+                "question": f"q{turn}",
+                "prompt": prompt,
+                "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+                "prompt_parts": parts if own else [],
+                "stop_strings": ["\n"],
+                "references": [f"g{turn}"],
+                "incorrect": [],
+            }
+        )
     return rows
 
 
@@ -89,8 +100,9 @@ def test_thresholds_that_answered_alike_share_a_prompt():
     for setting, answer in zip(THRESHOLDS, ["x", "y", "x"], strict=True):
         asked.note("c:1", setting, answer)
     assert [(prompt.settings, prompt.text) for prompt in next(rounds)] == [
-        ((0.5, 0.9), "Story c.\n\nQ: q1\nA: x\n\nQ: q2\nA:"), ((0.7,), "Story c.\n\nQ: q1\nA: y\n\nQ: q2\nA:")
-    ]  # fmt: skip
+        ((0.5, 0.9), "Story c.\n\nQ: q1\nA: x\n\nQ: q2\nA:"),
+        ((0.7,), "Story c.\n\nQ: q1\nA: y\n\nQ: q2\nA:"),
+    ]
 
 
 def test_gold_history_is_one_round_of_the_prompts_as_they_are():

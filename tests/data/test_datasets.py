@@ -32,8 +32,14 @@ ONE_SPLIT = {"shots": None, "calibration": None, "test": None}
 
 def spec(kind, source, shots=0, calibration=2, test=2, splits=None, **more):
     examples = {"calibration": calibration, "test": test}
-    return {"kind": kind, "source": str(source), "shots": shots, "examples": examples,
-            "splits": splits or ONE_SPLIT, **more}  # fmt: skip
+    return {
+        "kind": kind,
+        "source": str(source),
+        "shots": shots,
+        "examples": examples,
+        "splits": splits or ONE_SPLIT,
+        **more,
+    }
 
 
 def trivia(number, question=None):
@@ -43,17 +49,24 @@ def trivia(number, question=None):
         "question_source": "",
         "entity_pages": {"doc_source": [], "filename": [], "title": [], "wiki_context": []},
         "search_results": {"description": [], "search_context": []},
-        "answer": {"value": f"VALUE {number}", "aliases": [f"value {number}", f"No. {number}"],
-                   "normalized_aliases": [f"value {number}", f"no {number}"]},
-    }  # fmt: skip
+        "answer": {
+            "value": f"VALUE {number}",
+            "aliases": [f"value {number}", f"No. {number}"],
+            "normalized_aliases": [f"value {number}", f"no {number}"],
+        },
+    }
 
 
 def truth(number):
     return {
-        "type": "Adversarial", "category": "c", "question": f"Is {number} lucky?",
+        "type": "Adversarial",
+        "category": "c",
+        "question": f"Is {number} lucky?",
         "best_answer": f"No, {number} is not",
-        "correct_answers": [f"No, {number} is not", "No"], "incorrect_answers": ["Yes"], "source": "s",
-    }  # fmt: skip
+        "correct_answers": [f"No, {number} is not", "No"],
+        "incorrect_answers": ["Yes"],
+        "source": "s",
+    }
 
 
 def conversation(number, turns=3, story=None):
@@ -63,10 +76,13 @@ def conversation(number, turns=3, story=None):
         return [{"input_text": f"{text} {turn}", "turn_id": turn} for turn in range(1, turns + 1)]
 
     return {
-        "id": f"c{number}", "source": "s", "story": story or f"This is story {number}. It is short.",
-        "questions": said("which"), "answers": said("gold"),
+        "id": f"c{number}",
+        "source": "s",
+        "story": story or f"This is story {number}. It is short.",
+        "questions": said("which"),
+        "answers": said("gold"),
         "additional_answers": {str(k): said(f"other{k}") for k in range(3)},
-    }  # fmt: skip
+    }
 
 
 def as_hub(conversation):
@@ -76,17 +92,23 @@ def as_hub(conversation):
         return {key: [record[key] for record in records] for key in ("input_text", "turn_id")}
 
     extra = {key: lists(records) for key, records in conversation["additional_answers"].items()}
-    return {**conversation, "questions": lists(conversation["questions"]),
-            "answers": lists(conversation["answers"]), "additional_answers": extra}  # fmt: skip
+    return {
+        **conversation,
+        "questions": lists(conversation["questions"]),
+        "answers": lists(conversation["answers"]),
+        "additional_answers": extra,
+    }
 
 
 def as_stanford(conversation):
     """stanfordnlp/coqa: no ids, one annotator, questions as texts."""
     texts = [turn["input_text"] for turn in conversation["answers"]]
-    return {"source": "s", "story": conversation["story"],
-            "questions": [turn["input_text"] for turn in conversation["questions"]],
-            "answers": {"input_text": texts, "answer_start": [0] * len(texts), "answer_end": [1] * len(texts)},
-            }  # fmt: skip
+    return {
+        "source": "s",
+        "story": conversation["story"],
+        "questions": [turn["input_text"] for turn in conversation["questions"]],
+        "answers": {"input_text": texts, "answer_start": [0] * len(texts), "answer_end": [1] * len(texts)},
+    }
 
 
 def write_lines(path, records):
@@ -486,10 +508,12 @@ def test_roles_never_share_a_group(data):
     subjects = st.lists(st.integers(0, 12), min_size=1, max_size=12)
     splits = {role: data.draw(st.sampled_from(["a", "b", "c"])) for role in datasets.ROLES}
     examples = {
-        split: [questions.Example(f"{split}{i}", f"{split}{i}", f"Subject {s}?", "x", ("x",))
-                for i, s in enumerate(data.draw(subjects))]
+        split: [
+            questions.Example(f"{split}{i}", f"{split}{i}", f"Subject {s}?", "x", ("x",))
+            for i, s in enumerate(data.draw(subjects))
+        ]
         for split in sorted(set(splits.values()))
-    }  # fmt: skip
+    }
     counts = {role: data.draw(st.one_of(st.none(), st.integers(0, 5))) for role in datasets.ROLES}
     try:
         roles = datasets.assign_roles("datasets.t", examples, splits, counts, seed=data.draw(st.integers(0, 3)))
@@ -587,9 +611,11 @@ def test_the_scripts_write_the_same_bytes_twice(tmp_path):
         for take in range(2):
             output = tmp_path / f"{script}{take}.parquet"
             snakemake = SimpleNamespace(
-                params=SimpleNamespace(**params, seed=1, root=str(ROOT)), output=[str(output)],
-                log=[str(tmp_path / "log")], rule=script,
-            )  # fmt: skip
+                params=SimpleNamespace(**params, seed=1, root=str(ROOT)),
+                output=[str(output)],
+                log=[str(tmp_path / "log")],
+                rule=script,
+            )
             runpy.run_path(str(ROOT / "workflow" / "scripts" / f"{script}.py"), {"snakemake": snakemake})
             written.append(output.read_bytes())
         assert written[0] == written[1]
@@ -643,6 +669,9 @@ def test_real_corpora_hold_no_question():
     corpus = load_corpus(corpus_spec(DATA / "fineweb_edu.jsonl", 140, 25), seed=1)
     assert corpus["split"].value_counts().to_dict() == {"train": 140, "held_out": 25}
     assert len(load_corpus(corpus_spec(DATA / "wikitext2-valid.txt", 100, 10), seed=1)) == 110
-    for kind, file in (("triviaqa", "triviaqa-validation.jsonl"), ("coqa", "coqa-test-part.json"),
-                       ("truthfulqa", "TruthfulQA.csv")):  # fmt: skip
+    for kind, file in (
+        ("triviaqa", "triviaqa-validation.jsonl"),
+        ("coqa", "coqa-test-part.json"),
+        ("truthfulqa", "TruthfulQA.csv"),
+    ):
         disjoint.refuse_leaks(corpus, datasets.load(kind, spec(kind, DATA / file, 0, 100, None), seed=1))

@@ -41,17 +41,24 @@ def trivia(*more):
 
 
 def coqa(*more):
-    rows = [("c1:1", "c1", "calibration", STORIES[0], "Colour?"), ("c1:2", "c1", "calibration", STORIES[0], "When?"),
-            ("c2:1", "c2", "test", STORIES[1], "Who bakes?")]  # fmt: skip
+    rows = [
+        ("c1:1", "c1", "calibration", STORIES[0], "Colour?"),
+        ("c1:2", "c1", "calibration", STORIES[0], "When?"),
+        ("c2:1", "c2", "test", STORIES[1], "Who bakes?"),
+    ]
     return make_examples([*rows, *more])
 
 
 def test_what_is_apart_passes_and_the_proof_says_what_was_compared():
     proof = disjoint.prove(make_corpus(), {"trivia": trivia(), "coqa": coqa()})
     assert {name: split["documents"] for name, split in proof["splits"].items()} == {
-        "corpus/held_out": 1, "corpus/train": 2, "coqa/calibration": 1, "coqa/test": 1, "trivia/calibration": 1,
+        "corpus/held_out": 1,
+        "corpus/train": 2,
+        "coqa/calibration": 1,
+        "coqa/test": 1,
+        "trivia/calibration": 1,
         "trivia/test": 1,
-    }  # fmt: skip
+    }
     pairs = {frozenset(pair) for pair in proof["compared"]}
     assert len(pairs) == 1 + 2 * 4 + 2  # within the corpus, the corpus with each split, within each set
     assert frozenset({"trivia/calibration", "trivia/test"}) in pairs
@@ -91,9 +98,11 @@ def run_script(folder, corpus):
     records.write_table(corpus, paths["corpus"], records.CORPUS)
     records.write_table(trivia(), paths["trivia"], records.EXAMPLES)
     job = SimpleNamespace(
-        input=SimpleNamespace(corpus=paths["corpus"], datasets=[paths["trivia"]]), output=[str(paths["out"])],
-        log=[str(folder / "log")], rule="check_disjoint",
-    )  # fmt: skip
+        input=SimpleNamespace(corpus=paths["corpus"], datasets=[paths["trivia"]]),
+        output=[str(paths["out"])],
+        log=[str(folder / "log")],
+        rule="check_disjoint",
+    )
     runpy.run_path(str(ROOT / "workflow/scripts/check_disjoint.py"), {"snakemake": job})
     return paths["out"]
 

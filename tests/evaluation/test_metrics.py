@@ -126,8 +126,11 @@ def test_truthfulqa_of_one_wrong_word():
     assert scores["rouge2_max"] == pytest.approx(100 * 2 / 3)
     assert scores["rougeL_diff"] == pytest.approx(-25)
     assert {name: score for name, score in scores.items() if name.endswith("acc")} == {
-        "bleu_acc": 0, "rouge1_acc": 0, "rouge2_acc": 0, "rougeL_acc": 0
-    }  # fmt: skip
+        "bleu_acc": 0,
+        "rouge1_acc": 0,
+        "rouge2_acc": 0,
+        "rougeL_acc": 0,
+    }
 
 
 def test_bleu_splits_every_punctuation_mark_off():

@@ -17,19 +17,39 @@ SEA = ["The sea is blue"], ["The sea is green"]
 
 def examples(*ids, references=("blue river",), incorrect=()):
     return pd.DataFrame(
-        {"example_id": i, "group_id": f"story of {i}", "conversation_id": i, "turn": 1, "split": "test", "story": "",
-         "question": "?", "prompt": "Q:", "prompt_sha256": "0", "prompt_parts": [], "stop_strings": ["\n"],
-         "references": list(references), "incorrect": list(incorrect)}
+        {
+            "example_id": i,
+            "group_id": f"story of {i}",
+            "conversation_id": i,
+            "turn": 1,
+            "split": "test",
+            "story": "",
+            "question": "?",
+            "prompt": "Q:",
+            "prompt_sha256": "0",
+            "prompt_parts": [],
+            "stop_strings": ["\n"],
+            "references": list(references),
+            "incorrect": list(incorrect),
+        }
         for i in ids
-    )  # fmt: skip
+    )
 
 
 def answer(example_id, text, tokens, setting=1.0, degenerate=False):
     return dict.fromkeys(records.GENERATIONS.names) | {
-        "example_id": example_id, "setting": setting, "prompt_tokens": 3, "token_ids": tokens, "text": text,
-        "exit_blocks": [4] * len(tokens), "drafted": [], "accepted": [], "stop_reason": "eos", "degenerate": degenerate,
+        "example_id": example_id,
+        "setting": setting,
+        "prompt_tokens": 3,
+        "token_ids": tokens,
+        "text": text,
+        "exit_blocks": [4] * len(tokens),
+        "drafted": [],
+        "accepted": [],
+        "stop_reason": "eos",
+        "degenerate": degenerate,
         "seed": 0,
-    }  # fmt: skip
+    }
 
 
 FULL = pd.DataFrame([answer("x", "blue river", [5, 6, 7]), answer("y", "sea", [8, 7])])
@@ -125,9 +145,12 @@ def workdir(tmp_path):
 def run_script(folder):
     inputs = {name: str(folder / f"{name}.parquet") for name in ("run", "full", "data")}
     job = SimpleNamespace(
-        rule="score", input=SimpleNamespace(**inputs), output=[str(folder / "scores.parquet")],
-        params=SimpleNamespace(kind="triviaqa", rules="official"), log=[str(folder / "score.log")],
-    )  # fmt: skip
+        rule="score",
+        input=SimpleNamespace(**inputs),
+        output=[str(folder / "scores.parquet")],
+        params=SimpleNamespace(kind="triviaqa", rules="official"),
+        log=[str(folder / "score.log")],
+    )
     runpy.run_path(str(SCRIPT), init_globals={"snakemake": job})
 
 
@@ -136,8 +159,10 @@ def test_the_script_writes_a_score_file_that_says_how_it_was_scored(workdir):
     scores = records.read_table(workdir / "scores.parquet", records.scores_schema("triviaqa"))
     assert scores.em.tolist() == [0, 100, 0, 0]
     assert records.read_metadata(workdir / "scores.parquet") == {
-        "prompt": "lm-eval", "rules": "official", "score_version": str(metrics.VERSION["triviaqa"])
-    }  # fmt: skip
+        "prompt": "lm-eval",
+        "rules": "official",
+        "score_version": str(metrics.VERSION["triviaqa"]),
+    }
     assert "4 answers scored" in (workdir / "score.log").read_text()
 
 

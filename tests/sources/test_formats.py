@@ -106,8 +106,9 @@ def test_the_weights_are_in_shards_and_each_file_is_taken_once(plain):
     for name, folder in ((name, plain(name)) for name in ("mistral", "codestral")):
         manifest = describe(folder)
         shards = sorted(file for file in manifest["files"] if file.endswith(".safetensors"))
-        assert len(shards) > 1 and shards == [f"model-{k + 1:05}-of-{len(shards):05}.safetensors"
-                                              for k in range(len(shards))]  # fmt: skip
+        assert len(shards) > 1 and shards == [
+            f"model-{k + 1:05}-of-{len(shards):05}.safetensors" for k in range(len(shards))
+        ]
         assert (folder / "consolidated.safetensors").is_file() and "consolidated.safetensors" not in manifest["files"]
         assert {"config.json", "generation_config.json", "model.safetensors.index.json"} < manifest["files"].keys()
         assert (manifest["dtype"], manifest["depth"]) == ("bfloat16", 4)
@@ -176,8 +177,10 @@ def test_a_shard_of_another_model_is_named(plain, tmp_path):
 def test_weights_that_do_not_fit_the_config_are_refused_not_drawn(plain, tmp_path):
     folder = copy(plain("mistral"), tmp_path)
     config = read_json(folder / "config.json")
-    for change, problem in (({"num_hidden_layers": 5}, r"missing_keys: model\.layers\.4\."),
-                            ({"intermediate_size": 449}, "mismatched_keys: .*mlp")):  # fmt: skip
+    for change, problem in (
+        ({"num_hidden_layers": 5}, r"missing_keys: model\.layers\.4\."),
+        ({"intermediate_size": 449}, "mismatched_keys: .*mlp"),
+    ):
         write_json(folder / "config.json", config | change)
         assert re.search(f"its weights do not fit its config .*({problem})", message(lambda: load(describe(folder))))
 
@@ -252,16 +255,32 @@ def test_what_is_downloaded_is_what_is_read(plain, hub, tmp_path):
     folder = copy(plain("mistral"), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         write_json(folder / name, {})
-    for name in ("tokenizer.model", "tokenizer.model.v3", "pytorch_model.bin", "model.fp32.safetensors", "README.md",
-                 "modeling_mistral.py", "onnx/config.json", "original/model.safetensors"):  # fmt: skip
+    for name in (
+        "tokenizer.model",
+        "tokenizer.model.v3",
+        "pytorch_model.bin",
+        "model.fp32.safetensors",
+        "README.md",
+        "modeling_mistral.py",
+        "onnx/config.json",
+        "original/model.safetensors",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("not to be read")
     cache = hub(folder)
     manifest = fetch("mistral")
     got = {path.name for path in cache.glob(f"models--mistralai--Mistral-7B-v0.3/snapshots/{COMMIT}/*")}
     shards = {f"model-{k}-of-00003.safetensors" for k in ("00001", "00002", "00003")}
-    small = {"config.json", "generation_config.json", "model.safetensors.index.json", "params.json", "tokenizer.json",
-             "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"}  # fmt: skip
+    small = {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "params.json",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    }
     assert got == shards | small == manifest["files"].keys()
     assert manifest["path"] is None and manifest["revision"] == COMMIT
 
@@ -350,8 +369,9 @@ def test_answers_are_decoded_faithfully(whole):
     assert rule.text([3, *own.encode("x"), 750, 2]) == "x"
 
 
-@pytest.mark.parametrize("stop", sorted({s for kinds in prompts.PROFILES.values() for f in kinds.values()
-                                         for s in f.stop_strings}))  # fmt: skip
+@pytest.mark.parametrize(
+    "stop", sorted({s for kinds in prompts.PROFILES.values() for f in kinds.values() for s in f.stop_strings})
+)
 def test_every_stop_string_ends_an_answer_where_it_stands(whole, stop):
     _, _, manifest, own = whole
     rule = stopping.StopRule(loading.load_tokenizer(manifest), {2}, [stop], 99)
@@ -371,15 +391,28 @@ def test_an_answer_ends_at_the_tokenizer_s_end_of_sequence(whole):
 def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
     _, folder, manifest, own = whole
     texts = TEXTS[:3]
-    examples = pd.DataFrame({
-        "example_id": [f"e{k}" for k in range(3)], "conversation_id": [f"e{k}" for k in range(3)], "turn": 1,
-        "prompt": texts, "prompt_sha256": [questions.sha256(text) for text in texts], "prompt_parts": [[]] * 3,
-        "stop_strings": [["\n"]] * 3,
-    })  # fmt: skip
+    examples = pd.DataFrame(
+        {
+            "example_id": [f"e{k}" for k in range(3)],
+            "conversation_id": [f"e{k}" for k in range(3)],
+            "turn": 1,
+            "prompt": texts,
+            "prompt_sha256": [questions.sha256(text) for text in texts],
+            "prompt_parts": [[]] * 3,
+            "stop_strings": [["\n"]] * 3,
+        }
+    )
     answerer = generation.Answerer(
-        {"kind": "full"}, manifest, [1.0], setting_kind="none", stop_strings=["\n"], max_new_tokens=8, rules=RULES,
-        runtime=SETTINGS, job_mib=4000,
-    )  # fmt: skip
+        {"kind": "full"},
+        manifest,
+        [1.0],
+        setting_kind="none",
+        stop_strings=["\n"],
+        max_new_tokens=8,
+        rules=RULES,
+        runtime=SETTINGS,
+        job_mib=4000,
+    )
     answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
     with packed_linear.as_loaded(backbone.model):

@@ -63,29 +63,48 @@ def trivia(split, number):
     known = split != "test"
     value = f"Value {number}" if known else "<unk>"
     return {
-        "question": f"Which {split} is {number}?", "question_id": f"{split}_{number}", "question_source": "http://x/",
+        "question": f"Which {split} is {number}?",
+        "question_id": f"{split}_{number}",
+        "question_source": "http://x/",
         "entity_pages": {key: [] for key in ("doc_source", "filename", "title", "wiki_context")},
         "search_results": {key: [] for key in ("description", "filename", "rank", "title", "url", "search_context")},
-        "answer": {"aliases": [value, f"No. {number}"] if known else [],
-                   "normalized_aliases": [value.lower(), f"no {number}"] if known else [],
-                   "matched_wiki_entity_name": "", "normalized_matched_wiki_entity_name": "",
-                   "normalized_value": value.lower(), "type": "WikipediaEntity" if known else "", "value": value},
-    }  # fmt: skip
+        "answer": {
+            "aliases": [value, f"No. {number}"] if known else [],
+            "normalized_aliases": [value.lower(), f"no {number}"] if known else [],
+            "matched_wiki_entity_name": "",
+            "normalized_matched_wiki_entity_name": "",
+            "normalized_value": value.lower(),
+            "type": "WikipediaEntity" if known else "",
+            "value": value,
+        },
+    }
 
 
 def spans(texts, first=1):
-    return {"span_start": [0] * len(texts), "span_end": [1] * len(texts), "span_text": texts, "input_text": texts,
-            "turn_id": list(range(first, first + len(texts)))}  # fmt: skip
+    return {
+        "span_start": [0] * len(texts),
+        "span_end": [1] * len(texts),
+        "span_text": texts,
+        "input_text": texts,
+        "turn_id": list(range(first, first + len(texts))),
+    }
 
 
 def coqa(split, number, turns=3):
     """Additional answers are in the validation split alone; in train stands one of no text, numbered -1, for each."""
     asked = [f"Why {turn}?" for turn in range(turns)]
-    more = {key: spans([f"more{key} {t}" for t in range(turns)]) if split == "validation" else spans([""], -1)
-            for key in "012"}  # fmt: skip
-    return {"id": f"{split}{number}", "source": "cnn", "story": f"A story, {split} {number}.",
-            "questions": {"input_text": asked, "turn_id": list(range(1, turns + 1))},
-            "answers": spans([f"gold {t}" for t in range(turns)]), "additional_answers": more}  # fmt: skip
+    more = {
+        key: spans([f"more{key} {t}" for t in range(turns)]) if split == "validation" else spans([""], -1)
+        for key in "012"
+    }
+    return {
+        "id": f"{split}{number}",
+        "source": "cnn",
+        "story": f"A story, {split} {number}.",
+        "questions": {"input_text": asked, "turn_id": list(range(1, turns + 1))},
+        "answers": spans([f"gold {t}" for t in range(turns)]),
+        "additional_answers": more,
+    }
 
 
 def stanford(split, number):
@@ -95,14 +114,30 @@ def stanford(split, number):
 
 
 def truth(split, number):
-    return {"type": "Adversarial", "category": "Law", "question": f"Is {number} legal?", "best_answer": f"No {number}",
-            "correct_answers": [f"No {number}", "No"], "incorrect_answers": ["Yes"], "source": "http://x"}  # fmt: skip
+    return {
+        "type": "Adversarial",
+        "category": "Law",
+        "question": f"Is {number} legal?",
+        "best_answer": f"No {number}",
+        "correct_answers": [f"No {number}", "No"],
+        "incorrect_answers": ["Yes"],
+        "source": "http://x",
+    }
 
 
 def document(split, number):
-    return {"text": f"Document {number}.", "id": f"<urn:uuid:{number}>", "dump": "CC-MAIN-2024-10", "url": "http://x",
-            "file_path": "s3://x", "language": "en", "language_score": 0.9, "token_count": 4, "score": 3.1,
-            "int_score": 3}  # fmt: skip
+    return {
+        "text": f"Document {number}.",
+        "id": f"<urn:uuid:{number}>",
+        "dump": "CC-MAIN-2024-10",
+        "url": "http://x",
+        "file_path": "s3://x",
+        "language": "en",
+        "language_score": 0.9,
+        "token_count": 4,
+        "score": 3.1,
+        "int_score": 3,
+    }
 
 
 def subset(name, **splits):
@@ -122,19 +157,27 @@ def write(folder, schema, make, files, card=None):
 
 def write_triviaqa(folder):
     """Every question stands there twice in `rc`, found on the web and in Wikipedia; the test split has no answers."""
-    files = {f"{name}/{split}-00000-of-00001.parquet": (split, [*range(first, first + 8), first])
-             for name in ("rc.nocontext", "rc.web.nocontext")
-             for split, first in (("train", 0), ("validation", 20), ("test", 40))}  # fmt: skip
+    files = {
+        f"{name}/{split}-00000-of-00001.parquet": (split, [*range(first, first + 8), first])
+        for name in ("rc.nocontext", "rc.web.nocontext")
+        for split, first in (("train", 0), ("validation", 20), ("test", 40))
+    }
     parts = {split: f"{{}}/{split}-*" for split in ("train", "validation", "test")}
-    card = [subset(name, **{split: path.format(name) for split, path in parts.items()})
-            for name in ("rc.nocontext", "rc.web.nocontext")]  # fmt: skip
+    card = [
+        subset(name, **{split: path.format(name) for split, path in parts.items()})
+        for name in ("rc.nocontext", "rc.web.nocontext")
+    ]
     return write(folder, "triviaqa", trivia, files, card)
 
 
 def write_coqa(folder):
     """No card of subsets, but the features and sizes of the time when a script made the rows."""
-    write(folder, "coqa", coqa, {"coqa_train.parquet": ("train", range(9)),
-                                 "coqa_validation.parquet": ("validation", range(20, 26))})  # fmt: skip
+    write(
+        folder,
+        "coqa",
+        coqa,
+        {"coqa_train.parquet": ("train", range(9)), "coqa_validation.parquet": ("validation", range(20, 26))},
+    )
     value = {"dtype": "string", "id": None, "_type": "Value"}
     number = {"dtype": "int32", "id": None, "_type": "Value"}
 
@@ -142,28 +185,57 @@ def write_coqa(folder):
         return {"feature": features, "length": -1, "id": None, "_type": "Sequence"}
 
     said = sequence(span_start=number, span_end=number, span_text=value, input_text=value, turn_id=number)
-    features = {"id": value, "source": value, "story": value, "questions": sequence(input_text=value, turn_id=number),
-                "answers": said, "additional_answers": dict.fromkeys("012", said)}  # fmt: skip
-    sizes = {split: {"name": split, "num_bytes": 1000, "num_examples": n, "dataset_name": "coqa"}
-             for split, n in (("train", 9), ("validation", 6))}  # fmt: skip
-    infos = {"coqa": {"description": "", "citation": "", "homepage": "", "license": "", "features": features,
-                      "builder_name": "coqa", "config_name": "coqa", "splits": sizes, "download_size": 1,
-                      "dataset_size": 1}}  # fmt: skip
+    features = {
+        "id": value,
+        "source": value,
+        "story": value,
+        "questions": sequence(input_text=value, turn_id=number),
+        "answers": said,
+        "additional_answers": dict.fromkeys("012", said),
+    }
+    sizes = {
+        split: {"name": split, "num_bytes": 1000, "num_examples": n, "dataset_name": "coqa"}
+        for split, n in (("train", 9), ("validation", 6))
+    }
+    infos = {
+        "coqa": {
+            "description": "",
+            "citation": "",
+            "homepage": "",
+            "license": "",
+            "features": features,
+            "builder_name": "coqa",
+            "config_name": "coqa",
+            "splits": sizes,
+            "download_size": 1,
+            "dataset_size": 1,
+        }
+    }
     (folder / "dataset_infos.json").write_text(json.dumps(infos), encoding="utf-8")
     return folder
 
 
 def write_stanford(folder):
     files = {f"data/{split}-00000-of-00001.parquet": (split, range(6)) for split in ("train", "validation")}
-    return write(folder, "stanford", stanford, files, [subset("default", train="data/train-*",
-                                                              validation="data/validation-*")])  # fmt: skip
+    return write(
+        folder, "stanford", stanford, files, [subset("default", train="data/train-*", validation="data/validation-*")]
+    )
 
 
 def write_truthfulqa(folder):
-    write(folder, "truthfulqa", truth, {"generation/validation-00000-of-00001.parquet": ("validation", range(9)),
-                                        "multiple_choice/validation-00000-of-00001.parquet": ("validation", [0])},
-          [subset("generation", validation="generation/validation-*"),
-           subset("multiple_choice", validation="multiple_choice/validation-*")])  # fmt: skip
+    write(
+        folder,
+        "truthfulqa",
+        truth,
+        {
+            "generation/validation-00000-of-00001.parquet": ("validation", range(9)),
+            "multiple_choice/validation-00000-of-00001.parquet": ("validation", [0]),
+        },
+        [
+            subset("generation", validation="generation/validation-*"),
+            subset("multiple_choice", validation="multiple_choice/validation-*"),
+        ],
+    )
     return folder
 
 
@@ -171,8 +243,11 @@ def write_corpus(folder):
     """A sample in shards without a number of shards in their names, beside the whole dump."""
     files = {f"sample/10BT/{shard:03}_00000.parquet": ("train", range(9 * shard, 9 * shard + 9)) for shard in range(2)}
     files |= {"data/CC-MAIN-2024-10/train-00000-of-00014.parquet": ("train", range(900, 905))}
-    card = [subset("default", train="data/*/*"), subset("sample-10BT", train="sample/10BT/*"),
-            subset("CC-MAIN-2024-10", train="data/CC-MAIN-2024-10/*")]  # fmt: skip
+    card = [
+        subset("default", train="data/*/*"),
+        subset("sample-10BT", train="sample/10BT/*"),
+        subset("CC-MAIN-2024-10", train="data/CC-MAIN-2024-10/*"),
+    ]
     return write(folder, "corpus", document, files, card)
 
 
@@ -249,8 +324,12 @@ def test_the_presets_corpus_is_read_from_the_hub_and_from_a_copy_of_its_folder(p
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_the_librarys_rows_are_those_of_the_files(tmp_path, streaming):
-    for kind, name, split in (("triviaqa", "rc.nocontext", "train"), ("coqa", None, "train"),
-                              ("coqa", None, "validation"), ("truthfulqa", "generation", "validation")):  # fmt: skip
+    for kind, name, split in (
+        ("triviaqa", "rc.nocontext", "train"),
+        ("coqa", None, "train"),
+        ("coqa", None, "validation"),
+        ("truthfulqa", "generation", "validation"),
+    ):
         folder = WRITERS[kind](tmp_path / f"{kind}-{split}")
         hub = sources.HubSource("k", str(folder), name, None)
         local = sources.LocalSource("k", "folder", folder, name)
@@ -312,8 +391,13 @@ def test_a_card_leads_nowhere_else(card, why, tmp_path):
 
 
 def test_a_card_may_be_short_or_name_one_pattern(tmp_path):
-    folder = write(tmp_path, "corpus", document, {"a/b.parquet": ("train", [1]), "c.parquet": ("train", [2])},
-                   [{"config_name": "one", "data_files": "a/*"}])  # fmt: skip
+    folder = write(
+        tmp_path,
+        "corpus",
+        document,
+        {"a/b.parquet": ("train", [1]), "c.parquet": ("train", [2])},
+        [{"config_name": "one", "data_files": "a/*"}],
+    )
     assert files_of(folder) == files_of(folder, "one") == {"train": ["a/b.parquet"]}
     (folder / "README.md").write_text("# No front matter\n")
     assert files_of(folder) == {"c": ["c.parquet"]}

@@ -31,9 +31,15 @@ def model(request):
 
 def answers(model, kind, count=None):
     backbone, tokenizer = model
-    spec = {"kind": kind, "source": str(TINY / kind), "name": None, "revision": None, "splits": SPLITS,
-            "shots": {"triviaqa": 2, "coqa": 0, "truthfulqa": 1}[kind],
-            "examples": {"calibration": 100, "test": count}}  # fmt: skip
+    spec = {
+        "kind": kind,
+        "source": str(TINY / kind),
+        "name": None,
+        "revision": None,
+        "splits": SPLITS,
+        "shots": {"triviaqa": 2, "coqa": 0, "truthfulqa": 1}[kind],
+        "examples": {"calibration": 100, "test": count},
+    }
     examples = datasets.load(kind, spec, 1).query("split == 'test'").set_index("example_id")
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
     rule = stopping.StopRule(tokenizer, loading.stop_token_ids(backbone, tokenizer), stop_strings, 32)
@@ -60,8 +66,17 @@ def test_both_models_answer_well_at_full_depth(model, kind):
 def test_tokens_differ_in_difficulty(model):
     """After the first exit most predictions have settled, but not all; later exits settle more."""
     backbone, tokenizer = model
-    corpus = load_corpus({"source": str(TINY / "corpus"), "name": None, "revision": None, "split": "train",
-                                   "documents": 1, "held_out": 60}, 1)  # fmt: skip
+    corpus = load_corpus(
+        {
+            "source": str(TINY / "corpus"),
+            "name": None,
+            "revision": None,
+            "split": "train",
+            "documents": 1,
+            "held_out": 60,
+        },
+        1,
+    )
     held_out = documents.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
     share = {row["block"]: row["share"] for row in settling.settling(backbone, held_out, 2048)}
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0

@@ -58,14 +58,25 @@ def test_counts():
 def test_hub_schemas(split):
     for record in records("triviaqa", split):
         assert set(record) == {
-            "question", "question_id", "question_source", "entity_pages", "search_results", "answer",
-        }  # fmt: skip
+            "question",
+            "question_id",
+            "question_source",
+            "entity_pages",
+            "search_results",
+            "answer",
+        }
         assert record["answer"]["value"] in record["answer"]["aliases"]
         assert len(record["answer"]["aliases"]) == len(record["answer"]["normalized_aliases"])
     for record in records("truthfulqa", split):
         assert set(record) == {
-            "type", "category", "question", "best_answer", "correct_answers", "incorrect_answers", "source",
-        }  # fmt: skip
+            "type",
+            "category",
+            "question",
+            "best_answer",
+            "correct_answers",
+            "incorrect_answers",
+            "source",
+        }
         assert record["best_answer"] in record["correct_answers"]
         assert not set(record["correct_answers"]) & set(record["incorrect_answers"])
     for record in records("coqa", split):

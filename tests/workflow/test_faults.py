@@ -46,9 +46,16 @@ def run(folder, history, every=2, place=None, **changes):
     `place` is the shard, if not all questions are asked.
     """
     manifest = manifests.describe("tiny", {"source": "tiny"}, TINY / "transformer", str(TINY / "transformer"))
-    spec = {"kind": "coqa", "source": str(TINY / "coqa"), "name": None, "revision": None, "shots": 0,
-            "splits": {"shots": "train", "calibration": "validation", "test": "test"}, "history": history,
-            "examples": {"calibration": 1, "test": 12}}  # fmt: skip
+    spec = {
+        "kind": "coqa",
+        "source": str(TINY / "coqa"),
+        "name": None,
+        "revision": None,
+        "shots": 0,
+        "splits": {"shots": "train", "calibration": "validation", "test": "test"},
+        "history": history,
+        "examples": {"calibration": 1, "test": 12},
+    }
     examples = shards.part(datasets.load("coqa", spec, 1).query("split == 'test'"), place)
     journal = Journal(f"{folder}/test.partial", "same", every)
     kept = list(journal.rows)
@@ -56,10 +63,17 @@ def run(folder, history, every=2, place=None, **changes):
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
     dropped = pruning.chosen(PRUNED, manifest["depth"])
     answerer = answer.Answerer(
-        PRUNED, manifest, sorted(dropped), setting_kind="blocks dropped",
-        stop_strings=examples["stop_strings"].iloc[0], max_new_tokens=8, rules=rules, runtime=runtime | changes,
-        job_mib=4000, dropped=dropped,
-    )  # fmt: skip
+        PRUNED,
+        manifest,
+        sorted(dropped),
+        setting_kind="blocks dropped",
+        stop_strings=examples["stop_strings"].iloc[0],
+        max_new_tokens=8,
+        rules=rules,
+        runtime=runtime | changes,
+        job_mib=4000,
+        dropped=dropped,
+    )
     frame = answer.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     return kept

@@ -80,8 +80,9 @@ def hook(folder: Path, module: str, function: str, call: int = 0, port: int = 0)
     """The environment in which jobs count their calls of a function and wait after one of them (see `interrupt`)."""
     paths = [str(ROOT / "tests/workflow/interrupt"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {
-        "INTERRUPT": f"{module} {function} {call} {port} {folder}/calls", "PYTHONPATH": os.pathsep.join(paths)
-    }  # fmt: skip
+        "INTERRUPT": f"{module} {function} {call} {port} {folder}/calls",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
 
 
 def calls(folder: Path) -> int:
@@ -99,8 +100,9 @@ def in_the_middle(folder: Path, target: str, module: str, function: str, call: i
     with socket.create_server(("127.0.0.1", 0)) as server, said.open("w") as terminal:
         server.settimeout(0.2)
         env = hook(folder, module, function, call, server.getsockname()[1])
-        with subprocess.Popen(small.command(folder, target, **others), stdout=terminal, stderr=subprocess.STDOUT,
-                              env=env) as snakemake:  # fmt: skip
+        with subprocess.Popen(
+            small.command(folder, target, **others), stdout=terminal, stderr=subprocess.STDOUT, env=env
+        ) as snakemake:
             connection = accept(server, snakemake, said)
             connection.settimeout(WAIT)
 
