@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
@@ -63,7 +63,7 @@ class Watched(Backbone):
 
 
 def watch(backbone: Backbone) -> Watched:
-    return Watched(**{part.name: getattr(backbone, part.name) for part in fields(backbone)})
+    return Watched(**vars(backbone))
 
 
 def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):

@@ -26,7 +26,7 @@ from early_exit.decoding import fills
 from early_exit.decoding import loop as decode
 from early_exit.experiment import policy_kinds
 from early_exit.heads import store
-from early_exit.models import loading
+from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
 from early_exit.sources.families import SUPPORTED, TESTED
 
@@ -310,10 +310,11 @@ def test_the_least_propagate_of_mamba_equals_torchs_counter(config):
     channels = mixer.conv1d.in_channels
     normed, window = torch.zeros(1, config["hidden_size"]), torch.zeros(1, channels, mixer.conv_kernel_size)
     if config["model_type"] == "mamba2":
-        advance, state = fills.advance_mamba2, torch.zeros(1, mixer.num_heads, mixer.head_dim, mixer.ssm_state_size)
+        state = torch.zeros(1, mixer.num_heads, mixer.head_dim, mixer.ssm_state_size)
+        update = cache_updates.mamba2_states
     else:
-        advance, state = fills.advance_mamba1, torch.zeros(1, channels, mixer.ssm_state_size)
-    seen, _ = counted(lambda: advance(mixer, normed, window, state))
+        update, state = cache_updates.mamba1_states, torch.zeros(1, channels, mixer.ssm_state_size)
+    seen, _ = counted(lambda: update(mixer, normed, window, state))
     table = cost_table(config, {})
     assert sum(seen.values()) == table["state_fill"]["propagate"]["linear"] < table["block"]["linear"]
 

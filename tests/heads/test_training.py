@@ -153,7 +153,7 @@ def peak_held(model, passes: int) -> int:
         held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors()}
         peak[0] = max(peak[0], sum(held.values()))
 
-    spied = Spied(backbone.model, backbone.family, backbone.blocks, backbone.layer_indices)
+    spied = Spied(**vars(backbone))
     made = training.new_heads(CONFIGS | {"mamba": MAMBA}, 32, EXITS, 3)
     for n in (2, 5):
         made["mamba"][str(n)].register_forward_hook(count)

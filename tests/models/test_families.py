@@ -12,7 +12,7 @@ from conftest import Float64
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.experiment import config
-from early_exit.models import conformance, loading
+from early_exit.models import cache_updates, conformance, loading
 from early_exit.policies import base as policies
 from early_exit.sources import families, manifests
 from early_exit.sources.families import SUPPORTED, TESTED
@@ -37,6 +37,7 @@ MAMBA1 = {
     "mamba-biases": {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "expand": 3},
     "falcon_mamba": {"mixer_rms_eps": 1e-3},
 }
+MAMBA2 = {"mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2, "time_step_rank": 2}}
 # Refused: by a key of the config, by the modules, or by what they compute; the reason given.
 UNLIKE = {
     "gemma": ({}, "its embeddings are GemmaTextScaledWordEmbedding"),
@@ -212,13 +213,24 @@ def test_scaled_logits_are_found_by_running(granite, monkeypatch):
 def test_a_layer_that_stores_other_keys_is_found_by_running():
     model = make("smollm3", no_rope_layers=[1, 1, 1, 1])
     backbone = loading.adapt(model)
-    model.model.layers[2].self_attn.use_rope = False
+    for layer in (model.model.layers[2], backbone.blocks[2]):
+        layer.self_attn.use_rope = False
     assert "layer 3 stores other keys and values" in refusal(lambda: conformance.check_outputs(backbone))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_is_no_difference(dtype):
-    assert loading.adapt(make("granite", dtype)).family == "transformer"
+@pytest.mark.parametrize("name", ["mamba", "falcon_mamba", "mamba2"])
+def test_a_mixer_that_leaves_other_states_is_found_by_running(name):
+    model = make(name, **MAMBA2.get(name, {}))
+    backbone = loading.adapt(model)
+    for layer in (model.backbone.layers[1], backbone.blocks[1]):
+        layer.mixer.in_proj.register_forward_hook(lambda layer, inputs, output: 1.1 * output)
+    assert "layer 2 leaves other states" in refusal(lambda: conformance.check_outputs(backbone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["granite", "mamba", "falcon_mamba", "mamba2"])
+def test_rounding_is_no_difference(name, dtype):
+    conformance.check_outputs(loading.adapt(make(name, dtype, **MAMBA2.get(name, {}))))
 
 
 # --- what is taken -----------------------------------------------------------------------------------------------
@@ -242,8 +254,7 @@ def test_mamba_1_never_leaving_equals_the_librarys_generate(name, dtype):
 @pytest.mark.parametrize("name", [*ALIKE, *MAMBA1, "mamba2"])
 def test_propagate_leaves_in_a_cache_what_the_block_itself_would(name):
     """Each block in turn, for a token after a prompt, given the same input: by the fill, then by the block."""
-    keys = {"num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2, "time_step_rank": 2}
-    backbone = loading.adapt(make(name, **(keys if name == "mamba2" else ALIKE.get(name) or MAMBA1.get(name) or {})))
+    backbone = loading.adapt(make(name, **(ALIKE | MAMBA1 | MAMBA2)[name]))
     fill = fills.FILLS[backbone.family]["propagate"]()
     with torch.inference_mode():
         prompt, cache = torch.tensor([[5, 9, 31, 7], [8, 8, 3, 40]]), backbone.new_prompt_cache()
@@ -286,7 +297,7 @@ def test_advancing_leaves_the_states_that_the_mixer_leaves(name, double, tokens)
 
     with torch.inference_mode(), Float64():
         mixer(inputs[:, :-1], cache_params=cache)
-        ours = fills.advance_mamba1(mixer, inputs[:, -1], *states())
+        ours = cache_updates.mamba1_states(mixer, inputs[:, -1], *states())
         mixer(inputs[:, -1:], cache_params=cache)
     close = {"rtol": 1e-12, "atol": 1e-14} if double else {"rtol": 2e-6, "atol": 2e-7}
     for got, expected in zip(ours, states(), strict=True):
@@ -301,5 +312,5 @@ def test_falcons_norms_matter():
     plain.load_state_dict(falcon.state_dict())
     inputs = torch.randn(2, 32), torch.randn(2, 64, 4), torch.randn(2, 64, 4)
     with torch.inference_mode():
-        ours, others = (fills.advance_mamba1(mixer, *inputs) for mixer in (falcon, plain))
+        ours, others = (cache_updates.mamba1_states(mixer, *inputs) for mixer in (falcon, plain))
     assert torch.equal(ours[0], others[0]) and not torch.allclose(ours[1], others[1], rtol=0.1)

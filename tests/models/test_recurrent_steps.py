@@ -1,4 +1,4 @@
-"""The Mamba-2 steps of our own against the library's, which share no code with them, and that mixers take them."""
+"""Our Mamba-2 steps against the library's, which share no code with them, and which mixers take them."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit.models import recurrent_steps
 
-pytestmark = pytest.mark.skipif(any(recurrent_steps.HAS_KERNEL.values()), reason="the library's own kernel is taken")
+pytestmark = pytest.mark.skipif(len(recurrent_steps.REPLACED) < 3, reason="the library's kernels are installed")
 
 
 def arguments(rows, heads, width, size, groups, dtype=torch.float32):
@@ -32,7 +32,7 @@ def test_a_step_is_the_librarys(shape):
     given, named = arguments(*shape)
     states = given[0].clone(), given[0].clone()
     theirs = library.mamba2_selective_state_update(states[0], *given[1:], **named)
-    ours = recurrent_steps.advance(states[1], *given[1:], **named)
+    ours = recurrent_steps.selective_state_update(states[1], *given[1:], **named)
     torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-5)
     torch.testing.assert_close(*states, rtol=2e-6, atol=2e-5)
 
@@ -41,7 +41,7 @@ def test_in_half_precision_it_is_the_step_of_the_same_numbers_in_float32():
     """Sums are taken in float32, so only the output is rounded; the library rounds on the way."""
     given, named = arguments(5, 4, 8, 16, 2, torch.bfloat16)
     state, exact = given[0].clone(), given[0].clone()
-    out = recurrent_steps.advance(state, *given[1:], **named)
+    out = recurrent_steps.selective_state_update(state, *given[1:], **named)
     wide = [part.float() for part in given[1:]]
     expected = library.mamba2_selective_state_update(exact, *wide, **{**named, "dt_bias": named["dt_bias"].float()})
     assert out.dtype == torch.bfloat16 and state.dtype == torch.float32
@@ -62,7 +62,7 @@ def test_a_window_is_the_librarys(shape, bias, activation, next_to_each_other):
     expected = library.causal_conv1d_update(new, moved, *rest)
     if next_to_each_other == "channels":
         window = window.mT.contiguous().mT
-    torch.testing.assert_close(recurrent_steps.convolve(new, window, *rest), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(recurrent_steps.convolve_token(new, window, *rest), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(window, moved)
 
 
@@ -71,7 +71,7 @@ def test_a_window_in_half_precision():
     window, new = torch.randn(3, 6, 4).bfloat16(), torch.randn(3, 6, 1).bfloat16()
     weight, bias, moved = torch.randn(6, 4).bfloat16(), torch.randn(6).bfloat16(), window.clone()
     expected = library.causal_conv1d_update(new, moved, weight, bias, "silu")
-    out = recurrent_steps.convolve(new, window, weight, bias, "silu")
+    out = recurrent_steps.convolve_token(new, window, weight, bias, "silu")
     assert out.dtype == torch.bfloat16 and torch.equal(window, moved)
     torch.testing.assert_close(out, expected, rtol=2**-6, atol=2**-6)
 
@@ -96,37 +96,29 @@ def test_a_sequence_in_half_precision():
     torch.testing.assert_close(out, exact.bfloat16(), rtol=2**-7, atol=2**-7)
 
 
-@pytest.mark.parametrize(("name", "lengths"), [("advance", [1]), ("convolve", [1]), ("convolve_sequence", [3])])
-def test_mixers_take_them_only_while_told(monkeypatch, name, lengths):
-    """By the name under which the library's mixers look them up: for single tokens, or for sequences."""
-    config = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
-    mixer, taken, ours = Mamba2Mixer(config, 0).eval(), [], getattr(recurrent_steps, name)
+CONFIG = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads=4, state_size=4, n_groups=2)
 
-    def watched(*given, **named):
-        taken.append(1)
-        return ours(*given, **named)
 
-    steps = [(called, watched if step is ours else step, package) for called, step, package in recurrent_steps.STEPS]
-    monkeypatch.setattr(recurrent_steps, "STEPS", steps)
-    made = {called: getattr(library, called) for called, _, _ in steps}
-
-    def answer(length):
-        before = len(taken)
-        mixer(torch.randn(2, length, 16), cache_params=cache)
-        return len(taken) - before
-
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [("mamba2_selective_state_update", [1]), ("causal_conv1d_update", [1]), ("causal_conv1d_fn", [3])],
+)
+def test_only_a_mixer_that_was_told_takes_them(monkeypatch, name, lengths):
+    """For single tokens, or for sequences; a mixer beside it goes on taking the library's."""
+    taken, scope = [], recurrent_steps.PlainStepMixer.forward.__globals__
+    step = scope[name]
+    monkeypatch.setitem(scope, name, lambda *given, **named: taken.append(1) or step(*given, **named))
+    made = {called: getattr(library, called) for called in recurrent_steps.STEPS}
+    mixer, other = Mamba2Mixer(CONFIG, 0).eval(), Mamba2Mixer(CONFIG, 0).eval()
+    other.load_state_dict(mixer.state_dict())
+    recurrent_steps.use_plain_steps(torch.nn.ModuleList([mixer]))
+    caches, counts = (DynamicCache(config=CONFIG), DynamicCache(config=CONFIG)), []
     with torch.inference_mode():
-        cache = DynamicCache(config=config)
-        assert answer(3) == answer(1) == 0
-        with recurrent_steps.ours():
-            cache = DynamicCache(config=config)
-            assert [length for length in (3, 1) if answer(length)] == lengths
-        assert answer(1) == 0
-    assert all(getattr(library, called) is step for called, step in made.items())
-
-
-def test_the_library_is_as_it_was_after_an_error():
-    made = [getattr(library, called) for called, _, _ in recurrent_steps.STEPS]
-    with pytest.raises(ZeroDivisionError), recurrent_steps.ours():
-        raise ZeroDivisionError
-    assert [getattr(library, called) for called, _, _ in recurrent_steps.STEPS] == made
+        for length in (3, 1):
+            hidden = torch.randn(2, length, 16)
+            ours = mixer(hidden, cache_params=caches[0])
+            counts.append(len(taken))
+            torch.testing.assert_close(ours, other(hidden, cache_params=caches[1]), rtol=1e-5, atol=1e-6)
+            assert len(taken) == counts[-1]
+    assert counts == ([1, 1] if lengths == [3] else [0, 1])
+    assert {called: getattr(library, called) for called in recurrent_steps.STEPS} == made

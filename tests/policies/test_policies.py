@@ -145,7 +145,7 @@ def test_what_a_check_has_computed_is_not_computed_again(kind, random_model):
             asked.append(len(hidden))
             return counted(hidden)
 
-    counting = Counting(backbone.model, backbone.family, backbone.blocks, backbone.layer_indices)
+    counting = Counting(**vars(backbone))
     done = run(counting, some, make(kind, counting), fills.FILLS[backbone.family]["propagate"](), rule=Length(TOKENS))
     blocks = [block for row in done.values() for block in row.exit_blocks[1:]]
     checks = sum(sum(n <= block for n in EXITS) for block in blocks)

@@ -22,7 +22,7 @@ from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
 from early_exit.decoding import answer as generation
 from early_exit.decoding import stopping
-from early_exit.models import loading, packed_linear
+from early_exit.models import loading
 from early_exit.sources import manifests, model_files
 from hub_files import (
     CODESTRAL,
@@ -415,8 +415,7 @@ def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
     )
     answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
-    with packed_linear.as_loaded(backbone.model):
-        library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
+    library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
     for row, text in zip(answers.itertuples(), texts, strict=True):
         prompt = torch.tensor([[1, *own.encode(text)]])
         theirs = library.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=[2], pad_token_id=0)

@@ -14,14 +14,12 @@ both        deferred    nothing yet: the token waits with h, and goes on when a 
 Waiting tokens running with a later one are the idea of EE-LLM's KV recomputation (arXiv 2312.04916), here per row.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from early_exit.models import recurrent_steps
+from early_exit.models import cache_updates
 from early_exit.models.backbone import Backbone
 from early_exit.models.caches import AttentionState, RecurrentState
 
@@ -104,26 +102,16 @@ class PropagateAttention(Propagate):
         return state.rotary(hidden, position_ids=positions[:, None])
 
     def advance(self, state, index, block, hidden, slots, positions, cos, sin):
-        attention = block.self_attn
-        normed = block.input_layernorm(hidden)
-        keys, values = (
-            project(normed).view(len(hidden), 1, -1, attention.head_dim)
-            for project in (attention.k_proj, attention.v_proj)
-        )
-        if hasattr(attention, "k_norm"):  # Qwen3
-            keys = attention.k_norm(keys)
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-        keys = rotate(keys.transpose(1, 2), keys.transpose(1, 2), cos, sin)[1]
-        state.write(index, slots, positions, keys, values.transpose(1, 2))
+        keys, values = cache_updates.keys_and_values(block, hidden, (cos, sin))
+        state.write(index, slots, positions, keys, values)
 
 
 class PropagateMamba(Propagate):
     """Mamba `propagate`: skipped blocks' states advance once with the exit's hidden state (paper, sec. III)."""
 
     def advance(self, state, index, block, hidden, slots, positions):
-        normed = block.norm(hidden[:, 0].to(block.norm.weight.dtype))
-        step = advance_mamba2 if hasattr(block.mixer, "num_heads") else advance_mamba1
-        state.put(index, slots, *step(block.mixer, normed, *state.copies(index, slots)))
+        states = cache_updates.mixer_states(block, hidden[:, 0], *state.copies(index, slots))
+        state.put(index, slots, *states)
 
 
 class Deferred(Fill):
@@ -166,60 +154,3 @@ FILLS: dict[str, dict[str, type[Fill]]] = {
     "transformer": {"copy": Copy, "propagate": PropagateAttention, "deferred": Deferred},
     "mamba": {"skip": Skip, "propagate": PropagateMamba, "deferred": Deferred},
 }
-
-
-def advance_mamba1(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
-    """One token into a Mamba-1 mixer's states, nothing out; Falcon-Mamba's too.
-
-    The least that leaves both whole: in_proj's x half (not the gate), its convolution, x_proj's dt and B rows (not C),
-    dt_proj, the state update in float32 as the library has it; no read-out, gate or output projection.
-
-    Args:
-        normed: the mixer's input, (rows, hidden).
-        window: the last inputs of the convolution, (rows, inner, kernel).
-        recurrent: (rows, inner, state).
-    """
-    inner, rank, size = mixer.intermediate_size, mixer.time_step_rank, mixer.ssm_state_size
-    bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[:inner]
-    x = F.linear(normed, mixer.in_proj.weight[:inner], bias)
-    window, x = _convolve(mixer, window, x, inner)
-    dt, b = F.linear(x, mixer.x_proj.weight[: rank + size]).split([rank, size], dim=-1)
-    if hasattr(mixer, "dt_layernorm"):  # Falcon-Mamba
-        dt, b = mixer.dt_layernorm(dt), mixer.b_layernorm(b)
-    dt = F.linear(dt, mixer.dt_proj.weight)
-    dt = F.softplus(dt + mixer.dt_proj.bias.to(dt.dtype)).float()[..., None]  # (rows, inner, 1)
-    decay = torch.exp(dt * -torch.exp(mixer.A_log.float()))
-    added = dt * b.float()[:, None] * x.float()[..., None]
-    return window, (recurrent.float() * decay + added).to(recurrent.dtype)
-
-
-def advance_mamba2(mixer: nn.Module, normed: Tensor, window: Tensor, recurrent: Tensor) -> tuple[Tensor, Tensor]:
-    """One token into a Mamba-2 mixer's states, nothing out.
-
-    The least that leaves both whole: in_proj's x, B, C and dt columns (not the gate), the convolution of x and B (C
-    only enters its window), the state update; no output, gated norm or output projection.
-
-    Args:
-        normed: the mixer's input, (rows, hidden).
-        window: the last inputs of the convolution, (rows, channels, kernel).
-        recurrent: (rows, heads, head_dim, state), a copy, which is changed.
-    """
-    inner, channels, groups, size = mixer.intermediate_size, mixer.conv_dim, mixer.n_groups, mixer.ssm_state_size
-    bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[inner:]
-    x_b_c, dt = F.linear(normed, mixer.in_proj.weight[inner:], bias).split([channels, mixer.num_heads], dim=-1)
-
-    window, x_b = _convolve(mixer, window, x_b_c, inner + groups * size)
-    x, b = x_b.split([inner, groups * size], dim=-1)
-
-    x, b = x.view(-1, mixer.num_heads, mixer.head_dim), b.view(-1, groups, size)
-    rate = -torch.exp(mixer.A_log.to(recurrent.dtype))
-    recurrent_steps.update(recurrent, x, dt, mixer.dt_bias, rate, b)
-    return window, recurrent
-
-
-def _convolve(mixer: nn.Module, window: Tensor, new: Tensor, used: int) -> tuple[Tensor, Tensor]:
-    """The window (rows, channels, kernel) moved on by an input (rows, channels), and its first `used` convolved."""
-    window = torch.cat([window[:, :, 1:], new[:, :, None]], dim=-1)
-    bias = None if mixer.conv1d.bias is None else mixer.conv1d.bias[:used]
-    convolved = F.conv1d(window[:, :used], mixer.conv1d.weight[:used], bias, groups=used)
-    return window, mixer.act(convolved[:, :, 0])

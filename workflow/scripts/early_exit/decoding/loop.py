@@ -16,7 +16,6 @@ from early_exit.decoding.fills import Fill
 from early_exit.decoding.next_token import Greedy
 from early_exit.decoding.prefix_cache import Beginning
 from early_exit.decoding.stopping import StopRule
-from early_exit.models import recurrent_steps
 from early_exit.models.backbone import Backbone
 from early_exit.models.caches import AttentionState, RecurrentState
 from early_exit.policies.base import Policy
@@ -113,11 +112,10 @@ def generate(
         # Prompts come in groups, once some slots are free: prefill is cheaper for many at once.
         free = slots - len(batch.running)
         admitted = _next_requests(waiting, free) if free >= ADMIT_AT * slots else []
-        with recurrent_steps.ours():
-            if admitted:
-                prefill(batch, admitted)
-            else:
-                step(batch)
+        if admitted:
+            prefill(batch, admitted)
+        else:
+            step(batch)
         yield from batch.release_finished()
 
 

@@ -23,7 +23,7 @@ from early_exit.base.files import whole_file
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.parts import Cost
 from early_exit.heads.designs import KINDS, Head
-from early_exit.models import packed_linear
+from early_exit.models.packed_linear import pack_linears
 from early_exit.sources import manifests, model_files, user_code
 
 
@@ -101,7 +101,8 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
     with safe_open(weights, framework="pt") as file:
         own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
         heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
-    return packed_linear.ours(heads).eval().requires_grad_(False)
+    pack_linears(heads)
+    return heads.eval().requires_grad_(False)
 
 
 def save(

@@ -13,18 +13,26 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from early_exit.base.errors import InputError
-from early_exit.models import recurrent_steps
 from early_exit.models.caches import AttentionState, RecurrentState
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen language model, cut into the parts that early exits need. `blocks[n - 1]` is block n."""
+    """A frozen language model, cut into the parts that early exits need; `loading.adapt` makes it.
+
+    Args:
+        model: the library's, as it was loaded. Its own forward and `generate` are what results are compared with.
+        family: transformer or mamba.
+        blocks: `blocks[n - 1]` is block n. Blocks and LM head are copies of the model's that share its weights.
+        layer_indices: the library's 0-based index of each block, by which caches are addressed.
+        lm_head: maps the normed hidden state to logits.
+    """
 
     model: nn.Module
     family: str
     blocks: tuple[nn.Module, ...]
-    layer_indices: tuple[int, ...]  # the library's 0-based index of each block, which caches go by
+    layer_indices: tuple[int, ...]
+    lm_head: nn.Module
 
     @property
     def depth(self) -> int:
@@ -36,7 +44,7 @@ class Backbone:
 
     @property
     def vocabulary(self) -> int:
-        return self.model.lm_head.weight.shape[0]
+        return self.lm_head.weight.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +66,7 @@ class Backbone:
         """Final norm and LM head: (rows, hidden) to (rows, vocabulary), in float32 or better."""
         body = self.model.base_model
         norm = body.norm if self.family == "transformer" else body.norm_f
-        logits = self.model.lm_head(norm(hidden).to(self.model.lm_head.weight.dtype))
+        logits = self.lm_head(norm(hidden).to(self.lm_head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_state(self, slots: int, capacity: int) -> AttentionState | RecurrentState:
@@ -115,11 +123,10 @@ class Backbone:
                        "attention_mask": causal_mask(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
         else:
             options = {"cache_params": cache}
-        with recurrent_steps.ours():
-            for n, block in enumerate(self.blocks, 1):
-                hidden = block(hidden, **options)
-                if n in keep:
-                    kept[n] = hidden
+        for n, block in enumerate(self.blocks, 1):
+            hidden = block(hidden, **options)
+            if n in keep:
+                kept[n] = hidden
         return hidden, kept
 
     def new_prompt_cache(self) -> DynamicCache:

@@ -1,5 +1,6 @@
 """Loads backbones and their tokenizers from the files that a manifest names, and checks that they fit together."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +13,32 @@ from torch import nn
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.files import ROOT
-from early_exit.models import attention, conformance, packed_linear
+from early_exit.models import attention, conformance
 from early_exit.models.backbone import Backbone
+from early_exit.models.packed_linear import pack_linears
+from early_exit.models.recurrent_steps import use_plain_steps
 from early_exit.sources import families, manifests, model_files
 
 
 def adapt(model: nn.Module) -> Backbone:
-    """Wrap a loaded causal LM; InputError if it is not built as one of the families (see `conformance`)."""
+    """Cut a loaded causal LM into a backbone, and freeze it.
+
+    The backbone's blocks and LM head are copies that share the model's weights. Only the copies attend over scattered
+    rows, multiply packed weights and take our Mamba-2 steps: the model's own forward and `generate` remain the
+    library's, to compare with. InputError if the model is not built like one of the families (see `conformance`).
+    """
     family = families.family(model.config.to_dict(), "backbone")
     conformance.check_modules(model, family)
+    if family == "transformer" and model.config._attn_implementation != "sdpa":
+        raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
+    model.eval().requires_grad_(False)
+    engine = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     if family == "transformer":
-        if model.config._attn_implementation not in ("sdpa", attention.NAME):
-            raise InputError(f"backbone uses attention '{model.config._attn_implementation}'; load it with 'sdpa'")
-        model.set_attn_implementation(attention.NAME)
-    packed_linear.ours(model).eval().requires_grad_(False)
-    blocks = tuple(model.base_model.layers)
-    backbone = Backbone(model, family, blocks, tuple(range(len(blocks))))
+        engine.set_attn_implementation(attention.NAME)
+    pack_linears(engine)
+    use_plain_steps(engine)
+    blocks = tuple(engine.base_model.layers)
+    backbone = Backbone(model, family, blocks, tuple(range(len(blocks))), engine.lm_head)
     if model.config.model_type not in families.TESTED:
         conformance.check_outputs(backbone)
     return backbone

@@ -1,52 +1,51 @@
-"""A Mamba-2 mixer's steps where no kernel is installed: what mamba-ssm and causal-conv1d have, in PyTorch.
+"""A Mamba-2 mixer's steps in PyTorch, for machines without the kernels of mamba-ssm and causal-conv1d.
 
-The library's own fallback for the recurrent state spells the decay out for every channel and state, though Mamba-2 has
-one number a head (arXiv 2405.21060, sec. 7.1), and goes over the state eight times; this goes over it three times. Its
-fallback for convolutions is torch's general one; this adds the kernel's few taps up. Sums are taken in float32 at
-least, as the kernels take them. What there is beside single tokens and convolutions, the scan of a whole sequence,
-stays the library's.
+They replace the library's own fallbacks, which are slower. Its state update spells the decay out for every channel and
+state, though Mamba-2 has one number per head (arXiv 2405.21060, sec. 7.1), and reads the state eight times; this one
+reads it three times. Its convolution is torch's general one; this one adds up the kernel's few taps. Sums are taken in
+float32 or better, as the kernels take them. The scan of a whole sequence remains the library's.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
 from importlib.util import find_spec
+from types import FunctionType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.models.mamba2 import modeling_mamba2 as library
 
 
-def advance(
+def selective_state_update(
     state: Tensor, x: Tensor, dt: Tensor, decay_rate: Tensor, into: Tensor, out_of: Tensor, skip: Tensor, *,
     dt_bias: Tensor, **options,
 ) -> Tensor:  # fmt: skip
-    """The library's call, in the order of its arguments (its A, B, C and D have names here).
+    """Take one token per row into the state and read the output; arguments in the order of the library's call.
 
     Args:
         state: (rows, heads, head_dim, state), changed in place; in float32 whatever the model is in.
         x: (rows, heads, head_dim).
-        dt, dt_bias: steps before softplus, one a head: (rows, heads, head_dim) and (heads, head_dim), expanded.
-        decay_rate: A, negative, one a head: (heads, head_dim, state), expanded.
+        dt, dt_bias: steps before softplus, one per head: (rows, heads, head_dim) and (heads, head_dim), expanded.
+        decay_rate: A, negative, one per head: (heads, head_dim, state), expanded.
         into, out_of: B and C, (rows, groups, state).
-        skip: D, one a head: (heads, head_dim), expanded.
+        skip: D, one per head: (heads, head_dim), expanded.
 
     Returns:
         (rows, heads, head_dim), in the number format of `x`.
     """
     wide = state.dtype
-    update(state, x, dt[..., 0], dt_bias[:, 0], decay_rate[:, 0, 0], into)
+    update_state(state, x, dt[..., 0], dt_bias[:, 0], decay_rate[:, 0, 0], into)
     c = out_of.to(wide).repeat_interleave(state.shape[1] // out_of.shape[1], dim=1)  # (rows, heads, state)
     # As a row: with a column the same product took torch two to seven times as long on a CPU (five shapes).
     out = torch.matmul(c[..., None, :], state.transpose(-1, -2))[..., 0, :]
     return (out + x.to(wide) * skip.to(wide)).to(x.dtype)
 
 
-def update(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Tensor, into: Tensor) -> None:
-    """The state's part of a step, in place: it decays and takes a token in; nothing is read out.
+def update_state(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Tensor, into: Tensor) -> None:
+    """Take one token per row into the state, in place, without reading an output.
 
-    `state`, `x` and `into` as in `advance`; dt (rows, heads), dt_bias and decay_rate (heads,).
+    `state`, `x` and `into` as in `selective_state_update`; dt (rows, heads), dt_bias and decay_rate (heads,).
     """
     wide = state.dtype
     b = into.to(wide).repeat_interleave(state.shape[1] // into.shape[1], dim=1)  # (rows, heads, state)
@@ -55,12 +54,14 @@ def update(state: Tensor, x: Tensor, dt: Tensor, dt_bias: Tensor, decay_rate: Te
     state.addcmul_((x.to(wide) * step[..., None])[..., None], b[:, :, None])
 
 
-def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """The library's call for one token: the window moves on by it, in place, and is convolved.
+def convolve_token(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """Shift the window by one token per row, in place, and return its convolution.
+
+    It replaces the library's `causal_conv1d_update`.
 
     Args:
         new: (rows, channels, 1).
-        window: the convolution's last inputs, (rows, channels, kernel); fastest where channels are next to each other.
+        window: the convolution's last inputs, (rows, channels, kernel); fastest where channels are contiguous.
         weight, bias: (channels, kernel) and (channels,).
         activation: its name.
 
@@ -80,9 +81,10 @@ def convolve(new: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None, a
 def convolve_sequence(
     new: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **options
 ) -> Tensor:
-    """The library's call for whole sequences: (rows, channels, T), what is before them taken as zeros, to the same.
+    """Return the causal convolution of whole sequences, with zeros before them.
 
-    Fastest where channels are next to each other, as projections leave them. The rest as in `convolve`.
+    It replaces the library's `causal_conv1d_fn`. `new` and the result are (rows, channels, T); fastest where channels
+    are contiguous, as projections leave them. The rest as in `convolve_token`.
     """
     taps, inputs = _taps(weight), new.mT
     out = inputs.to(taps.dtype) * taps[-1]
@@ -92,37 +94,39 @@ def convolve_sequence(
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """(kernel, channels), in float32 or better."""
+    """Return the kernel as (kernel, channels), in float32 or better."""
     return weight.T.to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
 
 
 def _activated(sums: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """Sums (..., channels) with their bias, in the weights' number format, through the activation."""
+    """Return sums (..., channels) plus bias, in the weights' number format, through the activation."""
     out = (sums if bias is None else sums + bias.to(sums.dtype)).to(weight.dtype)
     return out if activation is None else ACT2FN[activation](out)
 
 
-# What the library's mixers call, what takes its place, and the package that has a kernel; tests hold the names.
-STEPS = (
-    ("mamba2_selective_state_update", advance, "mamba_ssm"),
-    ("causal_conv1d_update", convolve, "causal_conv1d"),
-    ("causal_conv1d_fn", convolve_sequence, "causal_conv1d"),
-)
-HAS_KERNEL = {name: find_spec(package) is not None for name, _, package in STEPS}
+# By the name that the library's mixer calls: the step that replaces it, and the package that has a kernel for it.
+STEPS = {
+    "mamba2_selective_state_update": (selective_state_update, "mamba_ssm"),
+    "causal_conv1d_update": (convolve_token, "causal_conv1d"),
+    "causal_conv1d_fn": (convolve_sequence, "causal_conv1d"),
+}
+REPLACED = {name: step for name, (step, package) in STEPS.items() if find_spec(package) is None}
 
 
-@contextmanager
-def ours() -> Iterator[None]:
-    """Meanwhile the library's Mamba-2 mixers take these steps, where they have no kernel.
+class PlainStepMixer(library.Mamba2Mixer):
+    """The library's Mamba-2 mixer; where no kernel is installed, its forward calls the steps of this module.
 
-    Outside the library is as it was made, so that its own `generate` stays something to compare with.
+    The forward is the library's code with other global names, so that no other mixer is affected.
     """
-    made = {name: getattr(library, name) for name, _, _ in STEPS}
-    try:
-        for name, step, _ in STEPS:
-            if not HAS_KERNEL[name]:
-                setattr(library, name, step)
-        yield
-    finally:
-        for name, step in made.items():
-            setattr(library, name, step)
+
+    _library = inspect.unwrap(library.Mamba2Mixer.forward)
+    forward = FunctionType(
+        _library.__code__, {**_library.__globals__, **REPLACED}, "forward", _library.__defaults__, _library.__closure__
+    )
+
+
+def use_plain_steps(module: nn.Module) -> None:
+    """Turn the Mamba-2 mixers of a module into `PlainStepMixer`s, in place; weights stay as they are."""
+    for layer in module.modules():
+        if type(layer) is library.Mamba2Mixer:
+            layer.__class__ = PlainStepMixer

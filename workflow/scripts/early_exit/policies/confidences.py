@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
+from early_exit.models.recurrent_steps import use_plain_steps
 from early_exit.policies.base import Policy
 from early_exit.policies.thresholds import Same
 
@@ -71,6 +72,7 @@ class HeadConfidence(Confidence):
 
     def open(self, slots):
         if self.reads_prompt:
+            use_plain_steps(self.heads)
             device = next(self.heads.parameters()).device
             self.states = [RecurrentState(range(len(self.exits)), slots, device)]
 

@@ -24,7 +24,6 @@ from early_exit.costs.speculation import round_flops
 from early_exit.decoding import fills, loop, speculate
 from early_exit.decoding.loop import Request
 from early_exit.decoding.stopping import StopRule
-from early_exit.models import packed_linear
 from early_exit.models.backbone import Backbone
 from early_exit.policies import base, confidences, forced
 from early_exit.speed.interleaved import Answer, Case
@@ -177,7 +176,7 @@ class Bench:
 
 @torch.inference_mode()
 def library_answers(backbone: Backbone, prompts: Sequence[Sequence[int]], rows: int, rule: StopRule) -> list[Answer]:
-    """Hugging Face `generate` on the very same modules: greedy, with its cache, in batches padded on the left.
+    """Hugging Face `generate` on the same weights: greedy, with its cache, in batches padded on the left.
 
     Prompts go by length, which pads least. Answers count up to where `rule` ends them.
     """
@@ -194,13 +193,12 @@ def library_answers(backbone: Backbone, prompts: Sequence[Sequence[int]], rows: 
             token_ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in batch]
             mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
             ends = _Ends(rule, width, len(batch))
-            with packed_linear.as_loaded(model):
-                model.generate(
-                    torch.tensor(token_ids, device=model.device),
-                    attention_mask=torch.tensor(mask, device=model.device),
-                    max_new_tokens=rule.max_new_tokens,
-                    stopping_criteria=StoppingCriteriaList([ends]),
-                )
+            model.generate(
+                torch.tensor(token_ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                max_new_tokens=rule.max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([ends]),
+            )
             answers += [Answer(len(prompt), (depth,) * n) for prompt, n in zip(batch, ends.lengths, strict=True)]
     finally:
         model.generation_config = own
