@@ -5,8 +5,8 @@ says what they are, which backbone they read, and what they were trained on. Fro
 path:
 
     from early_exit.heads import store
-    mine = heads.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
-    sure = heads.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
+    mine = store.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
+    sure = store.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
