@@ -1,4 +1,4 @@
-"""Costs: DESIGN's figures at 7B, equality with two independent counters and with what the pipeline runs, properties."""
+"""Costs: known figures at 7B, equality with two independent counters and with what the engine runs, properties."""
 
 import itertools
 import json
@@ -124,12 +124,12 @@ def counted(run):
 
 
 def convolution(config):
-    """FLOPs of the convolutions of one token in all blocks: `linear` holds them, the counter shows them apart."""
+    """FLOPs of the convolutions of one token in all blocks: a part of `linear`, which the counter shows separately."""
     with_it, without = (cost_table(c, {})["block"]["linear"] for c in (config, config | {"conv_kernel": 0}))
     return (with_it - without) * config["num_hidden_layers"]
 
 
-# --- DESIGN.md's figures -----------------------------------------------------------------------------------------
+# --- known figures at 7B ------------------------------------------------------------------------------------------
 
 
 def percent(part, whole):
@@ -137,7 +137,7 @@ def percent(part, whole):
 
 
 def speed_up(table, state_fill, cost):
-    """Of a model whose every token leaves at half depth, heads free, no attention scores."""
+    """The saving of a model whose tokens all leave at half depth, without heads and attention scores."""
     half, lm_head = table["depth"] // 2, cost(table["lm_head"])
     full = table["depth"] * cost(table["block"]) + lm_head
     return round(full / (half * (cost(table["block"]) + cost(table["state_fill"][state_fill])) + lm_head), 2)
@@ -305,7 +305,7 @@ def test_heads_equal_torchs_counter(name):
 
 @pytest.mark.parametrize("config", [*MIXER_CONFIGS, *MIXER1_CONFIGS], ids=lambda c: c["model_type"])
 def test_the_least_propagate_of_mamba_equals_torchs_counter(config):
-    """What the fill itself runs: in_proj without the gate, one convolution window, nothing out."""
+    """The fill runs in_proj without the gate and one convolution window, and has no output."""
     mixer = tiny_model(config).backbone.layers[0].mixer
     channels = mixer.conv1d.in_channels
     normed, window = torch.zeros(1, config["hidden_size"]), torch.zeros(1, channels, mixer.conv_kernel_size)
@@ -384,7 +384,7 @@ def test_fvcore_on_a_mamba_block():
 
 
 def linear_part(table, **generations):
-    """What `generation_flops` says without recurrence and attention, prompt and decode passes, summed over rows."""
+    """`generation_flops` without recurrence and attention, summed over prompt and decode passes of all rows."""
     without = json.loads(json.dumps(table), object_hook=lambda d: d | {"linear": 0} if "linear" in d else d)
     totals = (generation_flops(t, **generations) for t in (table, without))
     whole, rest = (sum((t["flops"] + t["prompt_flops"]).tolist()) for t in totals)
@@ -406,7 +406,7 @@ LOOP_CASES = [  # each head on one backbone, each backbone with one head; mamba1
     ("config", "kind", "head_state"), LOOP_CASES, ids=lambda v: v if type(v) is str else v["model_type"]
 )
 def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
-    """Every matrix product of a run with exits: blocks, checks met and unmet, state fills, LM head, prompts."""
+    """All matrix products of a run with exits: blocks, checks, state fills, LM head, prompts."""
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
     backbone = loading.adapt(tiny_model(config, "sdpa"))
     torch.manual_seed(1)
@@ -446,7 +446,7 @@ CHECKED = {  # settings at which some tokens leave, of the two models
 @pytest.mark.parametrize("kind", CHECKED)
 @pytest.mark.parametrize("config", [ATTENTION_CONFIGS[0], TINY_MIXER], ids=lambda c: c["model_type"])
 def test_table_counts_what_checks_without_training_compute(config, kind):
-    """Every product of a run: the LM head at each exit met, and not again for the answer; or dot products."""
+    """All products of a run: the LM head at each exit reached, but not again for the answer; or dot products."""
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
     backbone = loading.adapt(tiny_model(config, "sdpa"))
     policy = {
@@ -497,14 +497,14 @@ def test_names_agree_with_the_rest_of_the_package():
 
 
 @pytest.mark.parametrize("model_type", TESTED)
-def test_a_silent_config_means_what_hugging_face_takes_it_for(model_type):
+def test_missing_keys_have_hugging_face_s_defaults(model_type):
     config = {"model_type": model_type, "hidden_size": 4096, "num_hidden_layers": 3, "vocab_size": 10}
     if "mamba" not in model_type:
         config |= {"num_attention_heads": 64, "intermediate_size": 10}
     assert cost_table(config, {}) == cost_table(AutoConfig.for_model(**config).to_dict(), {})
 
 
-def test_null_shapes_mean_one_key_value_head_a_head_and_an_even_split():
+def test_null_shapes_mean_one_key_value_head_per_head_and_an_even_split():
     config = {"model_type": "llama"} | TINY_ATTENTION | {"num_key_value_heads": None, "head_dim": None}
     assert cost_table(config, {}) == cost_table(AutoConfig.for_model(**config).to_dict(), {})
 
@@ -531,7 +531,7 @@ prompt_lengths = st.integers(1, 40)
 @given(st.sampled_from(sorted(TABLES)), st.sampled_from(sorted(TABLES["mistral"]["checks"])), prompt_lengths, runs)
 @settings(max_examples=60, deadline=None)
 def test_a_check_without_training_costs_what_it_computes(name, check, prompt, run):
-    """The definition: k LM heads for a token that leaves at its k-th exit, one more for one that does not leave."""
+    """By definition: k LM heads for a token that leaves at its k-th exit, one more for a token that does not leave."""
     table = TABLES[name]
     options = {"prompt_tokens": [prompt], "exit_blocks": [run], "exits": EXITS, "state_fill": "propagate"}
     free, checked = (generation_flops(table, **options, check=kind)["flops"][0] for kind in (None, check))
@@ -572,7 +572,7 @@ def one_by_one(policy, prompt, row):
 
 @given(policy_choices, st.lists(st.tuples(prompt_lengths, runs), max_size=6))
 @settings(max_examples=80, deadline=None)
-def test_rows_equal_the_definition_and_do_not_touch_each_other(policy, rows):
+def test_rows_equal_the_definition_and_are_independent(policy, rows):
     result = count(policy, [prompt for prompt, _ in rows], [run for _, run in rows])
     expected = [one_by_one(policy, prompt, run) for prompt, run in rows]
     assert pd.DataFrame(result).to_dict("records") == expected

@@ -1,4 +1,4 @@
-"""Rounds of prompts with the model's own history, against conversations held one by one."""
+"""Rounds of prompts with the model's own history equal conversations that are held one by one."""
 
 import hashlib
 import runpy
@@ -49,7 +49,7 @@ def conversation(name, turns, own=True):
 
 
 def model(text, setting):
-    """A fake generator: what it says depends on every byte of the prompt; low settings tell fewer prompts apart."""
+    """A fake generator whose answer depends on every byte of the prompt; at low settings fewer prompts differ."""
     digest = hashlib.sha256(f"{text}{setting > 0.6}".encode()).hexdigest()
     return digest[:1] if setting < 0.8 else digest[:4]
 
@@ -92,7 +92,7 @@ def test_rounds_are_conversations_held_one_by_one(lengths, random):
     assert count == max(lengths)
 
 
-def test_thresholds_that_answered_alike_share_a_prompt():
+def test_settings_with_equal_answers_share_a_prompt():
     asked = Rounds(pd.DataFrame(conversation("c", 2)), THRESHOLDS)
     rounds = iter(asked)
     (prompt,) = next(rounds)
@@ -105,7 +105,7 @@ def test_thresholds_that_answered_alike_share_a_prompt():
     ]
 
 
-def test_gold_history_is_one_round_of_the_prompts_as_they_are():
+def test_gold_history_is_one_round_of_unchanged_prompts():
     rows = conversation("c", 3, own=False) + conversation("d", 2, own=False)
     ((*asked,),) = Rounds(pd.DataFrame(rows), THRESHOLDS)
     assert [(p.example_id, p.text, p.sha256) for p in asked] == [
@@ -114,7 +114,7 @@ def test_gold_history_is_one_round_of_the_prompts_as_they_are():
     assert {p.settings for p in asked} == {THRESHOLDS}
 
 
-def test_a_run_that_was_cut_short_goes_on_where_it_was():
+def test_a_killed_run_resumes_where_it_was():
     examples = pd.DataFrame(conversation("c", 3) + conversation("d", 2))
     whole, _ = hold(examples, THRESHOLDS)
     for kept in range(len(whole) + 1):
@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_short_goes_on_where_it_was():
         assert not before.keys() & after.keys() and before | after == whole
 
 
-def test_what_cannot_be_asked_is_refused():
+def test_missing_turns_and_answers_are_refused():
     rows = conversation("c", 3)
     with pytest.raises(InputError, match="example c:3: turn 2 is missing"):
         Rounds(pd.DataFrame([rows[0], rows[2]]), THRESHOLDS)
@@ -153,7 +153,7 @@ def files(tmp_path):
 
 @pytest.fixture
 def show_prompt(monkeypatch, capsys):
-    """Call the script: (what it exits with, standard output, standard error)."""
+    """Call the script; returns its exit code, standard output and standard error."""
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["show_prompt.py", *map(str, arguments)])
@@ -166,7 +166,7 @@ def show_prompt(monkeypatch, capsys):
     return call
 
 
-def test_show_prompt_prints_it_to_the_letter(files, show_prompt):
+def test_show_prompt_prints_the_exact_prompt(files, show_prompt):
     folder, examples, found = files
     data, run = folder / "data.parquet", folder / "test.parquet"
     about = f"example c:1, sha256 {examples['prompt_sha256'][0]}, stop strings ['\\n']\n"

@@ -1,4 +1,4 @@
-"""Loading question sets and corpora: accepted schemas, roles that share nothing, one-line errors, real data."""
+"""Loading question sets and corpora: accepted schemas, disjoint roles, one-line errors, real data."""
 
 import csv
 import hashlib
@@ -143,7 +143,7 @@ def test_triviaqa_row(tmp_path):
     pd.testing.assert_frame_equal(read_table(tmp_path / "out.parquet", EXAMPLES), frame, check_dtype=False)
 
 
-def test_odd_quotes_stay_and_outer_blanks_go(tmp_path):
+def test_odd_quotes_stay_and_outer_spaces_are_stripped(tmp_path):
     question = ' "Who said ""No""?" '
     path = write_lines(tmp_path / "t.jsonl", [trivia(1, question), trivia(2)])
     frame = datasets.load("t", spec("triviaqa", path, calibration=1, test=1), seed=0)
@@ -230,14 +230,14 @@ def test_json_lines_in_a_json_file(tmp_path):
     assert len(datasets.load("t", spec("triviaqa", path), seed=0)) == 4
 
 
-def test_a_relative_source_counts_from_root(tmp_path):
+def test_a_relative_source_starts_at_root(tmp_path):
     write_lines(tmp_path / "here" / "t.jsonl", [trivia(i) for i in range(4)])
     assert len(datasets.load("t", spec("triviaqa", "here/t.jsonl"), seed=0, root=tmp_path)) == 4
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_hub_code_reads_what_local_code_reads(tmp_path, monkeypatch, streaming):
-    """A builder takes a folder in the hub's layout for a hub id, so the real call runs without a network."""
+    """The hub's library accepts a folder in place of a hub id, so the real call runs without a network."""
     import datasets as hugging_face
 
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path)
@@ -251,7 +251,7 @@ def test_hub_code_reads_what_local_code_reads(tmp_path, monkeypatch, streaming):
         hub.split(None, "key")
 
 
-def test_hub_out_of_reach_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch):
     import datasets as hugging_face
 
     def refuse(*args, **kwargs):
@@ -341,7 +341,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(texts, texts), max_size=3), texts, st.sampled_from(["triviaqa", "coqa", "truthfulqa"]))
 def test_the_official_prompt_is_labelled_blocks_with_a_blank_line_between(turns, question, kind):
-    """Written out: the tiny models were trained on this form, so not a byte of it may change."""
+    """Written out, as the tiny models were trained on this form: not a byte of it may change."""
     asked, answered = ("Question", "Answer") if kind == "triviaqa" else ("Q", "A")
     blocks = [f"{asked}: {q}\n{answered}: {a}" for q, a in turns] + [f"{asked}: {question}\n{answered}:"]
     expected = "\n\n".join((["A story."] if kind == "coqa" else []) + blocks)
@@ -494,7 +494,7 @@ def test_duplicates_across_splits_leave_shots_and_calibration(tmp_path):
         datasets.load("t", given | {"shots": 2}, seed=0)
 
 
-def test_ids_that_come_back_in_another_split(tmp_path):
+def test_ids_repeated_in_another_split(tmp_path):
     for split in TINY_SPLITS.values():
         write_lines(tmp_path / f"{split}.jsonl", [trivia(i, f"Which {split} {i}?") for i in range(3)])
     with pytest.raises(InputError, match=r"share q[0-2]; ids must be unique in all splits"):
@@ -504,7 +504,7 @@ def test_ids_that_come_back_in_another_split(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_roles_never_share_a_group(data):
-    """Whatever splits roles share and whatever is repeated: disjoint, of the wanted size, or refused."""
+    """For all shared splits and repeats, roles are disjoint and of the right size, or refused."""
     subjects = st.lists(st.integers(0, 12), min_size=1, max_size=12)
     splits = {role: data.draw(st.sampled_from(["a", "b", "c"])) for role in datasets.ROLES}
     examples = {
@@ -590,7 +590,7 @@ def test_a_document_leaks_only_whole_questions(tmp_path):
 # --- the embedded default
 
 
-def test_the_tiny_sets_load_and_the_corpus_holds_none_of_them():
+def test_the_tiny_sets_load_and_the_corpus_contains_none_of_their_questions():
     tiny = "workflow/resources/tiny"
     corpus = load_corpus(corpus_spec(f"{tiny}/corpus", 600, 60, split="train"), seed=1, root=ROOT)
     assert corpus["split"].value_counts().to_dict() == {"train": 600, "held_out": 60}
@@ -665,7 +665,7 @@ def test_real_truthfulqa_has_the_harness_references():
 
 
 @real
-def test_real_corpora_hold_no_question():
+def test_real_corpora_contain_no_question():
     corpus = load_corpus(corpus_spec(DATA / "fineweb_edu.jsonl", 140, 25), seed=1)
     assert corpus["split"].value_counts().to_dict() == {"train": 140, "held_out": 25}
     assert len(load_corpus(corpus_spec(DATA / "wikitext2-valid.txt", 100, 10), seed=1)) == 110

@@ -1,4 +1,4 @@
-"""No text is in two splits: planted overlaps end in one line that names them, and what is apart passes."""
+"""Planted overlaps between splits end in one line that names them; disjoint splits pass."""
 
 import json
 import runpy
@@ -49,7 +49,7 @@ def coqa(*more):
     return make_examples([*rows, *more])
 
 
-def test_what_is_apart_passes_and_the_proof_says_what_was_compared():
+def test_disjoint_splits_pass_and_the_proof_lists_the_comparisons():
     proof = disjoint.prove(make_corpus(), {"trivia": trivia(), "coqa": coqa()})
     assert {name: split["documents"] for name, split in proof["splits"].items()} == {
         "corpus/held_out": 1,

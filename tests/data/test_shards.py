@@ -1,4 +1,4 @@
-"""Parts of a run's questions: all are asked once, what belongs together stays so, and together they are one run."""
+"""Shards contain every question once and whole groups, and joined they equal a single job."""
 
 import pandas as pd
 import pytest
@@ -20,7 +20,7 @@ def make_examples(groups):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 20])
-def test_parts_are_everything_once_whole_groups_and_even(count):
+def test_shards_contain_every_question_once_in_whole_groups_of_even_number(count):
     examples = make_examples({f"c{i}": 1 + i % 4 for i in range(13)})
     parts = [shards.part(examples, f"{k}-of-{count}") for k in range(count)]
     pd.testing.assert_frame_equal(pd.concat(parts).sort_index(), examples)
@@ -32,7 +32,7 @@ def test_parts_are_everything_once_whole_groups_and_even(count):
     assert shards.part(examples, None) is examples
 
 
-def test_an_answer_in_two_parts_is_an_error_that_says_what_to_delete():
+def test_an_answer_in_two_shards_is_an_error_that_says_what_to_delete():
     one = pd.DataFrame({"example_id": ["a", "b"], "setting": [0.5, 0.5]})
     two = pd.DataFrame({"example_id": ["a", "b"], "setting": [0.9, 0.9]})
     assert shards.join([two, one])["setting"].tolist() == [0.5, 0.9, 0.5, 0.9]
@@ -41,8 +41,8 @@ def test_an_answer_in_two_parts_is_an_error_that_says_what_to_delete():
 
 
 @pytest.mark.parametrize("history", ["gold", "own"])
-def test_answers_of_parts_are_those_of_one_job_to_the_byte(history, tmp_path):
-    """Also where a turn's prompt holds the answers before it, and with other batches."""
+def test_answers_of_shards_have_the_bytes_of_a_single_job(history, tmp_path):
+    """Also with own history and with other batches."""
     folders = [tmp_path / name for name in ("whole", "0-of-3", "1-of-3", "2-of-3")]
     for place, folder in enumerate(folders):
         folder.mkdir()

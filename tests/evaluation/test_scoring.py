@@ -113,7 +113,7 @@ def test_equal_answers_to_an_example_are_scored_once(monkeypatch):
     assert sorted(scored) == ["", "Blue River", "river", "sea", "sea"]
 
 
-def test_what_does_not_belong_together_is_named():
+def test_examples_that_do_not_match_are_named():
     with pytest.raises(InputError, match="example y of this run is not in the dataset"):
         score_run(RUN, FULL, examples("x"), kind="triviaqa")
     with pytest.raises(InputError, match="example y of this run is not in the full model's run"):
@@ -128,7 +128,7 @@ def test_what_does_not_belong_together_is_named():
 
 @pytest.fixture
 def workdir(tmp_path):
-    """A folder with the rule's inputs; the root logger, which a job takes over, is put back afterwards."""
+    """A folder with the rule's inputs; afterwards the root logger, which a job replaces, is restored."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     records.write_table(RUN, tmp_path / "run.parquet", records.GENERATIONS)

@@ -1,4 +1,4 @@
-"""Checkpoints in the formats that the presets' models have on the hub: what is fetched, loaded, refused, generated."""
+"""Models in the formats that the presets' models have on the hub: downloading, loading, refusing, generating."""
 
 import json
 import re
@@ -50,7 +50,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A function that gives a model's folder, without a tokenizer; the same each time: copy before you change it."""
+    """A function that returns a model's folder without a tokenizer, the same one each time: copy it to change it."""
     made = {}
 
     def make(name: str) -> Path:
@@ -99,7 +99,7 @@ def message(run) -> str:
     return str(caught.value)
 
 
-# --- what is taken of a repository
+# --- the files that belong to a model
 
 
 def test_the_weights_are_in_shards_and_each_file_is_taken_once(plain):
@@ -117,8 +117,8 @@ def test_the_weights_are_in_shards_and_each_file_is_taken_once(plain):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_our_logits_are_the_librarys_own(name, plain):
-    """In float32 to rounding, in bfloat16, the paper's format, to what the format holds."""
+def test_our_logits_equal_the_librarys(name, plain):
+    """In float32 up to rounding, in bfloat16, the paper's format, up to that format's precision."""
     folder = plain(name)
     tokens = torch.arange(3, 27).reshape(2, 12) * 29 % CONFIGS[name]["vocab_size"] % 768
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
@@ -131,13 +131,13 @@ def test_our_logits_are_the_librarys_own(name, plain):
 
 
 def test_costs_are_counted_from_the_real_configs():
-    """Multiply-accumulates of a block: DESIGN's numbers."""
+    """Multiply-accumulates of a block, worked out by hand."""
     for config, block in ((MISTRAL, 218_103_808), (CODESTRAL, 109_617_152)):
         assert passes.cost_table(json.loads(json.dumps(config)), {})["block"]["linear"] == 2 * block
 
 
-def test_a_config_with_infinity_in_it_comes_back_from_the_manifest(plain, tmp_path):
-    """Codestral's time_step_limit, which is no JSON by the letter."""
+def test_a_manifest_keeps_infinity_in_a_config(plain, tmp_path):
+    """Codestral's time_step_limit has it, though JSON does not allow it."""
     manifest = describe(plain("codestral"))
     assert manifest["config"]["time_step_limit"] == [0.0, float("inf")]
     records.write_json(manifest, tmp_path / "m.json")
@@ -174,7 +174,7 @@ def test_a_shard_of_another_model_is_named(plain, tmp_path):
     assert re.match(rf"backbones\.m: {shard}: has no \S+, though model\.saf", message(lambda: describe(folder)))
 
 
-def test_weights_that_do_not_fit_the_config_are_refused_not_drawn(plain, tmp_path):
+def test_weights_that_do_not_fit_the_config_are_refused_instead_of_initialised(plain, tmp_path):
     folder = copy(plain("mistral"), tmp_path)
     config = read_json(folder / "config.json")
     for change, problem in (
@@ -199,7 +199,7 @@ def test_an_index_names_safetensors_files_beside_it_and_no_others(index, why, tm
     assert f"{model_files.INDEX}: {why}" in message(lambda: model_files.collect(tmp_path))
 
 
-def test_only_mistral_s_own_format_is_refused_in_its_name(plain, tmp_path):
+def test_mistral_s_own_format_alone_is_refused_by_name(plain, tmp_path):
     folder = copy(plain("mistral"), tmp_path)
     for file in folder.glob("model*"):
         file.unlink()
@@ -207,13 +207,13 @@ def test_only_mistral_s_own_format_is_refused_in_its_name(plain, tmp_path):
 
 
 def test_a_sentencepiece_file_alone_is_refused(plain, tmp_path):
-    """The library would read it without the space that begins a text: other tokens than the model was trained on."""
+    """The library would drop the space that begins a text, which gives other tokens than the model was trained on."""
     folder = copy(plain("mistral"), tmp_path)
     (folder / "tokenizer.model.v3").touch()
     assert "a tokenizer.model without tokenizer.json" in message(lambda: describe(folder))
 
 
-def test_an_architecture_is_a_model_of_the_library_or_refused(plain, tmp_path):
+def test_an_architecture_that_the_library_does_not_have_is_refused(plain, tmp_path):
     folder = copy(plain("mistral"), tmp_path)
     config = read_json(folder / "config.json")
     for name in ("pipeline", "AutoConfig", "NoSuchForCausalLM"):
@@ -250,8 +250,8 @@ def fetch(name):
     return manifests.describe("m", spec, *manifests.locate("m", spec, Path(), local=False))
 
 
-def test_what_is_downloaded_is_what_is_read(plain, hub, tmp_path):
-    """Not the weights a second time, nothing pickled, nothing of subfolders."""
+def test_only_files_that_are_read_are_downloaded(plain, hub, tmp_path):
+    """No second copy of the weights, no pickles, no subfolders."""
     folder = copy(plain("mistral"), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         write_json(folder / name, {})
@@ -293,7 +293,7 @@ def test_a_model_without_index_or_architecture_is_fetched_and_loaded(plain, hub)
     assert load(manifest).model.config.model_type == "mamba2"
 
 
-def test_a_repository_of_pickled_weights_alone_is_refused_and_none_is_fetched(plain, hub, tmp_path):
+def test_a_repository_with_only_pickled_weights_is_refused_without_downloading_them(plain, hub, tmp_path):
     folder = copy(plain("mamba2-130m"), tmp_path)
     for name in ("pytorch_model.bin", "model.pt"):
         torch.save({"weight": torch.zeros(1)}, folder / name)
@@ -305,7 +305,7 @@ def test_a_repository_of_pickled_weights_alone_is_refused_and_none_is_fetched(pl
     assert not [path for name in ("*.bin", "*.pt") for path in cache.rglob(name)]
 
 
-def test_a_corrupt_download_is_seen_when_fetched(plain, hub):
+def test_a_corrupt_download_is_refused_when_it_is_fetched(plain, hub):
     for name, victim in (("mistral", "model-00002-of-00003.safetensors"), ("mistral", "config.json")):
         cache = hub(plain(name))
         snapshot = Path(manifests.locate("m", {"source": SOURCES[name], "revision": COMMIT}, Path(), local=False)[0])
@@ -316,7 +316,7 @@ def test_a_corrupt_download_is_seen_when_fetched(plain, hub):
         shutil.rmtree(cache)
 
 
-def test_what_was_fetched_and_changed_since_is_seen_when_opened(plain, hub):
+def test_a_file_that_changed_after_fetching_is_refused_when_it_is_loaded(plain, hub):
     hub(plain("mistral"))
     manifest = fetch("mistral")
     blob = (manifests.cached_folder(manifest) / "model-00002-of-00003.safetensors").resolve()
@@ -330,7 +330,7 @@ def test_what_was_fetched_and_changed_since_is_seen_when_opened(plain, hub):
     )
 
 
-def test_a_backbone_that_is_not_in_the_cache_is_one_line(plain, hub):
+def test_a_backbone_missing_from_the_cache_is_one_line(plain, hub):
     cache = hub(plain("mistral"))
     manifest = fetch("mistral")
     shutil.rmtree(cache)
@@ -347,7 +347,7 @@ def flip(path: Path, position: int) -> None:
 # --- with Mistral's tokenizer
 
 
-def test_prompts_are_tokenised_as_sentencepiece_does_behind_a_begin_of_sequence(whole):
+def test_prompts_are_tokenised_as_by_sentencepiece_after_a_begin_of_sequence(whole):
     _, _, manifest, own = whole
     tokenizer = loading.load_tokenizer(manifest)
     assert len(tokenizer) == own.vocab_size() == manifest["config"]["vocab_size"] == 32768
@@ -358,7 +358,7 @@ def test_prompts_are_tokenised_as_sentencepiece_does_behind_a_begin_of_sequence(
 
 
 def test_answers_are_decoded_faithfully(whole):
-    """The space that an answer's first token carries is dropped, all others stay; control tokens are not text."""
+    """Only the space before an answer's first word is dropped; control tokens are not text."""
     _, _, manifest, own = whole
     tokenizer = loading.load_tokenizer(manifest)
     rule = stopping.StopRule(tokenizer, {own.eos_id()}, ["<never>"], 99)
@@ -382,13 +382,13 @@ def test_every_stop_string_ends_an_answer_where_it_stands(whole, stop):
 
 
 def test_an_answer_ends_at_the_tokenizer_s_end_of_sequence(whole):
-    """Codestral's config says 0, which its tokenizer never gives."""
+    """Codestral's config says 0, which its tokenizer never produces."""
     name, _, manifest, own = whole
     ends = loading.stop_token_ids(load(manifest), loading.load_tokenizer(manifest))
     assert ends == ({2} if name == "mistral" else {0, 2}) and own.eos_id() == 2
 
 
-def test_a_whole_run_is_the_librarys_greedy_text(whole, tmp_path):
+def test_a_run_gives_the_library_s_greedy_text(whole, tmp_path):
     _, folder, manifest, own = whole
     texts = TEXTS[:3]
     examples = pd.DataFrame(

@@ -59,7 +59,7 @@ SCHEMAS = {
 
 
 def trivia(split, number):
-    """The hub's test split has no answers; nothing of pages or search results is in rc.nocontext."""
+    """The hub's test split has no answers; rc.nocontext has no pages and no search results."""
     known = split != "test"
     value = f"Value {number}" if known else "<unk>"
     return {
@@ -91,7 +91,7 @@ def spans(texts, first=1):
 
 
 def coqa(split, number, turns=3):
-    """Additional answers are in the validation split alone; in train stands one of no text, numbered -1, for each."""
+    """Only the validation split has additional answers; in train each is one blank text, numbered -1."""
     asked = [f"Why {turn}?" for turn in range(turns)]
     more = {
         key: spans([f"more{key} {t}" for t in range(turns)]) if split == "validation" else spans([""], -1)
@@ -156,7 +156,7 @@ def write(folder, schema, make, files, card=None):
 
 
 def write_triviaqa(folder):
-    """Every question stands there twice in `rc`, found on the web and in Wikipedia; the test split has no answers."""
+    """`rc` has each question twice, from the web and from Wikipedia; the test split has no answers."""
     files = {
         f"{name}/{split}-00000-of-00001.parquet": (split, [*range(first, first + 8), first])
         for name in ("rc.nocontext", "rc.web.nocontext")
@@ -171,7 +171,7 @@ def write_triviaqa(folder):
 
 
 def write_coqa(folder):
-    """No card of subsets, but the features and sizes of the time when a script made the rows."""
+    """No card with subsets, but the features and sizes from when a script made the rows."""
     write(
         folder,
         "coqa",
@@ -265,7 +265,7 @@ def preset(request):
 
 
 def through_the_hub(monkeypatch, folder):
-    """Whatever hub id is asked for, the hub's library reads `folder` instead."""
+    """For every hub id the hub's library reads `folder` instead."""
     real = hugging_face.load_dataset_builder
     asked = []
 
@@ -299,7 +299,7 @@ def test_coqa_has_four_human_answers_to_score_against_and_one_to_calibrate_on(pr
     assert datasets.load("coqa", spec, seed=1).query("split == 'test'")["references"].iloc[0][0].startswith("gold ")
 
 
-def test_stanfords_coqa_is_read_too_with_one_answer_a_turn(preset, tmp_path):
+def test_stanfords_coqa_has_one_answer_per_turn(preset, tmp_path):
     folder = write_stanford(tmp_path / "coqa")
     spec = preset["datasets"]["coqa"] | {"source": str(folder), "examples": {"calibration": 3, "test": 3}}
     assert set(datasets.load("coqa", spec, seed=1)["references"].map(len)) == {1}
@@ -373,7 +373,7 @@ def test_a_card_without_the_subset_names_those_that_it_has(tmp_path):
         files_of(write_corpus(tmp_path), "sample-10B")
 
 
-def test_a_shard_that_a_card_misses_is_missed(tmp_path):
+def test_a_missing_shard_of_a_card_is_refused(tmp_path):
     with pytest.raises(InputError, match="the files of split train are not one whole set: train-00000-of-00014"):
         files_of(write_corpus(tmp_path))  # of the whole dump
 
@@ -385,7 +385,7 @@ def test_a_shard_that_a_card_misses_is_missed(tmp_path):
         ([subset("default", train="/etc/*")], r"'/etc/\*' leads out of its folder"),
     ],
 )
-def test_a_card_leads_nowhere_else(card, why, tmp_path):
+def test_a_card_cannot_name_files_outside_its_folder(card, why, tmp_path):
     with pytest.raises(InputError, match=why):
         files_of(write(tmp_path, "corpus", document, {"a.parquet": ("train", [1])}, card))
 

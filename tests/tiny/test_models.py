@@ -1,4 +1,4 @@
-"""The embedded default keeps what it promises: small, able at full depth, and with tokens of unequal difficulty."""
+"""The embedded models are small, answer well at full depth, and find some tokens harder than others."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The embedded question sets: rebuilt byte for byte, the hub's schemas, and nothing of test in training."""
+"""The embedded question sets: the bytes of their seed, the hub's schemas, and no test question in training."""
 
 import json
 from pathlib import Path

@@ -80,7 +80,7 @@ def run(folder, history, every=2, place=None, **changes):
 
 
 @pytest.mark.parametrize("history", ["gold", "own"])
-def test_a_killed_generation_goes_on_and_ends_with_the_same_bytes(history, tmp_path, caplog):
+def test_a_killed_generation_resumes_and_ends_with_the_same_bytes(history, tmp_path, caplog):
     whole, again = tmp_path / "whole", tmp_path / "again"
     whole.mkdir()
     again.mkdir()

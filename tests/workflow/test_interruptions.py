@@ -1,7 +1,7 @@
-"""What a run survives: jobs and Snakemake killed, a full disk, broken and missing files, two runs in one folder.
+"""A run survives killed jobs, a killed Snakemake, a full disk, broken and missing files, and a second run beside it.
 
-After each no half-written file passes for a whole one, the error names the file and what to do, and the run that goes
-on ends with the bytes of an undisturbed one, without redoing what was done.
+After each, no half-written file is taken for a whole one, the error names the file and what to do, and the resumed run
+ends with the bytes of an undisturbed one, without repeating finished work.
 """
 
 import os
@@ -39,7 +39,7 @@ WAIT = 120  # seconds, for what takes a few
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """The embedded Transformer, where a test may take files of it away."""
+    """A copy of the embedded Transformer, from which a test may remove files."""
     return Path(shutil.copytree(ROOT / "workflow/resources/tiny/transformer", tmp_path_factory.mktemp("model") / "m"))
 
 
@@ -58,19 +58,19 @@ def whole(config, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(whole, tmp_path_factory) -> Path:
-    """A copy of the undisturbed run, as deep in the file system: relative paths are the same."""
+    """A copy of the undisturbed run at the same depth in the file system, so that relative paths are the same."""
     path = tmp_path_factory.mktemp("again")
     shutil.copytree(whole, path, dirs_exist_ok=True)
     return path
 
 
-def take_away(folder: Path, *paths: str) -> None:
+def remove(folder: Path, *paths: str) -> None:
     for path in paths:
         (folder / path).unlink()
 
 
 def assert_same(folder: Path, whole: Path) -> None:
-    """All products are those of the undisturbed run, and nothing half-done is left beside them."""
+    """Assert that all files have the bytes of the undisturbed run, and that no partial file is left."""
     for path in PRODUCTS:
         assert (folder / path).read_bytes() == (whole / path).read_bytes(), path
     assert list((folder / small.RESULTS).rglob("*.partial")) == []
@@ -86,7 +86,7 @@ def hook(folder: Path, module: str, function: str, call: int = 0, port: int = 0)
 
 
 def calls(folder: Path) -> int:
-    """How often jobs called the function since this was asked last."""
+    """Returns how often jobs called the function since the last call of this."""
     path = folder / "calls"
     count = len(path.read_text().splitlines()) if path.exists() else 0
     path.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def calls(folder: Path) -> int:
 
 @contextmanager
 def in_the_middle(folder: Path, target: str, module: str, function: str, call: int, **others):
-    """A run, one job of which waits after a call: its `snakemake`, the `job`'s id, `go_on` and `said` to ask."""
+    """Yields a run with a waiting job: its process `snakemake`, the id of `job`, `go_on()` and `said()`."""
     said = folder / "said.txt"
     with socket.create_server(("127.0.0.1", 0)) as server, said.open("w") as terminal:
         server.settimeout(0.2)
@@ -117,7 +117,7 @@ def in_the_middle(folder: Path, target: str, module: str, function: str, call: i
 
 
 def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> socket.socket:
-    """The connection of the job that waits; an error if the run ends before it."""
+    """Returns the connection of the waiting job; an error if the run ends before it waits."""
     for _ in range(5 * WAIT):
         try:
             return server.accept()[0]
@@ -139,7 +139,7 @@ def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> so
     ids=["training", "generation", "scoring"],
 )
 def test_a_job_killed_in_the_middle(outputs, place, call, left, said, folder, whole, config):
-    take_away(folder, *outputs)
+    remove(folder, *outputs)
     with in_the_middle(folder, outputs[-1], *place, call, config=config) as run:
         os.kill(run.job, signal.SIGKILL)
         assert run.snakemake.wait(WAIT) != 0
@@ -153,7 +153,7 @@ def test_a_job_killed_in_the_middle(outputs, place, call, left, said, folder, wh
 
 
 def test_snakemake_killed_while_its_job_lives_on(folder, whole, config):
-    take_away(folder, ANSWERS, SCORES)
+    remove(folder, ANSWERS, SCORES)
     with in_the_middle(folder, SCORES, *GENERATING, 3, config=config) as run:
         text = small.run(folder, SCORES, fails=True, config=config)
         assert "Directory cannot be locked" in text and "--unlock" in text
@@ -172,8 +172,8 @@ def test_snakemake_killed_while_its_job_lives_on(folder, whole, config):
 
 
 def test_two_experiments_in_one_folder_at_once(folder, whole, config):
-    """The one that ends first takes Snakemake's locks of both away; a job is made by one process all the same."""
-    take_away(folder, ANSWERS, SCORES)
+    """The run that ends first deletes Snakemake's locks of both; still only one process makes a file."""
+    remove(folder, ANSWERS, SCORES)
     with in_the_middle(folder, SCORES, *GENERATING, 1, config=config) as run:
         small.run(folder, "results/other/data/triviaqa.parquet", config=config | {"name": "other"}, file="other.yaml")
         text = small.run(folder, SCORES, fails=True, config=config)
@@ -199,7 +199,7 @@ cp -r {place} kept
 
 
 def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
-    """There is room for the answers as they come, but not for the file of them."""
+    """There is room for the journal, but not for the file of all answers."""
     before, place = small.unshared("--mount"), folder / small.RUN
     shutil.rmtree(place)
     place.mkdir()
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
 
 
 def fill(folder: Path) -> None:
-    """Every kind of writer on a full disk; run in a file system of its own."""
+    """Try every kind of writer on a full disk; to be run in a small file system of its own."""
     from early_exit.base import journal, resume
     from early_exit.heads import store
 
@@ -285,20 +285,20 @@ def test_a_hand_over_file_cut_or_flipped_anywhere_is_refused_by_name(kind, tmp_p
 
 
 def test_a_broken_hand_over_file_stops_the_job_that_reads_it(folder, whole, config):
-    take_away(folder, SCORES)
+    remove(folder, SCORES)
     content = (folder / ANSWERS).read_bytes()
     middle = len(content) // 2
     (folder / ANSWERS).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     text = small.run(folder, SCORES, fails=True, config=config)
     assert f"Error in score: {ANSWERS}: cannot be read" in text and "delete it and run again" in text
     assert "Traceback" not in text and not (folder / SCORES).exists()
-    take_away(folder, ANSWERS)
+    remove(folder, ANSWERS)
     small.run(folder, SCORES, config=config)
     assert_same(folder, whole)
 
 
-def test_a_model_file_that_has_gone_is_named_before_the_first_job(folder, whole, config, model):
-    take_away(folder, SCORES)
+def test_missing_model_files_are_named_before_the_first_job(folder, whole, config, model):
+    remove(folder, SCORES)
     away = [(model / name).rename(model.parent / name) for name in ("model.safetensors", "tokenizer.json")]
     text = small.run(folder, SCORES, fails=True, config=config)
     assert (
@@ -316,6 +316,6 @@ def test_a_model_file_that_has_gone_is_named_before_the_first_job(folder, whole,
 def test_a_model_without_its_config_is_refused_when_it_is_fetched(tmp_path, model):
     """Missing shards, and those cut short, are in test_formats."""
     folder = shutil.copytree(model, tmp_path / "model")
-    take_away(folder, "config.json")
+    remove(folder, "config.json")
     with pytest.raises(InputError, match=f"^backbones.m: {folder}/config.json: missing; put it there"):
         manifests.describe("m", {"source": "m"}, folder, None)
