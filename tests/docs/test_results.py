@@ -20,7 +20,7 @@ def differences() -> list[str]:
     """The columns of tables/differences.csv, which follow from the run's."""
     run = {"backbone": "b", "family": "transformer", "dataset": "d", "policy": "p", "kind": "triviaqa"}
     rows = pd.DataFrame({"example_id": ["a", "b"], "group_id": ["a", "b"], "setting": 1.0, "tokens": 1})
-    return list(compare.differences(run, rows, rows, preset="tiny", seed=1, resamples=2))
+    return list(compare.differences_from_full(run, rows, rows, preset="tiny", seed=1, resamples=2))
 
 
 COLUMNS = {
