@@ -30,7 +30,7 @@ def make_sample(losses, shares=None, binary=True):
     groups = np.array([f"u{i:04d}" for i in range(len(losses))])
     work = 50.0 * np.broadcast_to(shares, losses.shape), np.full_like(losses, 50.0)
     every = dict.fromkeys(risks.RISKS, losses), *work, dict.fromkeys(risks.RISKS, binary)
-    return risks.Sample(GRID[: losses.shape[1]], groups, *every)
+    return risks.UnitLosses(GRID[: losses.shape[1]], groups, *every)
 
 
 def hoeffding(mean, n, epsilon):
@@ -244,12 +244,12 @@ def make_scores(texts_agree, metric, degenerate=False, kind="coqa", setting=0.5)
 def test_losses_by_hand():
     full = make_scores(True, [100.0, 60.0, 0.0, 50.0], setting=1.0)
     early = make_scores([True, False, False, False], [100.0, 20.0, 40.0, 50.0], [False, False, True, False])
-    found = risks.losses(early, full.iloc[::-1], "coqa")
+    found = risks.answer_losses(early, full.iloc[::-1], "coqa")
     assert found["disagreement"].tolist() == [0, 1, 1, 1]
     assert found["metric-drop"].tolist() == pytest.approx([0, 0.4, 0, 0])  # better than the full model is no loss
     assert found["degenerate"].tolist() == [0, 0, 1, 0]
     with pytest.raises(risks.InputError, match="c0:0 is not in the full model's run"):
-        risks.losses(early, full.iloc[1:], "coqa")
+        risks.answer_losses(early, full.iloc[1:], "coqa")
 
 
 def losses_frame(kind="coqa"):
@@ -257,30 +257,30 @@ def losses_frame(kind="coqa"):
     early = pd.concat(
         [make_scores([True, False, True, True], [0.0] * 4, setting=0.5), make_scores(True, [0.0] * 4, setting=0.9)]
     )
-    rows = risks.losses(early, make_scores(True, [50.0, 0.0, 100.0, 100.0]), "coqa")
+    rows = risks.answer_losses(early, make_scores(True, [50.0, 0.0, 100.0, 100.0]), "coqa")
     return rows.assign(flops=[8.0, 20, 24, 0, 10, 20, 30, 0], flops_full=[10.0, 20, 30, 0] * 2)
 
 
 def test_units_are_conversations_and_their_losses_means():
     rows = losses_frame().sample(frac=1, random_state=0)
-    found = risks.sample(rows, [0.9, 0.5], "coqa")
+    found = risks.unit_losses(rows, [0.9, 0.5], "coqa")
     assert found.groups.tolist() == ["c0", "c1"] and found.settings == (0.9, 0.5)
     assert found.losses["disagreement"].tolist() == [[0.0, 0.5], [0.0, 0.0]]
     assert found.losses["metric-drop"].tolist() == [[0.25, 0.25], [1.0, 1.0]]
     assert found.flops.tolist() == [[30, 28], [30, 24]] and found.flops_full.tolist() == [[30, 30], [30, 30]]
     assert not any(found.binary.values())
-    with pytest.raises(risks.InputError, match="not the same questions at each of its settings"):
-        risks.sample(losses_frame().iloc[1:], [0.9, 0.5], "coqa")
-    with pytest.raises(risks.InputError, match="not the same questions at each of its settings"):
-        risks.sample(losses_frame(), [0.9, 0.7], "coqa")
+    with pytest.raises(risks.InputError, match="different questions at different settings"):
+        risks.unit_losses(losses_frame().iloc[1:], [0.9, 0.5], "coqa")
+    with pytest.raises(risks.InputError, match="different questions at different settings"):
+        risks.unit_losses(losses_frame(), [0.9, 0.7], "coqa")
 
 
 def test_losses_of_single_answers_are_binary_but_for_graded_metrics():
     single = losses_frame().assign(group_id=lambda rows: rows["example_id"])
-    assert risks.sample(single, [0.5], "coqa").binary == {
+    assert risks.unit_losses(single, [0.5], "coqa").binary == {
         "disagreement": True, "metric-drop": False, "degenerate": True,
     }  # fmt: skip
-    assert all(risks.sample(single, [0.5], "triviaqa").binary.values())
+    assert all(risks.unit_losses(single, [0.5], "triviaqa").binary.values())
 
 
 def test_the_order_of_testing_is_the_policy_s():

@@ -25,11 +25,11 @@ def make_pool(errors, units=200, full_errors=0, calibration=100, **labels):
         work = np.broadcast_to(blocks, values.shape), np.full_like(values, 16.0)
         every = dict.fromkeys(risks.RISKS, values), *work
         groups = np.array([f"u{unit:04d}" for unit in range(units)])
-        return risks.Sample(settings, groups, *every, dict.fromkeys(risks.RISKS, True))
+        return risks.UnitLosses(settings, groups, *every, dict.fromkeys(risks.RISKS, True))
 
     own = sample(losses, GRID[: len(errors)], np.arange(12.0, 12.0 - len(errors), -1))
     full = sample((np.arange(units) < full_errors).astype(float)[:, None], (1.0,), [16.0])
-    return promise.Pool(LABELS | labels, own, full, np.arange(units) < calibration)
+    return promise.PooledUnits(LABELS | labels, own, full, np.arange(units) < calibration)
 
 
 def observed(*pools, promises=None, splits=400):
@@ -43,11 +43,11 @@ def hypergeometric(most, drawn, bad, units):
 
 def test_every_split_draws_as_many_units_as_the_run_calibrated_on():
     is_calibration = np.arange(50) % 3 == 0
-    drawn = promise.draws(is_calibration, 300, seed=3)
+    drawn = promise.draw_splits(is_calibration, 300, seed=3)
     assert drawn.shape == (301, 50) and (drawn[0] == is_calibration).all()
     assert (drawn.sum(axis=1) == 17).all() and len(np.unique(drawn, axis=0)) == 301
     assert np.abs(drawn[1:].mean(axis=0) - 17 / 50).max() < 0.15
-    np.testing.assert_array_equal(drawn, promise.draws(is_calibration, 300, seed=3))
+    np.testing.assert_array_equal(drawn, promise.draw_splits(is_calibration, 300, seed=3))
 
 
 def test_shares_are_those_of_drawing_without_replacement():
@@ -122,7 +122,9 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     }
     calibration = pd.concat(
         [
-            risks.losses(rows, rows_of(1.0, "c", True), "triviaqa").assign(policy=policy, flops=9.0, flops_full=16.0)
+            risks.answer_losses(rows, rows_of(1.0, "c", True), "triviaqa").assign(
+                policy=policy, flops=9.0, flops_full=16.0
+            )
             for policy, rows in (
                 ("full", rows_of(1.0, "c", True)),
                 ("calm", pd.concat([rows_of(0.9, "c", True), rows_of(0.5, "c", False)])),
@@ -132,7 +134,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     labels = {"backbone": "b", "family": "mamba", "dataset": "d", "kind": "triviaqa", "scores": "s.parquet"}
     settings = [labels | {"policy": policy, "head": None, "state_fill": None} for policy in tested]
     monkeypatch.setattr(promise.resampled, "read_by_dataset", lambda given: [(given, tested)])
-    (pool,) = promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
+    (pool,) = promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
     assert pool.sample.settings == (0.9, 0.5)  # those of both splits, the safest first
     assert pool.sample.losses["disagreement"].sum(axis=0).tolist() == [0, 8]
     assert pool.sample.flops.sum(axis=0).tolist() == [4 * 9 + 4 * 20] * 2
@@ -140,7 +142,7 @@ def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s
     assert pool.is_calibration.tolist() == [True] * 4 + [False] * 4 and pool.labels["head"] == ""
     tested["full"] = tested["full"].iloc[1:]
     with pytest.raises(InputError):
-        list(promise.pools(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}}))
+        list(promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}}))
 
 
 # Figures

@@ -39,7 +39,7 @@ def make_run(settings=(0.5, 0.9), kind="coqa", **fields):
     flops["prompt_flops"] = flops["prompt_flops_full"] = 1000.0
     run = {"backbone": "tiny-mamba", "family": "mamba", "dataset": kind, "kind": kind, "policy": "calm-skip"}
     run |= {"head": "calm", "state_fill": "skip"}
-    return tables.Run(**run | {"generations": generations, "scores": scores, "flops": flops} | fields)
+    return tables.ScoredRun(**run | {"generations": generations, "scores": scores, "flops": flops} | fields)
 
 
 CHOSEN = {("tiny-mamba", "coqa", "calm-skip"): {"same-answer": 0.9}}
@@ -138,7 +138,7 @@ def test_order_of_the_rows_does_not_matter():
 
 def test_tables_that_do_not_belong_together_are_refused():
     run = make_run()
-    with pytest.raises(InputError, match=r"tiny-mamba/coqa/calm-skip: .*different rows"):
+    with pytest.raises(InputError, match=r"tiny-mamba/coqa/calm-skip: other rows than in flops\.parquet"):
         make_results(make_run(flops=run.flops.iloc[1:]))
     with pytest.raises(InputError, match=r"tiny-mamba/coqa/calm-skip: was not run at 0\.7, which keeps same-answer"):
         make_results(run, chosen={("tiny-mamba", "coqa", "calm-skip"): {"same-answer": 0.7}})

@@ -1,4 +1,4 @@
-"""Rule calibrate: for every policy on one dataset of one backbone, the thresholds that keep what is promised."""
+"""Rule calibrate: the thresholds that keep each promise, for every policy on one dataset of one backbone."""
 
 from pathlib import Path
 
@@ -19,17 +19,17 @@ with job.logged(snakemake) as log:
     }
     table, losses = records.read_json(files.costs), {}
     for policy, run in runs.items():
-        asked = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
-        work = pd.DataFrame(passes.generation_flops(table, **asked, **params.counted[policy]))
-        losses[policy] = risks.losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
+        answers = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
+        work = pd.DataFrame(passes.generation_flops(table, **answers, **params.counted[policy]))
+        losses[policy] = risks.answer_losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
     chosen = {}
     for policy, spec in params.policies.items():
         order = policy_kinds.safest_first(spec, losses[policy]["setting"].unique())
-        sample = risks.sample(losses[policy], order, params.kind)
+        sample = risks.unit_losses(losses[policy], order, params.kind)
         chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in params.promises.items()}
-        log.info("%s: %s", policy, {name: found["threshold"] for name, found in chosen[policy].items()})
+        log.info("%s: %s", policy, {name: one["threshold"] for name, one in chosen[policy].items()})
     names = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
-    found = {**names, "answers": len(runs["full"]), "policies": chosen}
-    records.write_json(found, snakemake.output.thresholds, schema=files.schema)
+    thresholds = {**names, "answers": len(runs["full"]), "policies": chosen}
+    records.write_json(thresholds, snakemake.output.thresholds, schema=files.schema)
     rows = pd.concat([frame.assign(policy=policy) for policy, frame in losses.items()], ignore_index=True)
     records.write_table(rows, snakemake.output.losses, records.LOSSES)

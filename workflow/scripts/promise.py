@@ -9,7 +9,7 @@ with job.logged(snakemake) as log:
     losses = {
         pair: records.read_table(path, records.LOSSES) for pair, path in zip(pairs, snakemake.input.losses, strict=True)
     }
-    pools = list(promise.pools(params.settings, losses, params.policies))
-    found = promise.observe(pools, params.promises, splits=params.splits, seed=params.seed)
-    records.write_csv(found, snakemake.output[0])
-    log.info("%d policies, %d rows", len(pools), len(found))
+    pools = list(promise.pooled_units(params.settings, losses, params.policies))
+    table = promise.observe(pools, params.promises, splits=params.splits, seed=params.seed)
+    records.write_csv(table, snakemake.output[0])
+    log.info("%d policies, %d rows", len(pools), len(table))

@@ -10,23 +10,22 @@ from early_exit.evaluation import tables
 NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill")
 
 
-def read_run(setting: dict) -> tables.Run:
+def read_run(entry: dict) -> tables.ScoredRun:
     """The run of one entry of `params.settings`, with its hand-over files read."""
-    seconds = records.read_csv(setting["seconds"]).set_index("setting") if setting["seconds"] else None
-    return tables.Run(
-        **{name: setting[name] or "" for name in NAMES},
-        generations=records.read_table(setting["run"], records.GENERATIONS),
-        scores=records.read_table(setting["scores"], records.scores_schema(setting["kind"])),
-        flops=records.read_table(setting["flops"], records.FLOPS),
+    seconds = records.read_csv(entry["seconds"]).set_index("setting") if entry["seconds"] else None
+    return tables.ScoredRun(
+        **{name: entry[name] or "" for name in NAMES},
+        generations=records.read_table(entry["run"], records.GENERATIONS),
+        scores=records.read_table(entry["scores"], records.scores_schema(entry["kind"])),
+        flops=records.read_table(entry["flops"], records.FLOPS),
         seconds=None if seconds is None else seconds["seconds_per_token"].to_dict(),
     )
 
 
 with job.logged(snakemake) as log:
-    params, output = snakemake.params, snakemake.output
-    results, exits = [], []
-    for setting in job.progress(params.settings, len(params.settings), "runs"):
-        run = read_run(setting)
+    params, output, results, exits = snakemake.params, snakemake.output, [], []
+    for entry in job.progress(params.settings, len(params.settings), "runs"):
+        run = read_run(entry)
         results.append(tables.results(run, preset=params.preset, seed=params.seed, **params.bootstrap))
         exits.append(tables.exits(run))
     results, chosen = pd.concat(results, ignore_index=True), records.read_thresholds(snakemake.input.thresholds)

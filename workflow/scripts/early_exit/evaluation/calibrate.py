@@ -3,16 +3,16 @@
 A promise names a risk, a level epsilon and a method:
 
 - `learn-then-test` (Angelopoulos et al. 2021): with probability 1 - delta at least over the calibration units, the
-  chosen threshold's risk is at most epsilon. "The risk exceeds epsilon" is tested for one threshold after another, from
-  the safest on, each at level delta, until a test fails (fixed-sequence testing, which keeps the chance of any false
-  promise at delta as the order is fixed before looking). The p-values are Hoeffding-Bentkus, by MAPIE. All that pass
-  hold their promise at once, so the one with the least computation may be taken.
+  chosen threshold's risk is at most epsilon. "The risk exceeds epsilon" is tested for one threshold after another, the
+  safest first, each at level delta, until a test fails. The order is fixed before the data are seen, so this
+  fixed-sequence testing keeps the chance of any false promise at delta. The p-values are Hoeffding-Bentkus, by MAPIE.
+  The promise holds for all thresholds that pass at once, so the one with the least computation may be taken.
 - `conformal-risk-control` (Angelopoulos et al. 2022): the chosen threshold's risk is at most epsilon in expectation
-  over the calibration units. It asks losses that never fall on the way from the safest threshold; a unit's loss is
-  therefore taken as the highest so far.
+  over the calibration units. It needs losses that never fall from the safest threshold on; a unit's loss is therefore
+  taken as the highest so far.
 
-If not even the safest threshold passes, none is chosen, and the promise is kept by the full model without heads. Every
-promise holds for itself; that several hold at once has a lower probability.
+If not even the safest threshold passes, none is chosen, and the full model, without heads, keeps the promise. Each
+promise holds by itself; that several hold at once is less probable.
 """
 
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ import numpy as np
 from mapie.risk_control import control_fwer
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
-from early_exit.evaluation.risks import NOT_OF_FULL, Sample
+from early_exit.evaluation.risks import NOT_OF_FULL, UnitLosses
 
 METHODS = ("learn-then-test", "conformal-risk-control")
 LEVELS = np.arange(1, 1000) / 1000.0  # at which an upper confidence bound is looked for
-DIGITS = 9  # sums of losses are equal up to rounding, and a ceiling must not see that
+DIGITS = 9  # rounds sums of losses, since a ceiling would see their rounding errors
 NONE = -1  # in place of a setting's index: no setting keeps the promise
 
 
@@ -38,31 +38,31 @@ def p_values(sums: np.ndarray, units: int, epsilon: float | np.ndarray, *, binar
     """
     totals, places = np.unique(np.round(sums, DIGITS), return_inverse=True)
     means = totals / units
-    # MAPIE takes the ceiling of units * mean, which as floats may lie just above the count that the mean came from and
-    # be off by one: 0.07 * 100 is 7.000000000000001. The next mean below gives the count itself.
+    # MAPIE takes the ceiling of units * mean. As floats that may lie just above the count that the mean came from, and
+    # the ceiling is one too many: 0.07 * 100 is 7.000000000000001. The next smaller mean returns the count itself.
     while (above := np.ceil(units * means) > np.ceil(totals)).any():
         means[above] = np.nextafter(means[above], 0.0)
     levels = np.atleast_1d(np.asarray(epsilon, dtype=float))
-    found = compute_hoeffding_bentkus_p_value(means, int(units), levels, binary=binary)
+    values = compute_hoeffding_bentkus_p_value(means, int(units), levels, binary=binary)
     shape = np.shape(sums) + (() if np.ndim(epsilon) == 0 else levels.shape)
-    return found[places.ravel()].reshape(shape)
+    return values[places.ravel()].reshape(shape)
 
 
 def learn_then_test(
     sums: np.ndarray, units: int, promise: Mapping[str, Any], *, binary: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """(p-values, passed), both (draws, settings), given sums of losses in that shape, the safest setting first."""
-    found = p_values(sums, units, promise["epsilon"], binary=binary)
-    # How far a sequence gets depends on which tests fail alone; few of many draws differ in that.
-    _, first, places = np.unique(found <= promise["delta"], axis=0, return_index=True, return_inverse=True)
-    patterns = np.zeros((len(first), found.shape[1]), dtype=bool)
+    values = p_values(sums, units, promise["epsilon"], binary=binary)
+    # How far a sequence gets depends only on which tests fail, and few of many draws differ in that.
+    _, first, places = np.unique(values <= promise["delta"], axis=0, return_index=True, return_inverse=True)
+    patterns = np.zeros((len(first), values.shape[1]), dtype=bool)
     for pattern, draw in zip(patterns, first, strict=True):
-        pattern[control_fwer(found[draw], promise["delta"], "fixed_sequence")] = True
-    return found, patterns[places.ravel()]
+        pattern[control_fwer(values[draw], promise["delta"], "fixed_sequence")] = True
+    return values, patterns[places.ravel()]
 
 
 def conformal_risk_control(sums: np.ndarray, units: int, promise: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(bounds on the expectation, passed), as `learn_then_test`; of losses that never fall along the settings."""
+    """(bounds on the expectation, passed), as `learn_then_test`; the losses must never fall along the settings."""
     bound = (sums + 1.0) / (units + 1)  # 1: the highest loss that the next unit may have
     return bound, bound <= promise["epsilon"] + 10.0**-DIGITS
 
@@ -88,10 +88,11 @@ def certify(
 
 
 def choose(passed: np.ndarray, cost: np.ndarray, risk: str) -> np.ndarray:
-    """(draws,) index of the cheapest setting that passed, at equal cost the safer one; NONE where none did.
+    """(draws,) index of the cheapest setting that passed, at equal cost the safer one; NONE where none passed.
 
-    Both (draws, settings), the safest setting first. Without any decode pass a cost is NaN, and nothing is cheaper. The
-    full model costs 1: where it cannot break the promise, because it has no such risk, no dearer setting is taken.
+    `passed` and `cost` are (draws, settings), the safest setting first; a cost without any decode pass is NaN and
+    counts as the highest. The full model costs 1. For a risk that it does not have, no setting is taken that costs as
+    much or more.
     """
     if risk in NOT_OF_FULL:
         passed = passed & ~(cost >= 1.0)
@@ -99,47 +100,50 @@ def choose(passed: np.ndarray, cost: np.ndarray, risk: str) -> np.ndarray:
     return np.where(passed.any(axis=1), cheapest, NONE)
 
 
-def flops_share(sample: Sample, drawn: np.ndarray) -> np.ndarray:
+def flops_share(units: UnitLosses, drawn: np.ndarray) -> np.ndarray:
     """(draws, settings) FLOPs of the decode passes over the full model's, all included; NaN without any pass."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (drawn @ sample.flops) / (drawn @ sample.flops_full)
+        return (drawn @ units.flops) / (drawn @ units.flops_full)
 
 
 def upper_bounds(sums: np.ndarray, units: int, delta: float, *, binary: bool) -> np.ndarray:
-    """For each of `sums` (settings,) the lowest of LEVELS that its risk exceeds with a p-value of at most delta, or 1.
+    """(settings,) the upper confidence bounds at 1 - delta on the risks, each for one setting alone.
 
-    An upper confidence bound at 1 - delta for one setting alone, rounded up to a thousandth.
+    A bound is the lowest of LEVELS for which "the risk exceeds it" has a p-value of at most delta, else 1. `sums`
+    (settings,) are of losses over so many units.
     """
     is_below = p_values(sums, units, LEVELS, binary=binary) <= delta
     return np.where(is_below.any(axis=1), LEVELS[is_below.argmax(axis=1)], 1.0)
 
 
-def calibrate(sample: Sample, promise: Mapping[str, Any]) -> dict[str, Any]:
+def calibrate(sample: UnitLosses, promise: Mapping[str, Any]) -> dict[str, Any]:
     """The threshold that keeps a promise and how it was found, as `thresholds.schema.yaml` says.
 
-    `sample` is the calibration split, its settings from the safest on. `threshold` is None if none keeps the promise
-    for less than the full model costs.
+    `sample` is the calibration split, with the safest setting first. `threshold` is None if no setting keeps the
+    promise for less than the full model costs.
     """
     risk, by_test = promise["risk"], promise["method"] == "learn-then-test"
-    values, binary, units = sample.losses[risk], sample.binary[risk], len(sample.groups)
+    losses, binary, units = sample.losses[risk], sample.binary[risk], len(sample.groups)
     everything = np.ones((1, units))
-    statistic, passed = certify(values, everything, promise, binary=binary)
+    statistic, passed = certify(losses, everything, promise, binary=binary)
     share = flops_share(sample, everything)
     (place,) = choose(passed, share, risk)
-    bounds = upper_bounds(values.sum(axis=0), units, promise["delta"], binary=binary) if by_test else statistic[0]
+    bounds = upper_bounds(losses.sum(axis=0), units, promise["delta"], binary=binary) if by_test else statistic[0]
     curve = [
         {
-            "threshold": float(threshold),
-            "risk": float(values[:, i].mean()),
+            "threshold": float(setting),
+            "risk": float(losses[:, i].mean()),
             "p_value": float(statistic[0, i]) if by_test else None,
             "bound": float(bounds[i]),
             "passed": bool(passed[0, i]),
             "flops_share": None if np.isnan(share[0, i]) else float(share[0, i]),
         }
-        for i, threshold in enumerate(sample.settings)
+        for i, setting in enumerate(sample.settings)
     ]
     return {
-        **{name: promise[name] for name in ("risk", "method", "epsilon")},
+        "risk": risk,
+        "method": promise["method"],
+        "epsilon": promise["epsilon"],
         "delta": promise["delta"] if by_test else None,
         "n": units,
         "binary": binary,

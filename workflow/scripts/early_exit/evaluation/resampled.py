@@ -84,13 +84,20 @@ def read_by_dataset(entries: Entries) -> Iterator[tuple[Entries, dict[str, pd.Da
 
 
 def read_run(entry: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores and FLOPs of one run, a row per example and setting; InputError if the files have different rows."""
+    """Scores and FLOPs of one run, as `with_flops` returns them."""
     scores = read_table(entry["scores"], scores_schema(entry["kind"]))
-    flops = read_table(entry["flops"], FLOPS)
+    return with_flops(scores, read_table(entry["flops"], FLOPS), entry["scores"])
+
+
+def with_flops(scores: pd.DataFrame, flops: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Scores and FLOPs of one run, a row per example and setting; InputError if they are of different rows.
+
+    `name` is how the error calls the scores.
+    """
     key = ["example_id", "setting"]
     rows = scores.merge(flops, how="outer", on=key, validate="one_to_one", indicator=True)
     if (rows["_merge"] != "both").any():
-        raise InputError(f"{entry['scores']}: other rows than in flops.parquet beside it; delete both and run again")
+        raise InputError(f"{name}: other rows than in flops.parquet beside it; delete both and run again")
     return rows.drop(columns="_merge")
 
 

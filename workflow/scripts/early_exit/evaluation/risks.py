@@ -1,12 +1,12 @@
-"""Risks: what an early exit may cost, as a loss in [0, 1] for each answer, and their means over independent units.
+"""Risks: what an early exit may cost, as a loss in [0, 1] of each answer and of each independent unit.
 
-- `disagreement`: 1 where the text is not the full model's to the letter.
-- `metric-drop`: how far the dataset's main metric lies below the full model's on the same question; 0 where above.
-- `degenerate`: 1 where the answer ran into a repetition loop. Here the full model itself may have a risk above 0.
+- `disagreement`: 1 if the text differs from the full model's.
+- `metric-drop`: how far the dataset's main metric lies below the full model's on the same question; 0 if above.
+- `degenerate`: 1 if the answer ran into a repetition loop. The full model itself may have a risk above 0 here.
 
-The turns of one CoQA conversation are not independent, and no bound on independent losses holds for them one by one.
-The unit is therefore what the bootstrap resamples, too: the conversation, elsewhere the example. A unit's loss is the
-mean of its answers', a risk the mean over units.
+The turns of one CoQA conversation are not independent, so a bound on independent losses does not hold for single turns.
+The unit is therefore the one that the bootstrap resamples: the conversation in CoQA, else the example. A unit's loss is
+the mean of its answers' losses, a risk is the mean over units.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,15 @@ GRADED = ("coqa",)  # kinds of datasets whose main metric takes values between i
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What a policy's settings did to some units; all arrays are (units, settings), settings in the order given.
+class UnitLosses:
+    """Losses and compute of some units at a policy's settings. All arrays but `groups` are (units, settings).
 
-    `groups` (units,) are the units' names, `losses` by risk in [0, 1], `flops` and `flops_full` what the decode passes
-    took, and what they take the full model (`records.FLOPS`). `binary` says of each risk whether a unit's loss can be 0
-    or 1 only.
+    Args:
+        settings: in the order of the columns.
+        groups: (units,) the units' names.
+        losses: in [0, 1], by risk.
+        flops, flops_full: of the decode passes, and of the full model on the same tokens (`records.FLOPS`).
+        binary: by risk, whether a unit's loss can only be 0 or 1.
     """
 
     settings: tuple[float, ...]
@@ -41,11 +44,11 @@ class Sample:
     binary: Mapping[str, bool]
 
 
-def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """`example_id, group_id, setting` and a column for each of RISKS, a row per row of `scores`.
+def answer_losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Losses of answers: `example_id, group_id, setting` and a column for each of RISKS, a row per row of `scores`.
 
     `scores` and `full` are frames of `records.scores_schema(kind)`, `full` of the full model on the same examples.
-    InputError for an example that is not among the full model's.
+    InputError for an example that the full model did not answer.
     """
     metric = MAIN_METRIC[kind]  # 0..100 in score files
     reference = scores["example_id"].map(full.set_index("example_id")[metric])
@@ -61,7 +64,7 @@ def losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
     return scores[keys].assign(**dict(zip(RISKS, values, strict=True)))
 
 
-def sample(rows: pd.DataFrame, settings: Sequence[float], kind: str) -> Sample:
+def unit_losses(rows: pd.DataFrame, settings: Sequence[float], kind: str) -> UnitLosses:
     """The units of some rows of `records.LOSSES` at these settings; `kind` is the dataset's.
 
     InputError if a unit lacks an answer that it has at another setting.
@@ -73,9 +76,16 @@ def sample(rows: pd.DataFrame, settings: Sequence[float], kind: str) -> Sample:
     )
     sums = {name: tables[name].reindex(columns=list(settings)).to_numpy(dtype=float) for name in columns}
     answers = sums["answers"]
-    if not (answers == answers[:, :1]).all():  # NaN, a setting that is not there, equals nothing
-        raise InputError("a run has not the same questions at each of its settings; delete it and run again")
+    if not (answers == answers[:, :1]).all():  # a setting that is missing is NaN, which equals nothing
+        raise InputError("a run has different questions at different settings; delete it and run again")
     is_single = bool((answers == 1.0).all())
     binary = {risk: is_single and not (risk == "metric-drop" and kind in GRADED) for risk in RISKS}
     means = {risk: np.clip(sums[risk] / answers, 0.0, 1.0) for risk in RISKS}
-    return Sample(tuple(settings), tables.index.to_numpy(), means, sums["flops"], sums["flops_full"], binary)
+    return UnitLosses(
+        settings=tuple(settings),
+        groups=tables.index.to_numpy(),
+        losses=means,
+        flops=sums["flops"],
+        flops_full=sums["flops_full"],
+        binary=binary,
+    )

@@ -1,8 +1,8 @@
-"""The result tables: one row per setting (backbone x dataset x policy x setting), frame in and frame out.
+"""The tables of results, with a row per backbone, dataset, policy and setting. Frames in and out.
 
-Compute is always that of the decode passes: the generated tokens after the first one, which the prompt pass gives.
-Averages over passes are ratios of sums, so a long answer weighs as much as its tokens, and intervals resample groups
-(conversations in CoQA, else examples) so that questions which belong together stay together.
+Compute is that of the decode passes: of the generated tokens but the first, which the pass over the prompt returns.
+Averages over passes are ratios of sums, so a long answer weighs as much as its tokens. Intervals resample groups
+(conversations in CoQA, else examples), so that dependent questions stay together.
 """
 
 import re
@@ -14,6 +14,7 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS
 from early_exit.evaluation import bootstrap
+from early_exit.evaluation.resampled import with_flops
 
 SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "setting"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]
@@ -22,11 +23,12 @@ METRIC_NAMES = {"em": "EM", "f1": "F1", "bleu": "BLEU", "rouge1": "ROUGE-1", "ro
 
 
 @dataclass(frozen=True)
-class Run:
-    """One policy on one dataset of one backbone, with the tables that generate, score and count_flops wrote of it.
+class ScoredRun:
+    """One policy on one dataset of one backbone, with what generate, score and count_flops wrote about it.
 
-    `kind` is the dataset's kind (a key of `records.METRICS`), `seconds` are per generated token at each setting, None
-    if they were not measured.
+    Args:
+        kind: the dataset's (a key of `records.METRICS`).
+        seconds: per generated token, by setting; None if they were not measured.
     """
 
     backbone: str
@@ -46,16 +48,13 @@ class Run:
         return f"{self.backbone}/{self.dataset}/{self.policy}"
 
 
-def results(run: Run, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
-    """The rows of one run, one per setting, with exactly the columns of `records.RESULTS_COLUMNS`.
+def results(run: ScoredRun, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
+    """results.csv of one run: a row per setting, with the columns `records.RESULTS_COLUMNS`.
 
-    Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another dataset kind, and a
-    ratio without any decode pass, is NaN. InputError if the run's tables do not belong together.
+    Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another kind of dataset is NaN,
+    and so is a ratio without any decode pass. InputError if scores and FLOPs have different rows.
     """
-    key = ["example_id", "setting"]
-    rows = run.scores.merge(run.flops, how="outer", on=key, validate="one_to_one", indicator=True)
-    if (rows["_merge"] != "both").any():
-        raise InputError(f"{run.name}: scores.parquet and flops.parquet have different rows; delete both and run again")
+    rows = with_flops(run.scores, run.flops, run.name)
     settings = [
         {
             "preset": preset, "backbone": run.backbone, "family": run.family, "dataset": run.dataset,
@@ -101,8 +100,8 @@ def with_calibration(
 def with_oracle_share(results: pd.DataFrame, oracles: Collection[str]) -> pd.DataFrame:
     """The table with `oracle_share`: compute saved as a share of what the oracle saves on the same dataset.
 
-    `oracles` names the policies of kind oracle; NaN where there is none or it saves nothing. A share above 1 is
-    possible where answers differ from the full model's: the oracle's never do.
+    `oracles` names the policies of kind oracle; NaN if there is none or it saves nothing. A share may be above 1 if
+    answers differ from the full model's, which the oracle's never do.
     """
     key = ["backbone", "dataset"]
     ceiling = results[results["policy"].isin(oracles)].groupby(key)["flops_saved"].max()
@@ -112,14 +111,13 @@ def with_oracle_share(results: pd.DataFrame, oracles: Collection[str]) -> pd.Dat
 
 def _quality(rows: pd.DataFrame, metrics: tuple[str, ...], seed: int, resamples: int) -> dict[str, float]:
     """Means over examples of the metrics and of the comparison with the full model, with intervals."""
-    first = rows.iloc[0]
-    found = {"examples": len(rows), "tokens": rows["tokens"].sum()}
-    found |= {"rules": first["rules"], "score_version": first["score_version"]}
+    columns = {"examples": len(rows), "tokens": rows["tokens"].sum()}
+    columns |= rows.iloc[0][["rules", "score_version"]].to_dict()
     for column in (*metrics, *COMPARISON):
         values = rows["tokens" if column == "mean_tokens" else column].to_numpy(dtype=float)
         low, high = bootstrap.interval(values, rows["group_id"].to_numpy(), seed=seed, resamples=resamples)
-        found |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
-    return found
+        columns |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
+    return columns
 
 
 def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:
@@ -142,7 +140,7 @@ def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:
 
 
 def _rounds(generations: pd.DataFrame) -> dict[str, float]:
-    """Of self-speculation: share of the drafts that are in the answers, and tokens that a round gives."""
+    """Of self-speculation: the share of drafted tokens that are in the answers, and tokens per round."""
     drafted, accepted = (generations[name].explode().dropna() for name in ("drafted", "accepted"))
     tokens = generations["exit_blocks"].str.len().sum() - len(generations)  # without those of the prompts
     return {"acceptance_rate": _ratio(accepted.sum(), drafted.sum()),
@@ -153,10 +151,10 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else float("nan")
 
 
-def exits(run: Run) -> pd.DataFrame:
-    """Where the decode passes of one run left: columns EXITS_COLUMNS, the shares (0..1) of a setting add up to 1.
+def exits(run: ScoredRun) -> pd.DataFrame:
+    """exits.csv of one run: where its decode passes left, with EXITS_COLUMNS; the shares (0..1) of a setting sum to 1.
 
-    Blocks at which nothing left have no row. A setting whose answers all are one token long has none at all.
+    Blocks at which nothing left have no row. A setting whose answers are all one token long has no row at all.
     """
     passes = (
         run.generations.assign(block=run.generations["exit_blocks"].str[1:]).explode("block").dropna(subset="block")
@@ -168,13 +166,13 @@ def exits(run: Run) -> pd.DataFrame:
 
 
 def training(curves: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """The training curves of every (backbone, recipe) in one frame with the columns TRAINING_COLUMNS."""
+    """training.csv: the training curves of every (backbone, recipe), with TRAINING_COLUMNS."""
     frames = [frame.assign(backbone=backbone, recipe=recipe) for (backbone, recipe), frame in curves.items()]
     return pd.concat(frames, ignore_index=True)[TRAINING_COLUMNS] if frames else pd.DataFrame(columns=TRAINING_COLUMNS)
 
 
 def main_metric(results: pd.DataFrame, dataset: str) -> str:
-    """The metric that stands for a dataset: its kind's, or the first main metric it has values of."""
+    """The main metric of a dataset: that of its kind, or the first main metric that it has values of."""
     if dataset in MAIN_METRIC:
         return MAIN_METRIC[dataset]
     rows = results[results["dataset"] == dataset]
@@ -185,13 +183,13 @@ def main_metric(results: pd.DataFrame, dataset: str) -> str:
 
 
 def metric_name(metric: str) -> str:
-    """`rougeL_acc` as people write it: ROUGE-L acc."""
+    """The name of a metric in text: ROUGE-L acc for `rougeL_acc`."""
     stem, _, kind = metric.partition("_")
     return " ".join(filter(None, (METRIC_NAMES.get(stem, stem), kind)))
 
 
 def to_latex(results: pd.DataFrame) -> str:
-    """The results for a paper: a booktabs tabular with each policy at its calibrated setting, by dataset.
+    """The results as a booktabs tabular: each policy at its calibrated settings, by dataset.
 
     A policy without calibration (full, pruned) has all its settings. Cells are `value [low, high]` in percent.
     """
