@@ -1,24 +1,26 @@
-"""What a token costs, by arithmetic on the backbone's config, and what a generation with early exits costs.
+"""The FLOPs of answers with early exits, by arithmetic on the backbone's config.
 
-Unit: FLOPs of one sequence alone (no padding of batches, no prompt shared between thresholds); one multiply-accumulate
-(MAC) is two. Counted: products with weights, attention scores and values, Mamba's recurrence. Left out everywhere:
-norms (the final one too), biases, RoPE, softmax, activations and gates, residual sums, the embedding look-up. Linear
-maps and attention equal `torch.utils.flop_counter` on Hugging Face's models with eager attention. Our conventions:
+One multiply-accumulate (MAC) is two FLOPs. Costs are those of one sequence alone, without the padding of a batch and
+without prompts that settings share. Counted are products with weights, attention scores and values, and Mamba's
+recurrence. Left out everywhere are norms (the final one too), biases, RoPE, softmax, activations and gates, residual
+sums and the embedding look-up. Linear maps and attention equal `torch.utils.flop_counter` on Hugging Face's models with
+eager attention. Conventions:
 
-- A cost has the three named terms of `block_costs`, where the shapes of blocks and mixers are.
-- The prompt is causal: its p-th token attends to p positions. An eager kernel computes the full square, about twice
-  that. The LM head reads its last position only. A sliding window does not matter: no sequence is longer than it.
-- The recurrence is counted token by token, in the prompt too. The chunked scan that computes a prompt does other
-  work, which depends on the chunk size.
-- A check without training costs what its exit computes for it: the LM head (softmax, margin, patience), or a dot
-  product of two hidden states (saturation, from the second exit on). The logits of the check that a token leaves at
-  are those that it is chosen from: they are not paid a second time.
-- A convolution costs one window a token. The plain PyTorch path of Mamba computes two windows for a decoded token
-  and at least kernel - 1 too many for a prompt, and drops them.
+- The prompt is causal: its p-th token attends to p positions. (An eager kernel computes the full square, about twice
+  that.) The LM head reads its last position only. Sliding windows do not matter, as no sequence is longer than one.
+- The recurrence is counted token by token, in the prompt too. (The chunked scan that computes a prompt does other work,
+  which depends on the size of a chunk.)
+- The convolution costs one window per token. (Mamba's plain PyTorch path computes two windows for a decoded token, and
+  at least kernel - 1 too many for a prompt, and drops them.)
+- A check without training costs what it computes: the LM head (softmax, margin, patience), or a dot product of two
+  hidden states (saturation, from the second exit on). If a token leaves at a check that computed the LM head, the token
+  is chosen from these logits, so that the LM head is not paid again.
+- Blocks, heads and state fills are those of DYNAMAX (arXiv 2504.20922). `propagate` is the least work that updates the
+  whole cache of a skipped block. With `deferred`, a token that left runs further blocks when a later token of its
+  sequence goes deeper: in the end it has run as many blocks as the deepest of itself and the later ones, each at its own
+  position.
 
-Blocks, heads and state fills are those of DYNAMAX (arXiv 2504.20922); `propagate` is the least work that leaves the
-skipped block's cache whole. With `deferred` a token that left runs on when a later one of its row goes deeper: in the
-end it has run as many blocks as the deepest of itself and the later ones, each at its own position.
+The cost of each part is in `parts`.
 """
 
 import itertools
