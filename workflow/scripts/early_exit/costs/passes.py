@@ -16,8 +16,8 @@ eager attention. Conventions:
   hidden states (saturation, from the second exit on). If a token leaves at a check that computed the LM head, the token
   is chosen from these logits, so that the LM head is not paid again.
 - Blocks, heads and state fills are those of DYNAMAX (arXiv 2504.20922). `propagate` is the least work that updates the
-  whole cache of a skipped block. With `deferred`, a token that left runs further blocks when a later token of its
-  sequence goes deeper: in the end it has run as many blocks as the deepest of itself and the later ones, each at its own
+  whole cache of a skipped block. With `deferred`, a token that left runs further blocks when a later token of its row
+  goes deeper: in the end it has run as many blocks as the deepest of itself and the later ones, each at its own
   position.
 
 The cost of each part is in `parts`.
