@@ -55,7 +55,7 @@ def test_the_page_shows_a_row_of_the_questions_and_all_of_them_are_read():
 
 
 def test_the_head_maps_hidden_states_to_two_logits_and_says_what_that_costs():
-    design = {"kind": f"{EXAMPLES}/bottleneck.py:Bottleneck", "width": 8}
+    design = {"kind": f"{EXAMPLES}/narrow_head.py:Bottleneck", "width": 8}
     heads = store.build(design, 32, [2, 4])
     assert heads["4"](torch.randn(3, 5, 32)).shape == (3, 5, 2)
     assert store.cost(design, 32) == {"linear": 2 * (32 * 8 + 8 * 2), "recurrence": 0, "per_context": 0}
