@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from conftest import Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
-from early_exit.blocks import scores as block_scores
+from early_exit.blocks import scores as scoring
 from early_exit.decoding.answer import Plan, _answer
 from early_exit.decoding.fills import Fill
 from early_exit.models import loading
@@ -60,7 +60,7 @@ def test_the_least_scores_go(depth, values, data):
     scores = pd.concat([table(depth, values), greedy(depth, values)])
     count = data.draw(st.integers(1, depth - 1))
     for by in pruning.BY:
-        gone = pruning.blocks(by, count, depth, scores)
+        gone = pruning.blocks_to_drop(by, count, depth, scores)
         assert len(set(gone)) == count and list(gone) == sorted(gone) and set(gone) <= set(range(1, depth + 1))
         own = scores[scores["by"] == by].set_index(["dropped", "block"])["score"]
         if by == "last":
@@ -71,7 +71,7 @@ def test_the_least_scores_go(depth, values, data):
             assert all(b == a + 1 for a, b in pairwise(gone))
             assert own[count, gone[0]] == min(own[count])
         else:
-            before = pruning.blocks(by, count - 1, depth, scores) if count > 1 else ()
+            before = pruning.blocks_to_drop(by, count - 1, depth, scores) if count > 1 else ()
             (new,) = set(gone) - set(before)
             assert own[count, new] == min(own[count])
 
@@ -79,20 +79,20 @@ def test_the_least_scores_go(depth, values, data):
 def test_what_was_not_scored_is_refused():
     scores = greedy(5, np.random)
     with pytest.raises(InputError, match="block scores: none for 3 blocks dropped by one-by-one"):
-        pruning.blocks("one-by-one", 3, 5, scores[scores["dropped"] < 3])
+        pruning.blocks_to_drop("one-by-one", 3, 5, scores[scores["dropped"] < 3])
     with pytest.raises(InputError, match="none for 2 blocks dropped by angular"):
-        pruning.blocks("angular", 2, 5, scores)
+        pruning.blocks_to_drop("angular", 2, 5, scores)
 
 
 def test_sets_and_metadata_name_the_blocks():
     policy = {"kind": "pruned", "by": "last", "prompt": "full", "drop": [1, 3]}
-    assert pruning.sets({"p": policy}, 6, pd.DataFrame()).to_numpy().tolist() == [
+    assert pruning.drop_table({"p": policy}, 6, pd.DataFrame()).to_numpy().tolist() == [
         ["p", "last", "full", 1, "5"], ["p", "last", "full", 3, "3 4 5"],
     ]  # fmt: skip
-    dropped = pruning.read(policy, 6, None)
+    dropped = pruning.read_drops(policy, 6, None)
     assert dropped == {1.0: (5,), 3.0: (3, 4, 5)}
     assert pruning.metadata(dropped) == {"dropped_blocks": '{"1": [5], "3": [3, 4, 5]}'}
-    assert pruning.read({"kind": "full"}, 6, None) == pruning.metadata({}) == {}
+    assert pruning.read_drops({"kind": "full"}, 6, None) == pruning.metadata({}) == {}
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def angle(a, b):
 def test_influence_and_angles_are_those_of_documents_run_alone(double_model):
     backbone, docs = loading.adapt(double_model), documents(5)
     with Float64(), torch.no_grad():
-        cosines, angles = block_scores.likenesses(backbone, docs, 32)
+        cosines, angles = scoring.similarities(backbone, docs, 32)
         alone = []
         for document in docs:
             tokens = torch.tensor([document.token_ids])
@@ -135,7 +135,7 @@ def cut(name, gone, dtype=torch.float32):
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_one_by_one_follows_the_librarys_own_loss(name):
     backbone, docs = loading.adapt(make_random_model(name)), documents(4)
-    rows = block_scores.one_by_one(backbone, docs, 32, 2)
+    rows = scoring.greedy_losses(backbone, docs, 32, 2)
     gone = []
     for dropped in (1, 2):
         step = {block: value for count, block, value in rows if count == dropped}
@@ -153,15 +153,15 @@ def test_one_by_one_follows_the_librarys_own_loss(name):
 
 def test_a_table_has_every_candidate(random_model):
     backbone, docs = loading.adapt(random_model), [Document("a", [3, 4, 5, 6])]
-    found = pd.DataFrame([*block_scores.scores(backbone, docs, 32, "likeness"),
-                          *block_scores.scores(backbone, docs, 32, "loss", 2)])  # fmt: skip
+    found = pd.DataFrame([*scoring.score_rows(backbone, docs, 32, "likeness"),
+                          *scoring.score_rows(backbone, docs, 32, "loss", 2)])  # fmt: skip
     counts = found.groupby("by")["block"].count().to_dict()
     assert counts == {"block-influence": 6, "angular": 2 + 3 + 4 + 5 + 6, "one-by-one": 6 + 5}
-    assert set(found.columns) | {"backbone"} == set(pruning.SCORES)
+    assert set(found.columns) | {"backbone"} == set(pruning.SCORE_COLUMNS)
     assert found["score"].notna().all()
     one = found[(found["by"] == "angular") & (found["dropped"] == 5)]
     assert one["block"].tolist() == [1, 2]
-    assert len(pruning.blocks("one-by-one", 2, DEPTH, found)) == 2
+    assert len(pruning.blocks_to_drop("one-by-one", 2, DEPTH, found)) == 2
 
 
 # --- answers -------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def drawn(*, backbone=("tiny-transformer", "tiny-mamba")):
     for name in backbone:
         own = pd.concat([table(8, rng), greedy(8, rng)]).assign(backbone=name)
         scores.append(own)
-        chosen.append(pruning.sets(some, 8, own).assign(backbone=name))
+        chosen.append(pruning.drop_table(some, 8, own).assign(backbone=name))
     return pd.concat(scores), pd.concat(chosen)
 
 

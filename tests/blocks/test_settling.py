@@ -12,7 +12,7 @@ from head_training import documents
 
 def test_settling_is_the_mean_over_all_positions_of_documents_run_alone(random_model):
     backbone, docs = loading.adapt(random_model), documents(8)
-    table = settling.settling(backbone, docs, 64)
+    table = settling.settling_rows(backbone, docs, 64)
     assert [row["block"] for row in table] == list(range(1, backbone.depth + 1))
     assert {row["tokens"] for row in table} == {sum(len(document.token_ids) for document in docs)}
     equal, cosine = [], []
@@ -27,7 +27,7 @@ def test_settling_is_the_mean_over_all_positions_of_documents_run_alone(random_m
 
 
 def test_the_last_block_is_the_full_model_and_the_first_is_not(random_model):
-    table = settling.settling(loading.adapt(random_model), documents(8), 64)
+    table = settling.settling_rows(loading.adapt(random_model), documents(8), 64)
     assert table[-1]["share"] == 1.0
     assert table[-1]["cosine"] == pytest.approx(1.0, abs=1e-6)
     assert table[0]["cosine"] < 0.99
@@ -36,5 +36,5 @@ def test_the_last_block_is_the_full_model_and_the_first_is_not(random_model):
 
 def test_padding_does_not_count(random_model):
     backbone, docs = loading.adapt(random_model), documents(6)
-    together, apart = settling.settling(backbone, docs, 1000), settling.settling(backbone, docs, 1)
+    together, apart = settling.settling_rows(backbone, docs, 1000), settling.settling_rows(backbone, docs, 1)
     assert [row["cosine"] for row in together] == pytest.approx([row["cosine"] for row in apart], abs=1e-4)

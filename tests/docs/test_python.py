@@ -33,7 +33,7 @@ def save_heads(model, folder):
     width = model.backbone.hidden_size
     heads = torch.nn.ModuleDict({name: store.build(design, width, EXITS) for name, design in designs.items()})
     folder.mkdir(parents=True)
-    store.save(heads, designs, model.manifest, EXITS, {}, folder / "heads.safetensors", folder / "manifest.json")
+    store.save(heads, designs, model.manifest, EXITS, {}, folder)
     return folder
 
 

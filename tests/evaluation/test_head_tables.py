@@ -39,7 +39,7 @@ def measure(model, batch_tokens=24, seeds=(3, 4), k=2):
     backbone = loading.adapt(model)
     trained = {seed: training.new_heads(DESIGNS, backbone.hidden_size, EXITS, seed).eval() for seed in seeds}
     label = "exit-in-oracle-topk"
-    return trained, head_outputs.measure(backbone, trained, documents(), EXITS, label, k, batch_tokens)
+    return trained, head_outputs.measure(backbone, trained, documents(), label, k, batch_tokens)
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def save(folder, seed, source="b" * 64):
     folder.mkdir()
     made = training.new_heads(DESIGNS, 32, EXITS, seed)
     rest = {"seed": seed, "distillation": {}, "max_tokens": 9, "corpus": {}, "versions": {}, "steps": 1, "tokens": 1}
-    store.save(made, DESIGNS, backbone, EXITS, rest, folder / "heads.safetensors", folder / "manifest.json")
+    store.save(made, DESIGNS, backbone, EXITS, rest, folder)
     return backbone
 
 

@@ -62,7 +62,7 @@ def made():
 
 
 def save(made, folder, configs=CONFIGS, backbone=BACKBONE):
-    store.save(made, configs, backbone, EXITS, {"seed": 1}, folder / "heads.safetensors", folder / "manifest.json")
+    store.save(made, configs, backbone, EXITS, {"seed": 1}, folder)
 
 
 # --- designs -----------------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
     with pytest.raises(InputError, match="no such model folder"):
         store.load(tmp_path, "calm", tmp_path / "nowhere")
     (tmp_path / "heads.safetensors").write_bytes((tmp_path / "heads.safetensors").read_bytes() + b" ")
-    with pytest.raises(InputError, match=r"is not the file that manifest\.json tells of"):
+    with pytest.raises(InputError, match=r"is not the file that manifest\.json describes"):
         store.load(tmp_path, "calm", BACKBONE)
 
 
@@ -238,8 +238,7 @@ def test_a_head_is_loaded_in_three_lines_for_a_model_s_folder_or_manifest(tmp_pa
     folder = tmp_path / "results/tiny/heads/tiny-mamba/paper"
     exits = [8, 10]
     saved = torch.nn.ModuleDict({"mamba": store.build(CONFIGS["mamba"], 128, exits)})
-    store.save(saved, {"mamba": CONFIGS["mamba"]}, manifest, exits, {}, folder / "heads.safetensors",
-               folder / "manifest.json")  # fmt: skip
+    store.save(saved, {"mamba": CONFIGS["mamba"]}, manifest, exits, {}, folder)
     backbone = {"folder": str(model), "manifest file": "tiny-mamba.json", "manifest": manifest}[given]
     write_json(manifest, tmp_path / "tiny-mamba.json")
     lines = re.search(r"^    from early_exit(?:.+\n)+", store.__doc__, re.MULTILINE)[0]

@@ -78,7 +78,7 @@ def test_tokens_differ_in_difficulty(model):
         1,
     )
     held_out = documents.tokenise(corpus[corpus["split"] == "held_out"], tokenizer, 256)
-    share = {row["block"]: row["share"] for row in settling.settling(backbone, held_out, 2048)}
+    share = {row["block"]: row["share"] for row in settling.settling_rows(backbone, held_out, 2048)}
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0
 
 

@@ -61,7 +61,7 @@ def run(folder, history, every=2, place=None, **changes):
     kept = list(journal.rows)
     runtime = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
-    dropped = pruning.chosen(PRUNED, manifest["depth"])
+    dropped = pruning.drops_by_setting(PRUNED, manifest["depth"])
     answerer = answer.Answerer(
         PRUNED,
         manifest,

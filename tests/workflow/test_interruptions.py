@@ -132,7 +132,7 @@ def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> so
 @pytest.mark.parametrize(
     ("outputs", "place", "call", "left", "said"),
     [
-        ((HEADS,), ("early_exit.heads.training", "_Run.advance"), 3, None, "going on after step 2 of"),
+        ((HEADS,), ("early_exit.heads.training", "HeadTraining.train_on"), 3, None, "going on after step 2 of"),
         ((ANSWERS, SCORES), GENERATING, 3, 2, "going on after 2 answers"),
         ((SCORES,), ("early_exit.evaluation.scoring", "score_answer"), 2, None, "4 answers scored"),
     ],
@@ -229,7 +229,7 @@ def fill(folder: Path) -> None:
         "table.parquet": lambda path: records.write_table(frame, path, records.pa.schema({"key": records.pa.string()})),
         "table.csv": lambda path: records.write_csv(frame, path),
         "value.json": lambda path: records.write_json(frame["key"].tolist(), path),
-        "heads.safetensors": lambda path: store.save(made, {}, backbone, [1], {}, path, folder / "manifest.json"),
+        "heads.safetensors": lambda path: store.save(made, {}, backbone, [1], {}, path.parent),
         "heads.partial": lambda path: resume.Checkpoint(path, "f", 0).save(made.state_dict()),
         "test.partial": lambda path: journal.Journal(path, "f" * 9000, 1),
     }.items():

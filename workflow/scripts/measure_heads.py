@@ -1,4 +1,4 @@
-"""Rule measure_heads: what the heads of a recipe, trained from several seeds, say of each token of held-out text."""
+"""Rule measure_heads: confidences of a recipe's heads, trained from several seeds, on each token of held-out text."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ with job.logged(snakemake) as log:
     documents = tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
     folders = [Path(path).parent for path in snakemake.input.heads]
     trained = measure.load(folders, list(params.heads), manifest)
-    rows = measure.measure(backbone, trained, documents, params.exits, params.label, params.k, params.batch_tokens)
+    rows = measure.measure(backbone, trained, documents, params.label, params.k, params.batch_tokens)
     records.write_table(rows, snakemake.output[0], records.confidences_schema(params.heads))
     log.info("%d documents, %d seeds, %d rows", len(documents), len(trained), len(rows))

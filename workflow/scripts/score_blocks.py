@@ -1,4 +1,4 @@
-"""Rule score_blocks: what each block of a backbone is worth on training text, for static pruning."""
+"""Rule score_blocks: scores of a backbone's blocks on training text, for static pruning."""
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ with job.logged(snakemake) as log:
     backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     text = corpus[corpus["split"] == "train"].head(params.documents)
     documents = tokenise(text, tokenizer, params.max_tokens)
-    rows = scores.scores(backbone, documents, params.batch_tokens, params.measure, params.most)
+    rows = scores.score_rows(backbone, documents, params.batch_tokens, params.measure, params.most)
     table = pd.DataFrame(rows)
     table.insert(0, "backbone", manifest["name"])
     records.write_csv(table, snakemake.output[0])

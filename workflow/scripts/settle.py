@@ -13,6 +13,6 @@ with job.logged(snakemake):
     corpus = records.read_table(snakemake.input.corpus, records.CORPUS)
     backbone, tokenizer = loading.open_backbone(manifest, params.runtime)
     documents = tokenise(corpus[corpus["split"] == "held_out"], tokenizer, params.max_tokens)
-    table = pd.DataFrame(settling.settling(backbone, documents, params.batch_tokens))
+    table = pd.DataFrame(settling.settling_rows(backbone, documents, params.batch_tokens))
     table.insert(0, "backbone", manifest["name"])
     records.write_csv(table, snakemake.output[0], "%.6f")

@@ -1,5 +1,7 @@
 """Rule train_heads: all heads of a recipe, distilled from one backbone in one pass over the corpus."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from early_exit.base import files, job, records, resume
@@ -18,15 +20,21 @@ with job.logged(snakemake) as log:
     log.info("%d documents, %d parameters in %d heads", len(documents), store.parameters(made), len(made))
 
     versions = job.versions()
-    of_this = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
+    settings = dict(params.items()) | {"device": backbone.device.type, "versions": versions}
     checkpoint = resume.Checkpoint(
         files.partial(out.heads),
-        resume.fingerprint(snakemake.input, of_this),
+        resume.fingerprint(snakemake.input, settings),
         snakemake.config["distillation"]["checkpoint_seconds"],
     )
     curve = training.train(backbone, made, documents, exits, options, checkpoint)
     records.write_csv(pd.DataFrame(curve), out.training, "%.6f")
-    description = {"seed": options["seed"], "distillation": options, "max_tokens": params.max_tokens,
-                   "steps": curve[-1]["step"], "tokens": curve[-1]["tokens"], "versions": versions,
-                   "corpus": records.read_metadata(snakemake.input.corpus)}  # fmt: skip
-    store.save(made, params.heads, manifest, exits, description, out.heads, out.manifest)
+    description = {
+        "seed": options["seed"],
+        "distillation": options,
+        "max_tokens": params.max_tokens,
+        "steps": curve[-1]["step"],
+        "tokens": curve[-1]["tokens"],
+        "versions": versions,
+        "corpus": records.read_metadata(snakemake.input.corpus),
+    }
+    store.save(made, params.heads, manifest, exits, description, Path(out.heads).parent)

@@ -1,7 +1,7 @@
-"""How early a backbone settles, before any exit head is trained: what an exit after each block could be worth.
+"""How early a backbone's predictions settle, which bounds what exits can save; no head is needed.
 
-All tokens run at full depth. After each block the hidden state is compared with that after the last one, both as they
-are before the final norm, and so is the token that the LM head would predict from it.
+All tokens run at full depth. After each block, the hidden state and the token that the LM head would predict from it
+are compared with those after the last block; hidden states are taken before the final norm.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from early_exit.models.documents import Document, batches, pad
 
 
 @torch.no_grad()
-def settling(backbone: Backbone, documents: Sequence[Document], batch_tokens: int) -> list[dict[str, float]]:
-    """A row for each block n = 1 .. depth, means over all positions of the documents.
+def settling_rows(backbone: Backbone, documents: Sequence[Document], batch_tokens: int) -> list[dict[str, float]]:
+    """Return one row per block n = 1 .. depth, with means over all positions of the documents.
 
-    `share` (0..1) of positions whose most probable next token after block n is already the full model's; `cosine`
-    (-1..1) of the hidden state after block n with that after the last block, in float32; `tokens`, the positions.
-    Documents are run in batches of about `batch_tokens`, which changes no value beyond rounding.
+    `share` (0..1): positions whose most probable next token after block n is already the full model's. `cosine`
+    (-1..1): between the hidden states after block n and after the last block, in float32. `tokens`: the positions.
+    The size of batches, `batch_tokens`, changes values by rounding only.
     """
     every = range(1, backbone.depth + 1)
     equal, cosine, count = dict.fromkeys(every, 0), dict.fromkeys(every, 0.0), 0

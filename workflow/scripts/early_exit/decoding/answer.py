@@ -48,7 +48,7 @@ class Answerer:
         runtime: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
         job_mib: what the job may take, for `memory: auto`.
         exits, head_folder, plan, rates: see `exit_policies.Given`.
-        dropped: the blocks that are left out at each setting, for `pruned` (see `pruning.chosen`).
+        dropped: the blocks that are left out at each setting, for `pruned` (see `pruning.drops_by_setting`).
 
     `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
     """

@@ -30,7 +30,7 @@ def questions(params, files, place: str | None) -> pd.DataFrame:
 def dropped(params, files) -> dict[float, tuple[int, ...]]:
     """The blocks that are left out at each setting, by a policy that prunes; nothing by others."""
     depth = records.read_json(files.manifest)["depth"]
-    return pruning.read(params.policy, depth, files.get("block_scores"))
+    return pruning.read_drops(params.policy, depth, files.get("block_scores"))
 
 
 def answerer(params, files, job_mib: float) -> Answerer:

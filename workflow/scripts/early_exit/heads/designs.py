@@ -1,13 +1,13 @@
 """Designs of exit heads: classifiers that read the hidden state after an exit's block and give two logits.
 
-A design is one class: `classify`, from hidden states to two logits, and `cost`, what one check costs. Those in `KINDS`
-are built in: the paper's three (DYNAMAX, arXiv 2504.20922, sec. III), two slim ones that first project the hidden
-state down to `rank` channels, and the hybrid that the paper leaves open. One of your own is a class in a file of your
-own (see `head_sources`).
+A design is one class with two methods: `classify` maps hidden states to two logits, `cost` returns what one check
+costs. `KINDS` has the built-in ones: the paper's three (DYNAMAX, arXiv 2504.20922, sec. III), two slim ones that first
+project the hidden state down to `rank` channels, and the hybrid that the paper leaves open. A user's design is such a
+class in a file of its own; its kind is `path/to/file.py:Class` (see `sources.user_code`).
 
 Hidden states are scaled to unit root mean square before the head, without parameters: their norm grows with depth (in
-a pre-norm backbone each block adds to it) and differs between backbones, and one learning rate has to do for all of
-them. `normalise: none` turns that off.
+a pre-norm backbone each block adds to it) and differs between backbones, while one learning rate must suit all of them.
+`normalise: none` turns that off.
 """
 
 from typing import Any
@@ -27,12 +27,12 @@ class Head(nn.Module):
 
     Args:
         hidden_size: width of the hidden states.
-        layer_idx: the exit's place among the exits, 0-based; what a cache goes by.
-        exits: how many exits there are.
+        layer_idx: 0-based index of the exit among the exits, by which a cache is addressed.
+        exits: number of exits.
         normalise: rms or none.
     """
 
-    stateful = False  # whether it remembers the tokens before, in a cache
+    stateful = False  # whether it keeps a state of earlier tokens, in a cache
 
     def __init__(self, hidden_size: int, layer_idx: int, exits: int, *, normalise: str = "rms"):
         super().__init__()
@@ -41,25 +41,25 @@ class Head(nn.Module):
         self.hidden_size, self.normalise = hidden_size, normalise
 
     def forward(self, hidden: Tensor, cache: Any = None) -> Tensor:
-        """Hidden states (rows, T, hidden) to logits (rows, T, 2); a stateful head goes on from `cache`.
+        """Map hidden states (rows, T, hidden) to logits (rows, T, 2); a stateful head continues from `cache`.
 
-        The hidden states may be of another number format than the head: Mamba backbones keep theirs in float32.
+        The hidden states may have another number format than the head: Mamba backbones keep theirs in float32.
         """
         if self.normalise == "rms":
             hidden = F.rms_norm(hidden, (self.hidden_size,))
         return self.classify(hidden.to(next(self.parameters(), hidden).dtype), cache)
 
     def classify(self, hidden: Tensor, cache: Any) -> Tensor:
-        """What a design is: the same shapes as `forward`, on the scaled hidden states."""
+        """Map scaled hidden states to logits, in the shapes of `forward`; each design implements this."""
         raise NotImplementedError(f"{type(self).__name__} has no `classify`")
 
     def new_cache(self) -> DynamicCache | None:
-        """The library's cache for running a stateful head over a prompt, shared by all exits."""
+        """Return the library's cache for a pass over a prompt, shared by all exits; None for a stateless head."""
         return None
 
     @classmethod
     def cost(cls, hidden_size: int, **options) -> Cost:
-        """What one check of a token costs, in the terms of `block_costs`; a recurrence marks a stateful head."""
+        """Return what one check of a token costs (see `costs.parts`); a recurrence marks a stateful head."""
         raise NotImplementedError(f"{cls.__name__} has no `cost`; savings without it would be wrong")
 
 
@@ -95,7 +95,7 @@ class FeedForward(Head):
 
 
 class Mamba(Head):
-    """A Mamba mixer whose output projection gives two logits. It remembers the tokens before."""
+    """A Mamba mixer whose output projection yields two logits; its state depends on all earlier tokens."""
 
     stateful = True
 
@@ -131,7 +131,7 @@ class SlimFeedForward(Head):
 
 
 class SlimMamba(Head):
-    """A learned projection to `rank` channels, then a Mamba mixer of that width whose output gives two logits."""
+    """A learned projection to `rank` channels, then a Mamba mixer of that width that outputs two logits."""
 
     stateful = True
 
@@ -156,7 +156,7 @@ class SlimMamba(Head):
 class Hybrid(Head):
     """A Mamba state with an FFN on top: projection to `rank` channels, x + mixer(x), then r -> 4r -> 2 of its norm.
 
-    A mixer alone is linear in what its state holds but for the gate; the FFN decides on state and token together.
+    Without the FFN, the logits are linear in the mixer's state except for the gate; with it, state and token interact.
     """
 
     stateful = True
@@ -183,7 +183,7 @@ class Hybrid(Head):
 
 
 def projection(hidden_size: int, rank: int) -> nn.Linear:
-    """From the backbone's width to `rank` channels, without bias; InputError if that is no narrowing."""
+    """Return a linear layer from the backbone's width to `rank` channels; InputError if it would widen."""
     if rank > hidden_size:
         raise InputError(f"rank: {rank} is more than the hidden states' {hidden_size} channels; lower it")
     return nn.Linear(hidden_size, rank, bias=False)

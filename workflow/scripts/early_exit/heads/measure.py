@@ -1,8 +1,8 @@
-"""What exit heads say of held-out text, and whether they are right: the arrays that `head_quality` works on.
+"""Confidences of exit heads on held-out text, beside what would have been right; `head_quality` evaluates them.
 
-The frozen backbone runs once over each document; heads of all trainings read the same hidden states, all positions of
-a document at once. A stateful head therefore sees every token before, at every exit. In decoding it misses, at the
-later exits, the tokens that left earlier (see `policies`): its quality here is what its training aims at.
+The frozen backbone runs once over each document; the heads of all trainings read the same hidden states, all positions
+of a document at once. So a stateful head sees every earlier token at every exit. In decoding, its later exits miss the
+tokens that left earlier (see `policies.confidences`): the quality here is what training aims at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from early_exit.heads import store, targets
 from early_exit.models.backbone import Backbone
 from early_exit.models.documents import Document, batches, pad
 
-Trained = Mapping[int, Mapping[str, nn.ModuleDict]]  # by seed and name, one head per exit
+HeadsBySeed = Mapping[int, Mapping[str, nn.ModuleDict]]  # by the seed of the training and by name; one head per exit
 
 
 def load(folders: Sequence[Path], names: Sequence[str], backbone: Mapping[str, str]) -> dict[int, dict]:
-    """The heads `names` of several trainings of one recipe, by the seed that each was trained from.
+    """Load the heads `names` of several trainings of one recipe, keyed by the seed of the training.
 
-    InputError if two were trained from the same seed, or one for another backbone than the manifest `backbone`.
+    InputError if two have the same seed, or if one was trained for another backbone than that of the manifest.
     """
     trained: dict[int, dict] = {}
     for folder in folders:
@@ -38,15 +38,15 @@ def load(folders: Sequence[Path], names: Sequence[str], backbone: Mapping[str, s
 
 @torch.no_grad()
 def measure(
-    backbone: Backbone, trained: Trained, documents: Sequence[Document], exits: Sequence[int], label: str, k: int,
-    batch_tokens: int,
-) -> pd.DataFrame:  # fmt: skip
-    """One row per seed, token and exit, in the order of seeds, documents, positions and exits.
+    backbone: Backbone, trained: HeadsBySeed, documents: Sequence[Document], label: str, k: int, batch_tokens: int
+) -> pd.DataFrame:
+    """Return one row per seed, token and exit, in the order of seeds, documents, positions and exits.
 
-    Columns `seed, document_id, position, exit`; `label`, what a head should say by the rule `label` with `k`;
-    `agreement`, whether the exit's most probable token is the full model's; and `confidence_{name}` of each head.
-    In memory at once are the hidden states of `batch_tokens` tokens at every exit, and the logits of two of those.
+    Columns: `seed, document_id, position, exit`; `label`, the target of a head by the rule `label` with `k`;
+    `agreement`, whether the exit's most probable token is the full model's; and `confidence_{name}` per head.
+    Memory holds the hidden states of `batch_tokens` tokens at every exit, and the logits at two depths.
     """
+    exits = [int(n) for n in next(iter(next(iter(trained.values())).values()))]
     dtype = backbone.model.dtype  # as in decoding
     for per_name in trained.values():
         for heads in per_name.values():
@@ -59,7 +59,7 @@ def measure(
         last, hidden = backbone.run_prompt(ids, exits)
         oracle = backbone.logits(last)
         row, position = (index.cpu() for index in real.nonzero(as_tuple=True))
-        own = {"place": [place[group[r].document_id] for r in row.tolist()], "position": position.numpy()}
+        tokens = {"place": [place[group[r].document_id] for r in row.tolist()], "position": position.numpy()}
         for n in exits:
             logits = backbone.logits(hidden[n])
             truth = {
@@ -68,11 +68,11 @@ def measure(
             }
             del logits
             for seed, per_name in trained.items():
-                said = {
+                confidences = {
                     f"confidence_{name}": store.confidence(heads[str(n)](hidden[n])[real]).cpu().numpy()
                     for name, heads in per_name.items()
                 }
-                frames.append(pd.DataFrame({"seed": seed, **own, "exit": n, **truth, **said}))
+                frames.append(pd.DataFrame({"seed": seed, **tokens, "exit": n, **truth, **confidences}))
     rows = pd.concat(frames).sort_values(["seed", "place", "position", "exit"], ignore_index=True)
     rows.insert(1, "document_id", [documents[k].document_id for k in rows.pop("place")])
     return rows

@@ -1,12 +1,11 @@
-"""Exit heads of a backbone: made from their entries in the config, saved, loaded, and what each costs.
+"""Exit heads of a backbone: built from their config entries, saved, loaded, and what a check costs.
 
-A recipe's heads are two files, heads.safetensors with the weights of every head at every exit, and manifest.json, which
-says what they are, which backbone they read, and what they were trained on. From Python, with `workflow/scripts` on the
-path:
+A recipe's folder has two files: heads.safetensors with the weights of every head at every exit, and manifest.json with
+their designs, their backbone and their training. From Python, with `workflow/scripts` on the path:
 
     from early_exit.heads import store
     mine = store.load("results/tiny/heads/tiny-mamba/paper", "mamba", "workflow/resources/tiny/mamba")
-    sure = store.confidence(mine["8"](hidden))  # (rows, T, width) after block 8, as the backbone gives it, to (rows, T)
+    sure = store.confidence(mine["8"](hidden))  # hidden states (rows, T, width) after block 8 to (rows, T)
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from early_exit.sources import manifests, model_files, user_code
 
 
 def kind_class(kind: str) -> type[Head]:
-    """The class of a kind: built in, or out of a file (`path/to/file.py:Class`); InputError if there is none."""
+    """Return the class of a kind: built in, or from a file (`path/to/file.py:Class`); InputError if there is none."""
     if kind in KINDS:
         return KINDS[kind]
     if not user_code.is_external(kind):
@@ -40,9 +39,9 @@ def kind_class(kind: str) -> type[Head]:
 
 
 def build(config: Mapping[str, Any], hidden_size: int, exits: Sequence[int], name: str = "") -> nn.ModuleDict:
-    """One head of one kind per exit, keyed by the exit's block number; InputError, with `name`, if that cannot be.
+    """Build the heads of one config entry, one per exit, keyed by the exit's block number.
 
-    `config` is the head's entry in the config: its kind and that kind's options.
+    `config` has the kind and that kind's options. InputError, which names the head, if the class does not take them.
     """
     options = {key: value for key, value in config.items() if key != "kind"}
     with _one_line(name, options):
@@ -51,7 +50,7 @@ def build(config: Mapping[str, Any], hidden_size: int, exits: Sequence[int], nam
 
 
 def cost(config: Mapping[str, Any], hidden_size: int, name: str = "") -> Cost:
-    """What one check of a head costs on hidden states of this width, as its class says it."""
+    """Return what one check of a head costs on hidden states of this width, as its class states it."""
     options = {key: value for key, value in config.items() if key != "kind"}
     with _one_line(name, options):
         found = kind_class(config["kind"]).cost(hidden_size, **options)
@@ -61,24 +60,24 @@ def cost(config: Mapping[str, Any], hidden_size: int, name: str = "") -> Cost:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """P(the rest may be skipped): (..., 2) to (...), in float32."""
+    """Return the probability that the remaining blocks may be skipped: logits (..., 2) to (...), in float32."""
     return logits.float().softmax(-1)[..., 1]
 
 
 def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path) -> nn.ModuleDict:
-    """The trained head `name` out of a recipe's folder, one per exit, keyed by the exit's block number as text.
+    """Load the trained head `name` from a recipe's folder, one per exit, keyed by the exit's block number as text.
 
     Args:
-        folder: holds heads.safetensors and manifest.json.
+        folder: has heads.safetensors and manifest.json.
         name: the head's name in the config.
-        backbone: what it shall run on: a backbone's manifest, or the path of one, of a model's folder in the hub's
+        backbone: the backbone to run on: its manifest, or the path of a manifest, of a model's folder in the hub's
             format, or of a GGUF file.
 
     Returns:
         The heads on the CPU, in float32, frozen, in evaluation mode.
 
     Raises:
-        InputError: it was trained for another backbone, its design's file has changed, or there is no such head.
+        InputError: there is no such head, it was trained for another backbone, or the file of its design has changed.
     """
     folder, backbone = Path(folder), _manifest(backbone)
     manifest = read_json(folder / "manifest.json")
@@ -97,21 +96,24 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
             raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
     weights = folder / "heads.safetensors"
     if model_files.sha256(weights) != manifest["sha256"]:
-        raise InputError(f"{weights}: is not the file that manifest.json tells of; delete it and train the heads again")
+        raise InputError(
+            f"{weights}: is not the file that manifest.json describes; delete it and train the heads again"
+        )
     with safe_open(weights, framework="pt") as file:
-        own = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
-        heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in own})
+        keys = [key for key in file.keys() if key.startswith(f"{name}.")]  # noqa: SIM118
+        heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys})
     pack_linears(heads)
     return heads.eval().requires_grad_(False)
 
 
 def save(
     heads: nn.ModuleDict, configs: Mapping[str, Mapping[str, Any]], backbone: Mapping[str, Any], exits: Sequence[int],
-    description: Mapping[str, Any], weights_path: str | Path, manifest_path: str | Path,
+    description: Mapping[str, Any], folder: str | Path,
 ) -> None:  # fmt: skip
-    """Write a recipe's heads by name, and the manifest that says what they are and what they were trained on."""
+    """Write a recipe's folder: the weights, and a manifest with the designs, the backbone and `description`."""
+    weights = Path(folder) / "heads.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
-    with whole_file(weights_path) as temporary:
+    with whole_file(weights) as temporary:
         save_file(tensors, temporary)
     manifest = {
         **description,
@@ -120,19 +122,19 @@ def save(
         "code": user_code.digests(configs.values()),
         "hidden_size": backbone["config"]["hidden_size"],
         "exits": list(exits),
-        "sha256": model_files.sha256(Path(weights_path)),
+        "sha256": model_files.sha256(weights),
     }
-    write_json(manifest, manifest_path)
+    write_json(manifest, Path(folder) / "manifest.json")
 
 
 def parameters(heads: nn.Module) -> int:
-    """How many numbers the heads hold."""
+    """Return the number of parameters of the heads."""
     return sum(parameter.numel() for parameter in heads.parameters())
 
 
 @contextmanager
 def _one_line(name: str, options: Mapping[str, Any]) -> Iterator[None]:
-    """What goes wrong when a class is given its options, as one line that names the head."""
+    """Turn errors of a head's class into an InputError of one line that names the head."""
     where = f"heads.{name}" if name else "head"
     try:
         yield
@@ -146,7 +148,7 @@ def _one_line(name: str, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _manifest(backbone: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
-    """A backbone's manifest, or a model's own, which has the same SHA-256."""
+    """Return a backbone's manifest, or describe the model at a path, which yields the same SHA-256."""
     if isinstance(backbone, Mapping):
         return backbone
     path = Path(backbone)

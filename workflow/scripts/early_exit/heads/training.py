@@ -1,7 +1,7 @@
 """Trains all heads of a recipe at all exits of a backbone, in one pass over the documents.
 
-A batch's hidden states are computed once, serve every head, and are gone before the next batch. Heads share no
-parameters and draw their random numbers by their own names, so none depends on which others train beside it.
+The hidden states of a batch are computed once, serve every head, and are freed before the next batch. Heads share no
+parameters, and each draws random numbers from a seed of its name, so none depends on which others are trained with it.
 """
 
 import math
@@ -23,13 +23,13 @@ from early_exit.heads.store import build
 from early_exit.models.backbone import Backbone
 from early_exit.models.documents import Document, schedule
 
-REPORT_EVERY = 10  # steps that a row of the curve is the mean of
+REPORT_EVERY = 10  # steps per row of the curve
 
 
 def new_heads(
     configs: Mapping[str, Mapping[str, Any]], hidden_size: int, exits: Sequence[int], seed: int
 ) -> nn.ModuleDict:  # fmt: skip
-    """Fresh heads by name; a head's first weights depend on the seed and its own name only."""
+    """Build untrained heads by name; a head's initial weights depend on the seed and on its own name only."""
     made = {}
     for name, config in configs.items():
         _seed(seed, name)
@@ -44,21 +44,21 @@ def train(
     """Train all heads in place, in float32.
 
     Args:
-        backbone: frozen; it gives hidden states and labels.
-        heads: by name, each one per exit, as `new_heads` makes them, on the backbone's device.
+        backbone: frozen; it computes hidden states and labels.
+        heads: by name, one per exit, as `new_heads` builds them, on the backbone's device.
         options: the config's `distillation`.
-        checkpoint: where to go on from, and where to keep the state. What comes out is the same with or without.
+        checkpoint: where the state is saved, and loaded to resume. The result is the same with or without.
 
     Returns:
         The training curve: step, tokens (so far), head, exit, loss and positive_rate (means over the steps since the
-        row before).
+        previous row).
 
     Raises:
-        InputError: a loss or a gradient is not finite; it names the step and its documents.
+        InputError: a loss or a gradient is not finite; the message names the step and its documents.
     """
     steps = schedule(documents, *(options[key] for key in ("batch_tokens", "seed", "epochs")),
                              options["max_training_tokens"])  # fmt: skip
-    run = _Run(backbone, heads, exits, options)
+    run = HeadTraining(backbone, heads, exits, options)
     saved = checkpoint and checkpoint.load()
     if saved:
         run.restore(saved)
@@ -66,7 +66,7 @@ def train(
     heads.train()
     rest = steps[run.step :]
     for batch in job.progress(rest, len(rest), "training steps", note=run.note):
-        run.advance(batch)
+        run.train_on(batch)
         if run.step % REPORT_EVERY == 0 or run.step == len(steps):
             run.report()
         if checkpoint and run.step < len(steps) and checkpoint.is_due():
@@ -77,20 +77,21 @@ def train(
     return run.curve
 
 
-class _Run:
-    """A training under way: all that one step leaves for the next."""
+class HeadTraining:
+    """A running training: the state that one step leaves for the next."""
 
     def __init__(self, backbone: Backbone, heads: nn.ModuleDict, exits: Sequence[int], options: Mapping[str, Any]):
         self.backbone, self.heads, self.exits, self.options = backbone, heads, list(exits), options
         self.optimiser = _optimiser(options, heads)
         self.weights = targets.exit_weights(options["exit_weights"], len(self.exits))
-        self.seen = torch.zeros(len(self.exits), 2, dtype=torch.double, device=backbone.device)  # labels, of each class
+        # Labels of each class so far, (exits, 2).
+        self.label_counts = torch.zeros(len(self.exits), 2, dtype=torch.double, device=backbone.device)
         self.step, self.tokens, self.curve = 0, 0, []
         self.losses, self.positives, self.steps_summed = self._zeros(len(heads)), self._zeros(1), 0
         self._begin, self._tokens_before, self._last_loss = time.monotonic(), 0, math.nan
 
-    def advance(self, batch: Sequence[Document]) -> None:
-        """One step of the optimiser."""
+    def train_on(self, batch: Sequence[Document]) -> None:
+        """Take one step of the optimiser on a batch."""
         hidden, labelled, real = targets.hidden_and_labels(
             self.backbone, batch, self.exits, self.options["label"], self.options["k"]
         )
@@ -99,14 +100,14 @@ class _Run:
         losses, positives = [], []
         for k, n in enumerate(self.exits):
             states, truth = hidden.pop(n).float(), labelled.pop(n)[real].long()
-            self.seen[k] += F.one_hot(truth, 2).sum(0)
+            self.label_counts[k] += F.one_hot(truth, 2).sum(0)
             balanced = self.options["class_balance"] == "balanced"
-            class_weights = targets.class_weights(self.seen[k]).float() if balanced else None
+            class_weights = targets.class_weights(self.label_counts[k]).float() if balanced else None
             positives.append(truth.double().mean())
             for name, per_exit in self.heads.items():
                 _seed(self.options["seed"], f"{name}:{n}:{self.step}")  # for heads with dropout
                 loss = F.cross_entropy(per_exit[str(n)](states)[real], truth, weight=class_weights)
-                (self.weights[k] * loss).backward()  # at once: no other head's graph is needed with this one
+                (self.weights[k] * loss).backward()  # at once, so that only one head's graph is in memory
                 losses.append(loss.detach())
         losses = torch.stack(losses).double().cpu().view(len(self.exits), -1).T  # (heads, exits)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.heads.parameters() if p.grad is not None])
@@ -118,7 +119,7 @@ class _Run:
         self._last_loss = losses.mean().item()
 
     def report(self) -> None:
-        """Add rows to the curve, one for each head and exit."""
+        """Add one row per head and exit to the curve."""
         losses, positives = self.losses / self.steps_summed, self.positives[0] / self.steps_summed
         self.curve += [
             {"step": self.step, "tokens": self.tokens, "head": name, "exit": n, "loss": losses[i, k].item(),
@@ -128,20 +129,23 @@ class _Run:
         self.losses, self.positives, self.steps_summed = self._zeros(len(self.heads)), self._zeros(1), 0
 
     def note(self) -> str:
-        """What a line of progress says: the last step's loss, mean over heads and exits, and the speed."""
+        """Return the end of a progress line: the last step's loss, mean over heads and exits, and tokens per second."""
         seconds = max(time.monotonic() - self._begin, 1e-9)
         return f"loss {self._last_loss:.4f}, {(self.tokens - self._tokens_before) / seconds:.0f} tokens/s"
 
-    _KEPT = ("step", "tokens", "curve", "seen", "losses", "positives", "steps_summed")
+    _SAVED = ("step", "tokens", "curve", "label_counts", "losses", "positives", "steps_summed")
 
     def state(self) -> dict[str, Any]:
-        kept = {name: getattr(self, name) for name in self._KEPT}
-        return kept | {"heads": self.heads.state_dict(), "optimiser": self.optimiser.state_dict()}
+        """Return what `restore` needs to resume after this step."""
+        saved = {name: getattr(self, name) for name in self._SAVED}
+        return saved | {"heads": self.heads.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        for name in self._KEPT:
+        """Resume from a `state`."""
+        for name in self._SAVED:
             setattr(self, name, state[name])
-        self.seen, self._tokens_before = self.seen.to(self.backbone.device), self.tokens
+        self.label_counts = self.label_counts.to(self.backbone.device)
+        self._tokens_before = self.tokens
         self.heads.load_state_dict(state["heads"])
         self.optimiser.load_state_dict(state["optimiser"])
 

@@ -17,8 +17,8 @@ LEAST = 1.5  # inches of the panels of scores
 def pruned_blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     """A row of panels per backbone: block influence, angular distance of stretches, and the blocks that go.
 
-    `scores` has the columns `pruning.SCORES`, `chosen` a column `backbone` and `pruning.SETS`. Stretches are drawn of
-    the lengths that some policy drops. InputError if either is empty.
+    `scores` has the columns `pruning.SCORE_COLUMNS`, `chosen` a column `backbone` and `pruning.DROP_COLUMNS`. Stretches
+    are drawn of the lengths that some policy drops. InputError if either is empty.
     """
     scores, chosen = present_rows(scores, "block_scores.csv"), present_rows(chosen, "pruned_blocks.csv")
     chosen = chosen.drop_duplicates(["backbone", "by", "dropped"])
