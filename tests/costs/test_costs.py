@@ -20,10 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
-from early_exit.costs import passes as costs
+from early_exit.costs import passes
 from early_exit.costs.passes import flops, generation_flops
-from early_exit.decoding import fills
-from early_exit.decoding import loop as decode
+from early_exit.decoding import fills, loop
 from early_exit.experiment import policy_kinds
 from early_exit.heads import store
 from early_exit.models import cache_updates, loading
@@ -101,7 +100,7 @@ torch.set_num_threads(1)
 
 def cost_table(config, designs):
     """The table of a backbone and of heads as the config has them."""
-    return costs.cost_table(config, head_costs(designs, config.get("hidden_size", 0)))
+    return passes.cost_table(config, head_costs(designs, config.get("hidden_size", 0)))
 
 
 def head_costs(designs, width):
@@ -277,9 +276,9 @@ def test_recurrence_of_mamba_1_is_what_the_plain_loop_does():
     inner, n = 48, TINY_MIXER1["state_size"]
     exponent, decay, outer, added = (inner * n,) * 4  # A is one number for each channel and state entry
     scaled_input, skip, skip_sum = (inner,) * 3
-    table, loop = cost_table(TINY_MIXER1, {}), exponent + decay + outer + added
-    assert table["block"]["recurrence"] == loop + read_out(TINY_MIXER1) + scaled_input + skip + skip_sum
-    assert table["state_fill"]["propagate"]["recurrence"] == loop + scaled_input
+    table, update = cost_table(TINY_MIXER1, {}), exponent + decay + outer + added
+    assert table["block"]["recurrence"] == update + read_out(TINY_MIXER1) + scaled_input + skip + skip_sum
+    assert table["state_fill"]["propagate"]["recurrence"] == update + scaled_input
 
 
 @plain_pytorch
@@ -413,7 +412,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     policy = confidences.HeadConfidence(store.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
     prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(8)}
-    requests = [decode.Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
+    requests = [loop.Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
     no_window = {kind: TINY_HEADS[kind] | ({"conv_kernel": 0} if kind in STATEFUL else {})}  # it is no matrix product
     table, products = cost_table(config | {"conv_kernel": 0}, no_window), ["matrices"]
     if config["model_type"] in ("mamba", "falcon_mamba"):
@@ -422,7 +421,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
         products = ["matrices", "batched"]
     for name, fill in fills.FILLS[backbone.family].items():
         rule = NeverStop(6)
-        seen, answers = counted(lambda: list(decode.generate(backbone, policy, fill(), requests, rule, slots=4)))  # noqa: B023
+        seen, answers = counted(lambda: list(loop.generate(backbone, policy, fill(), requests, rule, slots=4)))  # noqa: B023
         left = {block for answer in answers for block in answer.exit_blocks[1:]}
         assert len(left) > 1, "every token left at the same depth: this shows little"
         assert sum(seen[product] for product in products) == linear_part(
@@ -455,12 +454,12 @@ def test_table_counts_what_checks_without_training_compute(config, kind):
         "saturation": lambda: confidences.Saturation(exits),
     }.get(kind, lambda: confidences.UNTRAINED[kind](exits, backbone.logits))()
     setting = CHECKED[kind][config["model_type"] == "mamba2"]
-    requests = [decode.Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
+    requests = [loop.Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
     table = cost_table(config | {"conv_kernel": 0}, {})
     asked = kind if kind in table["checks"] else None
     for name, fill in fills.FILLS[backbone.family].items():
         seen, answers = counted(  # no mm of its own: dot products are batched ones
-            lambda: list(decode.generate(backbone, policy, fill(), requests, NeverStop(6), slots=4))  # noqa: B023
+            lambda: list(loop.generate(backbone, policy, fill(), requests, NeverStop(6), slots=4))  # noqa: B023
         )
         blocks = [block for answer in answers for block in answer.exit_blocks[1:]]
         assert len(set(blocks)) > 1 or kind == "fixed", "every token left at the same depth: this shows little"
@@ -550,7 +549,7 @@ def count(policy, prompts, rows):
 
 
 def one_by_one(policy, prompt, row):
-    """The definition in plain loops: DESIGN section 5 and the contract of `records.FLOPS`."""
+    """The definition in plain loops, by the conventions of `costs.passes` and the columns of `records.FLOPS`."""
     table, head, fill, head_state = policy
     block, lm_head, check = table["block"], flops(table["lm_head"]), flops(table["heads"][head])
     total = dict.fromkeys(("flops", "flops_full", "flops_blocks", "flops_blocks_full"), 0)

@@ -19,7 +19,7 @@ from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES, read_metadata, read_table, write_table
 from early_exit.data import datasets, disjoint, prompts, questions
 from early_exit.data.corpus import load_corpus
-from early_exit.sources import rows as sources
+from early_exit.sources.rows import HubSource, LocalSource
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -242,9 +242,9 @@ def test_hub_code_reads_what_local_code_reads(tmp_path, monkeypatch, streaming):
 
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path)
     folder = ROOT / "workflow" / "resources" / "tiny" / "coqa"
-    hub = sources.HubSource("datasets.c", str(folder), None, None)
+    hub = HubSource("datasets.c", str(folder), None, None)
     assert hub.split("test", "key") == "test"
-    local = sources.LocalSource("datasets.c", "tiny", folder, None)
+    local = LocalSource("datasets.c", "tiny", folder, None)
     there = questions.read_examples("coqa", hub.rows("test", streaming))
     assert there == questions.read_examples("coqa", local.rows("test")) and len(there) == 360
     with pytest.raises(InputError, match=r"key: null, but .* more than one split; name one of train, validation, test"):

@@ -20,8 +20,7 @@ from early_exit.base.records import read_json
 from early_exit.costs import passes
 from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
-from early_exit.decoding import answer as generation
-from early_exit.decoding import stopping
+from early_exit.decoding import answer, stopping
 from early_exit.models import loading
 from early_exit.sources import manifests, model_files
 from hub_files import (
@@ -352,7 +351,7 @@ def test_prompts_are_tokenised_as_by_sentencepiece_after_a_begin_of_sequence(who
     tokenizer = loading.load_tokenizer(manifest)
     assert len(tokenizer) == own.vocab_size() == manifest["config"]["vocab_size"] == 32768
     texts = [*TEXTS, (ROOT / "README.md").read_text(encoding="utf-8")]
-    asked = generation.tokenise([Prompt(f"{k}", text, ()) for k, text in enumerate(texts)], tokenizer, None, "", {})
+    asked = answer.tokenise([Prompt(f"{k}", text, ()) for k, text in enumerate(texts)], tokenizer, None, "", {})
     assert [request.token_ids for request in asked] == [[own.bos_id(), *own.encode(text)] for text in texts]
     assert tokenizer("[INST] <s>")["input_ids"] == [1, 3, 29473, 1]  # control tokens, were they in a prompt
 
@@ -364,8 +363,8 @@ def test_answers_are_decoded_faithfully(whole):
     rule = stopping.StopRule(tokenizer, {own.eos_id()}, ["<never>"], 99)
     for text in [*TEXTS, "Cotswold Hills", "a,b. c", "tab\tand  two", "🙂"]:
         assert rule.text([*own.encode(text), own.eos_id()]) == text.strip()
-    answer = own.encode(f"Answer:{' Rome'}")[len(own.encode("Answer:")) :]
-    assert [own.id_to_piece(i) for i in answer] == ["▁Rome"] and rule.text(answer) == "Rome"
+    tokens = own.encode(f"Answer:{' Rome'}")[len(own.encode("Answer:")) :]
+    assert [own.id_to_piece(i) for i in tokens] == ["▁Rome"] and rule.text(tokens) == "Rome"
     assert rule.text([3, *own.encode("x"), 750, 2]) == "x"
 
 
@@ -402,7 +401,7 @@ def test_a_run_gives_the_library_s_greedy_text(whole, tmp_path):
             "stop_strings": [["\n"]] * 3,
         }
     )
-    answerer = generation.Answerer(
+    answerer = answer.Answerer(
         {"kind": "full"},
         manifest,
         [1.0],
@@ -413,7 +412,7 @@ def test_a_run_gives_the_library_s_greedy_text(whole, tmp_path):
         runtime=SETTINGS,
         job_mib=4000,
     )
-    answers = generation.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
+    answers = answer.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
     library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
     for row, text in zip(answers.itertuples(), texts, strict=True):

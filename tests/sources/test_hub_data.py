@@ -18,7 +18,7 @@ from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
 from early_exit.data.corpus import load_corpus
 from early_exit.experiment import config
-from early_exit.sources import rows as sources
+from early_exit.sources import rows
 
 COMMIT = "c" * 40
 IDS = ("HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",
@@ -331,8 +331,8 @@ def test_the_librarys_rows_are_those_of_the_files(tmp_path, streaming):
         ("truthfulqa", "generation", "validation"),
     ):
         folder = WRITERS[kind](tmp_path / f"{kind}-{split}")
-        hub = sources.HubSource("k", str(folder), name, None)
-        local = sources.LocalSource("k", "folder", folder, name)
+        hub = rows.HubSource("k", str(folder), name, None)
+        local = rows.LocalSource("k", "folder", folder, name)
         there = questions.read_examples(kind, hub.rows(split, streaming))
         assert there == questions.read_examples(kind, local.rows(split)) and there
 
@@ -341,7 +341,7 @@ def test_the_librarys_rows_are_those_of_the_files(tmp_path, streaming):
 
 
 def files_of(folder: Path, name=None) -> dict[str, list[str]]:
-    found = sources.LocalSource("k", "folder", folder, name).files
+    found = rows.LocalSource("k", "folder", folder, name).files
     return {split: [file.relative_to(folder).as_posix() for file in files] for split, files in found.items()}
 
 
