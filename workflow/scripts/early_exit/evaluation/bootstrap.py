@@ -1,11 +1,11 @@
 """Percentile bootstrap intervals over groups of rows.
 
-Rows of one group (the turns of a CoQA conversation; elsewhere each example is its own group) are not independent, so
-whole groups are drawn with replacement (Davison & Hinkley 1997, section 3.8), as many as there are, and the statistic
-is a ratio of sums over the rows drawn: a mean is the ratio of the values' sum to the row count.
+Rows of one group are not independent: the turns of a CoQA conversation are a group, elsewhere each example is one. So
+whole groups are drawn with replacement (Davison & Hinkley 1997, section 3.8), as many as there are. The statistic is a
+ratio of sums over the rows drawn; a mean is the ratio of the values' sum to the number of rows.
 
-The draws depend on nothing but the seed and the number of groups. Settings that were run on the same examples
-therefore see the same resamples, and may be compared resample by resample.
+The draws depend only on the seed and the number of groups. Settings that were run on the same examples therefore see
+the same resamples and may be compared resample by resample.
 """
 
 from functools import lru_cache
@@ -19,8 +19,8 @@ Interval = tuple[float, float]
 def interval(values: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int, level: float = 0.95) -> Interval:
     """(low, high) of the mean of `values` (rows,), in their unit; `groups` (rows,) names the group of each row.
 
-    With a single group, or equal values, both ends are the mean: such data say nothing about spread. A NaN among the
-    values gives NaNs. ValueError on an empty or mismatched input or a level outside (0, 1).
+    With a single group, or equal values, both ends are the mean: such data say nothing about spread. Both are NaN if a
+    value is. ValueError if the input is empty or of different lengths, or the level is outside (0, 1).
     """
     values = np.asarray(values, dtype=float)
     return ratio_interval(values, np.ones_like(values), groups, seed=seed, resamples=resamples, level=level)
@@ -29,10 +29,10 @@ def interval(values: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int,
 def ratio_interval(
     numerator: ArrayLike, denominator: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int, level: float = 0.95
 ) -> Interval:
-    """(low, high) of sum(numerator) / sum(denominator), both (rows,), as for FLOPs of a setting over the full model's.
+    """(low, high) of sum(numerator) / sum(denominator), both (rows,): FLOPs of a setting over the full model's.
 
-    A share saved is 1 minus the ratio, its ends swapped. The denominator must not be negative; resamples in which it
-    is 0 have no ratio and are left out, and (NaN, NaN) is given where all are. Else as `interval`.
+    A share saved is 1 minus the ratio, with its ends swapped. The denominator must not be negative. Resamples in which
+    it is 0 have no ratio and are left out; if all are, both ends are NaN. Otherwise as `interval`.
     """
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     if not 0.0 < level < 1.0:
@@ -56,9 +56,9 @@ def ratio_interval(
 def paired_difference(
     values: ArrayLike, others: ArrayLike, groups: ArrayLike, *, seed: int, resamples: int, level: float = 0.95
 ) -> Interval:
-    """(low, high) of mean(values) - mean(others), where both (rows,) are of the same examples, row by row.
+    """(low, high) of mean(values) - mean(others), both (rows,) of the same examples, row by row; see `interval`.
 
-    Far narrower than the two means' own intervals suggest when the settings err on the same examples. As `interval`.
+    It is far narrower than the intervals of the two means suggest if both settings err on the same examples.
     """
     values, others = np.asarray(values, dtype=float), np.asarray(others, dtype=float)
     if values.shape != others.shape:
@@ -67,22 +67,22 @@ def paired_difference(
 
 
 def summary(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
-    """(value, low, high) of a statistic whose first entry is the sample's and whose others are the resamples'.
+    """(value, low, high) of a statistic: `values` (1 + resamples,) are the sample's value and those of the resamples.
 
     Resamples in which it is not defined (NaN) are left out. If they are more than one tail of the interval, it could
     lie anywhere, and `low` and `high` are NaN.
     """
-    value, found = float(values[0]), values[1:][~np.isnan(values[1:])]
-    if np.isnan(value) or len(found) < (1.0 + level) / 2.0 * (len(values) - 1):
+    value, defined = float(values[0]), values[1:][~np.isnan(values[1:])]
+    if np.isnan(value) or len(defined) < (1.0 + level) / 2.0 * (len(values) - 1):
         return value, float("nan"), float("nan")
-    low, high = np.quantile(found, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    low, high = np.quantile(defined, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return value, float(low), float(high)
 
 
 def p_value(resamples: np.ndarray, null: float) -> float:
-    """Two-sided: twice the share of resamples on the rarer side of `null`, ties on both (Davison & Hinkley 1997, 4.2).
+    """The two-sided p-value of `null`: twice the share of resamples on its rarer side (Davison & Hinkley 1997, 4.2).
 
-    Never below 2 / (resamples + 1), which is all that so many can show. NaN among them counts for both sides.
+    Ties and NaN count on both sides. It is at least 2 / (resamples + 1), the least that so many resamples can show.
     """
     above, below = (resamples > null).sum(), (resamples < null).sum()
     rarer = len(resamples) - max(above, below)
@@ -90,7 +90,7 @@ def p_value(resamples: np.ndarray, null: float) -> float:
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values adjusted for being so many (Holm 1979): rejecting those up to 0.05 errs in 5 % of families at most."""
+    """p-values adjusted for their number (Holm 1979): rejecting those up to 0.05 errs in at most 5 % of families."""
     p_values = np.asarray(p_values, dtype=float)
     order = np.argsort(p_values)
     steps = p_values[order] * np.arange(len(p_values), 0, -1)
@@ -112,7 +112,7 @@ def group_sums(values: np.ndarray, groups: ArrayLike) -> np.ndarray:
 def draws(seed: int, groups: int, resamples: int) -> np.ndarray:
     """(resamples, groups) how often each group is drawn; float64, so that a product with sums runs in BLAS.
 
-    Read-only, because it is shared. More resamples begin with the same ones.
+    It is read-only, because it is shared. A larger number of resamples begins with the same ones.
     """
     generator = np.random.default_rng([seed, groups])
     counts = np.empty((resamples, groups))

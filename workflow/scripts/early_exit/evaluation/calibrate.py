@@ -33,7 +33,7 @@ NONE = -1  # in place of a setting's index: no setting keeps the promise
 def p_values(sums: np.ndarray, units: int, epsilon: float | np.ndarray, *, binary: bool) -> np.ndarray:
     """Hoeffding-Bentkus p-values of "the risk exceeds epsilon", given sums of losses over so many units.
 
-    `sums` of any shape; one epsilon gives that shape, an array (levels,) one axis more. For binary losses, which `sums`
+    Of the shape of `sums` for one epsilon, with one more axis for an array (levels,). For binary losses, which `sums`
     counts, the exact binomial tail, else Hoeffding's or Bentkus' bound, whichever is lower.
     """
     totals, places = np.unique(np.round(sums, DIGITS), return_inverse=True)

@@ -92,9 +92,9 @@ def _losses_of_both_splits(
     policy: str, calibration: pd.DataFrame, tested: Mapping[str, pd.DataFrame], kind: str
 ) -> pd.DataFrame:
     """A policy's rows of `records.LOSSES` on both splits, with column `split`: 0 is calibration, 1 is test."""
-    own, rows = calibration[calibration["policy"] == policy], tested[policy]
+    calibrated, rows = calibration[calibration["policy"] == policy], tested[policy]
     test = risks.answer_losses(rows, tested["full"], kind).join(rows[list(risks.WORK)])
-    return pd.concat([own.assign(split=0), test.assign(split=1)], ignore_index=True)
+    return pd.concat([calibrated.assign(split=0), test.assign(split=1)], ignore_index=True)
 
 
 def draw_splits(is_calibration: np.ndarray, splits: int, seed: int) -> np.ndarray:

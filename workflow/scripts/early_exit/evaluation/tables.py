@@ -75,25 +75,25 @@ def with_calibration(
 ) -> pd.DataFrame:
     """The table with what calibration chose: `calibrated`, and as `promises` the names of those that a row keeps.
 
-    `chosen` has, by (backbone, dataset, policy), each promise's setting; None where no setting keeps it and the
-    full model answers. Such a policy gets a further row, a `fallback`, without a setting: the full model's own, as no
-    head is asked then. InputError if a setting was not run.
+    `chosen` has each promise's setting by (backbone, dataset, policy); None if no setting keeps it and the full model
+    answers. Such a policy gets one more row, a `fallback`, without a setting: a copy of the full model's, since no head
+    is asked then. InputError if a setting was not run.
     """
     parts = []
     for key, rows in results.groupby(["backbone", "dataset", "policy"], sort=False):
-        kept = chosen.get(key, {})
-        if None in kept.values():
+        promised = chosen.get(key, {})
+        if None in promised.values():
             same = (results["backbone"] == key[0]) & (results["dataset"] == key[1])
-            own = {name: rows[name].iloc[0] for name in ("policy", "head", "state_fill", "setting_kind")}
+            names = {name: rows[name].iloc[0] for name in ("policy", "head", "state_fill", "setting_kind")}
             full = results[same & (results["policy"] == "full")]
-            rows = pd.concat([rows, full.assign(**own, setting=float("nan"), fallback=True)])
+            rows = pd.concat([rows, full.assign(**names, setting=float("nan"), fallback=True)])
         settings = [None if pd.isna(setting) else setting for setting in rows["setting"]]
-        for promise, level in kept.items():
+        for promise, level in promised.items():
             if level not in settings:
                 why = f"was not run at {level}, which keeps {promise}; delete test.parquet and run again"
                 raise InputError(f"{'/'.join(key)}: {why}")
-        names = [" ".join(name for name, level in kept.items() if level == setting) for setting in settings]
-        parts.append(rows.assign(promises=names, calibrated=[bool(name) for name in names]))
+        keeps = [" ".join(name for name, level in promised.items() if level == setting) for setting in settings]
+        parts.append(rows.assign(promises=keeps, calibrated=[bool(names) for names in keeps]))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -102,7 +102,7 @@ def _handle(colour: str, marker: str, **style) -> Line2D:
 
 
 def _legend_in_groups(figure: Figure, groups: Sequence[dict]) -> None:
-    """A legend below the panels, one column per group; blank entries fill the shorter columns up."""
+    """Draws a legend below the panels, one column per group; blank entries fill up the shorter columns."""
     height, blank = max(map(len, groups)), ("", Line2D([], [], linestyle="none"))
     entries = [entry for group in groups for entry in [*group.items(), *[blank] * (height - len(group))]]
     labels, handles = zip(*entries, strict=True)
@@ -139,7 +139,7 @@ def exits(shares: pd.DataFrame, backbone: str) -> Figure:
 
 
 def _stacked_bars(axes: Axes, cell: pd.DataFrame, colours: Mapping[int, str]) -> None:
-    """Bars over settings in equal steps, the earliest exit at the bottom."""
+    """Draws bars over settings in equal steps, the earliest exit at the bottom."""
     table = cell.pivot_table(index="setting", columns="block", values="share", aggfunc="sum", fill_value=0.0)
     places, base = np.arange(len(table)), np.zeros(len(table))
     for block in table.columns:

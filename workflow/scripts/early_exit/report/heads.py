@@ -1,7 +1,4 @@
-"""Figures of how good exit heads are, in the style and with the looks of the other figures.
-
-A head has a colour and a marker; the exit `any` (all exits in turn, as in decoding) stands last on every axis of exits.
-"""
+"""Figures of how good exit heads are. The exit `any`, all exits asked in turn, stands last on every axis of exits."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -33,9 +30,10 @@ ROW, MARGINS = 0.15, 1.0  # inches of the plot of differences: of one row; of ti
 
 @draws_figure
 def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
-    """Of the tokens that get a confidence, how many are labelled "exit": a panel per head, a line per exit.
+    """Share of tokens labelled "exit" against the confidence that they were given: a panel per head, a line per exit.
 
-    A marker's area is the bin's share of the tokens; bins with less than LEAST_SHARE of them are left out.
+    A marker's area is the bin's share of the tokens; bins with less than LEAST_SHARE of them are not drawn. `bins` is
+    reliability.csv.
     """
     bins = present_rows(bins[bins["backbone"] == backbone], f"reliability.csv, backbone {backbone}")
     heads = list(bins.groupby(["recipe", "head"], sort=False))
@@ -46,15 +44,8 @@ def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(heads) :]:
         axes.remove()
-    for axes, ((recipe, head), cell) in zip(panels.flat, heads, strict=False):
-        axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
-        for (block, line), style in zip(cell.groupby("exit"), cycle(EXIT_LINES), strict=False):
-            share = line["tokens"] / line["tokens"].sum()
-            line, share = line[share >= LEAST_SHARE], share[share >= LEAST_SHARE]
-            place = line["confidence"], line["positive_rate"]
-            axes.plot(*place, color=colours[block], linestyle=style, linewidth=0.9)
-            dots = {"s": 160 * share, "color": colours[block], "edgecolor": "white", "linewidth": 0.3}
-            axes.scatter(*place, **dots, zorder=3, clip_on=False)
+    for axes, ((recipe, head), of_head) in zip(panels.flat, heads, strict=False):
+        _reliability_lines(axes, of_head, colours)
         axes.set_title(f"head {head}" if bins["recipe"].nunique() == 1 else f"head {head} ({recipe})")
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     for axes in panels[:, 0]:
@@ -69,6 +60,18 @@ def reliability(bins: pd.DataFrame, backbone: str) -> Figure:
     figure.legend(handles=lines, loc="outside lower center", ncols=min(4, len(lines)))
     figure.suptitle(backbone)
     return figure
+
+
+def _reliability_lines(axes: Axes, bins: pd.DataFrame, colours: Mapping[int, str]) -> None:
+    """Draws the bins of one head, and the diagonal."""
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.6)
+    for (block, line), style in zip(bins.groupby("exit"), cycle(EXIT_LINES), strict=False):
+        share = line["tokens"] / line["tokens"].sum()
+        line, share = line[share >= LEAST_SHARE], share[share >= LEAST_SHARE]
+        place = line["confidence"], line["positive_rate"]
+        axes.plot(*place, color=colours[block], linestyle=style, linewidth=0.9)
+        dots = {"s": 160 * share, "color": colours[block], "edgecolor": "white", "linewidth": 0.3}
+        axes.scatter(*place, **dots, zorder=3, clip_on=False)
 
 
 @draws_figure
@@ -100,47 +103,56 @@ def _grid(heads: pd.DataFrame, metrics: Sequence[str], scale: float = 1) -> tupl
     panels = figure.subplots(len(metrics), len(backbones), sharey="row", squeeze=False)
     for row, metric in zip(panels, metrics, strict=True):
         for axes, backbone in zip(row, backbones, strict=True):
-            own = heads[heads["backbone"] == backbone]
-            exits = list(own["exit"].astype(str).unique())
-            for name, cell in own.groupby("head", sort=False):
-                places = np.array([exits.index(block) for block in cell["exit"].astype(str)])
-                if (cell["recipe"] == "").any():
+            of_backbone = heads[heads["backbone"] == backbone]
+            exits = list(of_backbone["exit"].astype(str).unique())
+            for name, of_head in of_backbone.groupby("head", sort=False):
+                places = np.array([exits.index(block) for block in of_head["exit"].astype(str)])
+                if (of_head["recipe"] == "").any():
                     colour, style = REFERENCES[name]
-                    axes.hlines(scale * cell[metric], places - 0.42, places + 0.42, color=colour, linestyle=style)
+                    axes.hlines(scale * of_head[metric], places - 0.42, places + 0.42, color=colour, linestyle=style)
                 else:
                     shift = (names.index(name) - (len(names) - 1) / 2) * 0.76 / len(names)
-                    _points(axes, places + shift, cell, metric, scale, looks[name])
+                    _points(axes, places + shift, _ends(of_head, metric, scale), looks[name])
             axes.set_xticks(range(len(exits)), exits)
             axes.grid(visible=False, axis="x")
         row[0].set_ylabel(METRIC_NAMES[metric])
     for top, bottom, backbone in zip(panels[0], panels[-1], backbones, strict=True):
         top.set_title(backbone)
         bottom.set_xlabel("exit after block")
-    _legend(figure, looks, with_references=True)
+    _legend(figure, looks)
     return figure, panels
 
 
-def _points(axes: Axes, places, cell: pd.DataFrame, metric: str, scale: float, look: tuple[str, str]) -> None:
-    value, low, high = (scale * cell[f"{metric}{end}"] for end in ("", "_low", "_high"))
+def _ends(rows: pd.DataFrame, metric: str, scale: float) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """(value, low, high) of a metric."""
+    value, low, high = (scale * rows[f"{metric}{end}"] for end in ("", "_low", "_high"))
+    return value, low, high
+
+
+def _points(
+    axes: Axes, places: np.ndarray, ends: tuple[pd.Series, pd.Series, pd.Series], look: tuple[str, str]
+) -> None:
+    """Draws values with their intervals."""
+    value, low, high = ends
     arms = np.clip([value - low, high - value], 0, None)
     axes.errorbar(places, value, arms, fmt=look[1], color=look[0], elinewidth=0.8, markersize=3.5)
 
 
 def _names(heads: pd.DataFrame) -> list[str]:
-    """Heads in the order that gives them the looks they have in the other figures."""
+    """Heads in the order in which all figures assign colours and markers."""
     return sorted(set(heads.loc[heads["recipe"] != "", "head"]))
 
 
-def _legend(figure: Figure, looks: Mapping[str, tuple[str, str]], with_references: bool) -> None:
+def _legend(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
+    """The heads and the references, below the panels."""
     handles = [Line2D([], [], color=c, marker=m, linestyle="none", label=f"head {n}") for n, (c, m) in looks.items()]
-    if with_references:
-        handles += [Line2D([], [], color=c, linestyle=s, label=REFERENCE_NAMES[n]) for n, (c, s) in REFERENCES.items()]
+    handles += [Line2D([], [], color=c, linestyle=s, label=REFERENCE_NAMES[n]) for n, (c, s) in REFERENCES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, columnspacing=1.5)
 
 
 @draws_figure
 def head_cost(heads: pd.DataFrame) -> Figure:
-    """Quality beside cost: share of the blocks' FLOPs saved, all exits in turn, against what a check of the head costs.
+    """Share of the blocks' FLOPs saved, all exits in turn, against the cost of one check of the head.
 
     Rows of panels are 1 % and 5 % disagreement, columns backbones. The savings are less the checks.
     """
@@ -151,13 +163,12 @@ def head_cost(heads: pd.DataFrame) -> Figure:
     for row, error in zip(panels, ("1", "5"), strict=True):
         metric = f"saved_at_{error}"
         for axes, backbone in zip(row, backbones, strict=True):
-            own = heads[heads["backbone"] == backbone]
-            for name, cell in own.groupby("head", sort=False):
-                if (cell["recipe"] == "").any():
+            for name, of_head in heads[heads["backbone"] == backbone].groupby("head", sort=False):
+                if (of_head["recipe"] == "").any():
                     colour, style = REFERENCES[name]
-                    axes.axhline(100 * cell[metric].iloc[0], color=colour, linestyle=style, linewidth=1.1)
+                    axes.axhline(100 * of_head[metric].iloc[0], color=colour, linestyle=style, linewidth=1.1)
                 else:
-                    _points(axes, cell["check_percent"], cell, metric, 100, looks[name])
+                    _points(axes, of_head["check_percent"], _ends(of_head, metric, 100), looks[name])
             axes.axhline(0, color="black", linewidth=0.4)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
@@ -165,15 +176,15 @@ def head_cost(heads: pd.DataFrame) -> Figure:
     for top, bottom, backbone in zip(panels[0], panels[-1], backbones, strict=True):
         top.set_title(backbone)
         bottom.set_xlabel("one check of the head (% of a block)")
-    _legend(figure, looks, with_references=True)
+    _legend(figure, looks)
     return figure
 
 
 @draws_figure
 def head_differences(table: pd.DataFrame, backbone: str) -> Figure:
-    """Heads against each other: a row per pair and exit, a panel per metric, with 95 % intervals of the difference.
+    """Differences between heads with 95 % intervals: a row per pair and exit, a panel per metric.
 
-    A filled marker is a difference, its interval leaves zero out; an empty one may be none.
+    A filled marker is a difference whose interval does not contain zero. `table` is head_differences.csv.
     """
     table = present_rows(table[table["backbone"] == backbone], f"head_differences.csv, backbone {backbone}")
     table = table.assign(exit=table["exit"].astype(str))
@@ -181,10 +192,10 @@ def head_differences(table: pd.DataFrame, backbone: str) -> Figure:
     figure = Figure(figsize=(WIDTH, MARGINS + ROW * len(rows)))
     panels = figure.subplots(1, len(DIFFERENCES), sharey=True)
     for axes, (metric, label) in zip(panels, DIFFERENCES.items(), strict=True):
-        own = table[table["metric"] == metric].set_index(["head", "other", "exit"])
+        of_metric = table[table["metric"] == metric].set_index(["head", "other", "exit"])
         axes.axvline(0, color="black", linewidth=0.8)
         for place, key in enumerate(rows):
-            row, colour = own.loc[key], LOOKS[0][0] if key[2] == "any" else "#595959"
+            row, colour = of_metric.loc[key], LOOKS[0][0] if key[2] == "any" else "#595959"
             value, low, high = ((100 if "%" in label else 1) * row[name] for name in ("difference", "low", "high"))
             axes.plot([low, high], [place, place], color=colour, linewidth=0.9)
             face = colour if row["differs"] else "white"

@@ -1,7 +1,7 @@
-"""All policies at equal compute in one figure a dataset: what each loses where it saves as much as the others.
+"""The figure of all policies at equal compute: what each loses where it saves as much as the others.
 
-A policy is a row with its name beside it, so that nothing has to be looked up in a legend; colours (Okabe-Ito) and
-markers say once more which sort it is of, and sorts are apart, under headings.
+A policy is a row with its name beside it, so that no legend is needed. Policies stand under the heading of their sort,
+which colours (Okabe-Ito) and markers show once more.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
 from early_exit.experiment.policy_kinds import UNTRAINED
-from early_exit.report.style import WIDTH, draws_figure, present_rows
+from early_exit.report.style import WIDTH, draws_figure, label_rows, present_rows
 
 LEVELS = (0.1, 0.2, 0.3)  # savings that are shown
 ROW, MARGINS, HEADING = 0.15, 0.95, "heading"  # inches: of one line; of titles and labels
@@ -31,38 +31,37 @@ FILLS = ("copy", "skip", "propagate", "deferred", "")
 def policies(standings: pd.DataFrame, dataset: str) -> Figure:
     """Main metric minus the full model's (points of 0..100) at LEVELS of FLOPs saved; a row of panels per backbone.
 
-    `standings` is policies.csv. InputError if it has nothing of the dataset.
+    `standings` is policies.csv.
     """
     rows = standings[(standings["dataset"] == dataset) & (standings["metric"] != "agreement")]
     rows = present_rows(rows, f"policies.csv, dataset {dataset}")
-    lines = {backbone: _lines(own) for backbone, own in rows.groupby("backbone", sort=False)}
-    heights = [len(own) for own in lines.values()]
+    lines = {backbone: _lines(of_backbone) for backbone, of_backbone in rows.groupby("backbone", sort=False)}
+    heights = [len(of_backbone) for of_backbone in lines.values()]
     figure = Figure(figsize=(WIDTH, MARGINS * len(lines) + ROW * sum(heights)))
-    panels = figure.subplots(len(lines), len(LEVELS), sharex=True, squeeze=False,
-                             gridspec_kw={"height_ratios": heights})  # fmt: skip
-    for place, ((backbone, own), axes_row) in enumerate(zip(lines.items(), panels, strict=True)):
-        cell = rows[rows["backbone"] == backbone]
+    panels = figure.subplots(len(lines), len(LEVELS), sharex=True, squeeze=False, height_ratios=heights)
+    for (backbone, of_backbone), axes_row in zip(lines.items(), panels, strict=True):
+        points = rows[rows["backbone"] == backbone]
         for axes, level in zip(axes_row, LEVELS, strict=True):
-            _panel(axes, own, cell[cell["at"].round(6) == level].set_index("policy"))
-            if not place:
-                axes.set_title(f"{100 * level:.0f} % of FLOPs saved")
-            axes.set_ylim(len(own) - 0.4, -0.6)
+            _panel(axes, of_backbone, points[points["at"].round(6) == level].set_index("policy"))
+            axes.set_ylim(len(of_backbone) - 0.4, -0.6)
             axes.set_yticks([])
-        axes_row[0].set_yticks(range(len(own)), [name for _, name in own])
-        for tick, (sort, _) in zip(axes_row[0].get_yticklabels(), own, strict=True):
-            tick.set_fontweight("bold" if sort == HEADING else "normal")
+        label_rows(axes_row, [(name, sort == HEADING) for sort, name in of_backbone])
         axes_row[0].set_ylabel(backbone, fontweight="bold")
+    for axes, level in zip(panels[0], LEVELS, strict=True):
+        axes.set_title(f"{100 * level:.0f} % of FLOPs saved")
     name, counts = metric_name(rows["metric"].iloc[0]), rows.iloc[0]
     for axes in panels[-1]:
         axes.set_xlabel(f"{name}, minus the full model's")
     unit = "questions" if counts["groups"] == counts["examples"] else f"questions in {counts['groups']} conversations"
-    figure.suptitle(f"{dataset}: what policies lose at equal compute\n{counts['examples']} {unit}, 95 % intervals; "
-                    "–: every setting saves less, or every one more")  # fmt: skip
+    figure.suptitle(
+        f"{dataset}: what policies lose at equal compute\n{counts['examples']} {unit}, 95 % intervals; "
+        "–: every setting saves less, or every one more"
+    )
     return figure
 
 
 def sort_of(row: Mapping[str, str]) -> str:
-    """Which of SORTS a policy is of, by its kind and by how its thresholds adapt."""
+    """The one of SORTS that a policy belongs to, by its kind and by how its thresholds adapt."""
     if row["adapt"]:
         return "adapt"
     if row["kind"] in UNTRAINED:
@@ -72,22 +71,21 @@ def sort_of(row: Mapping[str, str]) -> str:
 
 
 def _lines(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """(sort, policy) from the top down, with (HEADING, text) above each sort; like state fills stand together."""
-    found = {}
+    """(sort, policy) from the top down, with (HEADING, text) above each sort; equal state fills stand together."""
+    by_sort = {}
     for _, row in rows.drop_duplicates("policy").iterrows():
-        found.setdefault(sort_of(row), []).append((FILLS.index(row["state_fill"]), row["policy"]))
+        by_sort.setdefault(sort_of(row), []).append((FILLS.index(row["state_fill"]), row["policy"]))
     lines = []
-    for sort in (sort for sort in SORTS if sort in found):
+    for sort in (sort for sort in SORTS if sort in by_sort):
         lines += [(HEADING, SORTS[sort][0])]
-        lines += [(sort, name) for _, name in sorted(found[sort], key=lambda one: one[0])]
+        lines += [(sort, name) for _, name in sorted(by_sort[sort], key=lambda one: one[0])]
     return lines
 
 
 def _panel(axes: Axes, lines: list[tuple[str, str]], rows: pd.DataFrame) -> None:
-    """One saving: each policy's difference and interval on its line."""
+    """Draws each policy's difference and interval at one saving, on its line."""
     axes.axvline(0.0, color="black", linewidth=0.8)
     axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
     for place, (sort, name) in enumerate(lines):
         if sort == HEADING:
             continue

@@ -1,4 +1,4 @@
-"""Figures of what was promised of calibrated thresholds, and of what they kept, with the looks of the other figures."""
+"""Figures of the promises of calibrated thresholds: how they were calibrated, and whether they were kept."""
 
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -10,33 +10,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from early_exit.report.style import WIDTH, assign_looks, draws_figure, fill_style, present_rows
+from early_exit.report.style import WIDTH, assign_looks, draws_figure, fill_style, label_rows, present_rows
 
 ROW, MARGINS = 0.15, 1.15  # inches of the plot of observed risks: of one policy; of titles, labels and legend
-HEADROOM = 3.0  # a panel of risks ends at so many epsilons: what lies above is out of question
+HEADROOM = 3.0  # a panel of risks ends at so many epsilons; higher risks are cut off
 BOUND = {"color": "black", "linewidth": 0.9, "linestyle": (0, (4, 2))}
 RING = {"marker": "o", "linestyle": "none", "markersize": 8, "fillstyle": "none", "color": "black"}
 DARK = "#404040"
 
 
-def tested_thresholds(calibrated: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def tested_thresholds(contents: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The contents of some thresholds.json as a table, a row per backbone, dataset, policy, promise and threshold.
 
     `place` is the threshold's place in the order of testing, `chosen` says whether calibration took it.
     """
-    return pd.DataFrame(
-        [
-            {name: content[name] for name in ("backbone", "dataset")}
-            | {"policy": policy, "promise": promise, "place": place, "chosen": point["threshold"] == kept["threshold"]}
-            | {name: kept[name] for name in ("risk", "method", "epsilon", "delta", "n")}
-            | {name: point[name] for name in ("threshold", "bound")}
-            | {"observed": point["risk"]}
-            for content in calibrated
-            for policy, promises in content["policies"].items()
-            for promise, kept in promises.items()
-            for place, point in enumerate(kept["curve"])
-        ]
-    )
+    rows = [
+        {
+            "backbone": content["backbone"],
+            "dataset": content["dataset"],
+            "policy": policy,
+            "promise": promise,
+            "place": place,
+            "chosen": point["threshold"] == calibrated["threshold"],
+            **{name: calibrated[name] for name in ("risk", "method", "epsilon", "delta", "n")},
+            "threshold": point["threshold"],
+            "bound": point["bound"],
+            "observed": point["risk"],
+        }
+        for content in contents
+        for policy, promises in content["policies"].items()
+        for promise, calibrated in promises.items()
+        for place, point in enumerate(calibrated["curve"])
+    ]
+    return pd.DataFrame(rows)
 
 
 @draws_figure
@@ -95,11 +101,11 @@ def _calibration_legend(rows: pd.DataFrame) -> list[Line2D]:
 
 @draws_figure
 def promise(table: pd.DataFrame, results: pd.DataFrame, backbone: str, name: str) -> Figure:
-    """Promised against observed, over splits: a row per policy, grouped by dataset, calibrated where it is tested.
+    """Promised against observed risk over splits: a row per policy, grouped by dataset, calibrated and tested on it.
 
-    Left, the test risk: mean and the range of 95 % of the splits, against epsilon. In the middle, the share of splits
-    above epsilon, against delta: on the test half (filled) and over the pool (hollow). Right, how often no threshold
-    passed. `table` is promise.csv.
+    Left, the test risk: mean and range of 95 % of the splits, against epsilon. Middle, the share of splits above
+    epsilon, against delta: on the test half (filled) and over the pool (hollow). Right, how often no threshold passed.
+    `table` is promise.csv, `results` results.csv.
     """
     rows = table[(table["backbone"] == backbone) & (table["promise"] == name)]
     rows = present_rows(rows[rows["calibrated_on"] == rows["dataset"]], f"promise.csv, {backbone}, promise {name}")
@@ -107,16 +113,8 @@ def promise(table: pd.DataFrame, results: pd.DataFrame, backbone: str, name: str
     figure = Figure(figsize=(WIDTH, MARGINS + ROW * len(lines)))
     risk, above, none = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 1.5))
     for place, (row, _) in enumerate(lines):
-        if row is None:
-            continue
-        colour, marker = looks[row["head"] or row["policy"]]
-        face = fill_style(row["state_fill"], colour)["markerfacecolor"]
-        risk.plot(100 * row[["risk_low", "risk_high"]].astype(float), [place, place], "-|", color=colour)
-        risk.plot([100 * row["risk_mean"]], [place], marker, color=colour, markerfacecolor=face, markersize=5)
-        risk.plot([100 * row["run_risk"]], [place], "x", color="black", markersize=4, zorder=4)
-        above.plot([100 * row["exceeds"]], [place], "o", color=colour, markersize=5)
-        above.plot([100 * row["exceeds_pool"]], [place], "o", color=colour, fillstyle="none", markersize=7)
-        none.barh(place, 100 * row["none"], height=0.6, color=colour, alpha=0.6)
+        if row is not None:
+            _observed((risk, above, none), place, row, looks[row["head"] or row["policy"]])
     first = rows.iloc[0]
     risk.axvline(100 * first["epsilon"], **BOUND)
     if not np.isnan(first["delta"]):
@@ -124,24 +122,32 @@ def promise(table: pd.DataFrame, results: pd.DataFrame, backbone: str, name: str
     risk.set(title="risk on test half (%)", xlabel="dashed: epsilon", xlim=(-1, None))
     above.set(title="splits with a risk above epsilon (%)", xlabel="dashed: delta", xlim=(-1, None))
     none.set(title="no threshold (%)", xlabel="of the splits", xlim=(0, 100))
-    risk.set_yticks(range(len(lines)), [label for _, label in lines])
-    risk.set_ylim(len(lines) - 0.4, -0.6)
-    for tick, (row, _) in zip(risk.get_yticklabels(), lines, strict=True):
-        tick.set_fontweight("bold" if row is None else "normal")
+    label_rows((risk, above, none), [(label, row is None) for row, label in lines])
     for axes in (risk, above, none):
-        axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
     figure.legend(handles=_promise_legend(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{backbone}, {name}: {_terms(first)}; {first['splits']} splits")
     return figure
 
 
+def _observed(panels: tuple[Axes, Axes, Axes], place: int, row: pd.Series, look: tuple[str, str]) -> None:
+    """A policy's line: its risk, its splits above epsilon, and those without a threshold."""
+    (risk, above, none), (colour, marker) = panels, look
+    face = fill_style(row["state_fill"], colour)["markerfacecolor"]
+    risk.plot(100 * row[["risk_low", "risk_high"]].astype(float), [place, place], "-|", color=colour)
+    risk.plot([100 * row["risk_mean"]], [place], marker, color=colour, markerfacecolor=face, markersize=5)
+    risk.plot([100 * row["run_risk"]], [place], "x", color="black", markersize=4, zorder=4)
+    above.plot([100 * row["exceeds"]], [place], "o", color=colour, markersize=5)
+    above.plot([100 * row["exceeds_pool"]], [place], "o", color=colour, fillstyle="none", markersize=7)
+    none.barh(place, 100 * row["none"], height=0.6, color=colour, alpha=0.6)
+
+
 def _lines(rows: pd.DataFrame) -> list[tuple[pd.Series | None, str]]:
     """(row, label) from the top down; a dataset's name has no row."""
     lines: list[tuple[pd.Series | None, str]] = []
-    for dataset, own in rows.groupby("dataset", sort=False):
-        lines.append((None, f"{dataset} (n = {own['calibration_units'].iloc[0]})"))
-        lines += [(row, row["policy"]) for _, row in own.iterrows()]
+    for dataset, of_dataset in rows.groupby("dataset", sort=False):
+        lines.append((None, f"{dataset} (n = {of_dataset['calibration_units'].iloc[0]})"))
+        lines += [(row, row["policy"]) for _, row in of_dataset.iterrows()]
     return lines
 
 
@@ -156,9 +162,9 @@ def _promise_legend() -> list[Line2D]:
 
 @draws_figure
 def transfer(table: pd.DataFrame) -> Figure:
-    """Calibrated on one dataset, tested on another: share (%) of splits above epsilon, mean over the policies.
+    """Thresholds calibrated on one dataset, tested on another: share (%) of splits above epsilon, mean over policies.
 
-    A row of panels per promise, a column per backbone; the diagonal is the promise itself, on the test half.
+    A row of panels per promise, a column per backbone. On the diagonal, the test half of the same dataset.
     """
     table = present_rows(table, "promise.csv")
     backbones, promises, datasets = (table[name].unique() for name in ("backbone", "promise", "dataset"))
@@ -191,6 +197,6 @@ def _labels(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def _terms(row: Mapping[str, Any]) -> str:
-    """What is promised, in a line."""
+    """The terms of a promise, in one line."""
     bound = f"{row['risk']} of at most {100 * row['epsilon']:g} %"
     return f"expected {bound}" if pd.isna(row["delta"]) else f"{bound}, with {100 * (1 - row['delta']):g} % probability"

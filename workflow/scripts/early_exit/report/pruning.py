@@ -1,4 +1,4 @@
-"""The figure of static pruning: what blocks are worth by each score, and which ones go."""
+"""The figure of static pruning: the scores of blocks, and the blocks that each rule drops."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -15,10 +15,9 @@ LEAST = 1.5  # inches of the panels of scores
 
 @draws_figure
 def pruned_blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
-    """A row of panels per backbone: block influence, angular distance of stretches, and the blocks that go.
+    """A row of panels per backbone: block influence, angular distance of stretches, and the dropped blocks.
 
-    `scores` has the columns `pruning.SCORE_COLUMNS`, `chosen` a column `backbone` and `pruning.DROP_COLUMNS`. Stretches
-    are drawn of the lengths that some policy drops. InputError if either is empty.
+    `scores` is block_scores.csv, `chosen` pruned_blocks.csv. Stretches are drawn of the lengths that some policy drops.
     """
     scores, chosen = present_rows(scores, "block_scores.csv"), present_rows(chosen, "pruned_blocks.csv")
     chosen = chosen.drop_duplicates(["backbone", "by", "dropped"])
@@ -26,19 +25,20 @@ def pruned_blocks(scores: pd.DataFrame, chosen: pd.DataFrame) -> Figure:
     heights = [max(LEAST, ROW * (chosen["backbone"] == name).sum()) + MARGINS for name in backbones]
     figure = Figure(figsize=(WIDTH, sum(heights)))
     panels = figure.subplots(len(backbones), 3, squeeze=False, height_ratios=heights, width_ratios=[3, 3, 4])
-    for (influence, angle, gone), backbone in zip(panels, backbones, strict=True):
-        own, sets = scores[scores["backbone"] == backbone], chosen[chosen["backbone"] == backbone]
-        one = own[own["by"] == "block-influence"]
-        influence.plot(one["block"], one["score"], "-o", color=LOOKS[0][0])
+    for (influence, angle, dropped), backbone in zip(panels, backbones, strict=True):
+        rows, sets = scores[scores["backbone"] == backbone], chosen[chosen["backbone"] == backbone]
+        single = rows[rows["by"] == "block-influence"]
+        influence.plot(single["block"], single["score"], "-o", color=LOOKS[0][0])
         influence.set(yscale="log", xlabel="block", title="block influence (1 - cosine)")
         influence.set_ylabel(backbone, fontweight="bold")
-        _angles(angle, own[own["by"] == "angular"], sorted(sets["dropped"].unique()))
-        _map(gone, sets, dict(own[own["by"] == "one-by-one"].groupby("dropped")["score"].min()), one["block"].max())
+        _angles(angle, rows[rows["by"] == "angular"], sorted(sets["dropped"].unique()))
+        losses = rows[rows["by"] == "one-by-one"].groupby("dropped")["score"].min()
+        _map(dropped, sets, dict(losses), single["block"].max())
     return figure
 
 
 def _angles(axes: Axes, angles: pd.DataFrame, lengths: list[int]) -> None:
-    """Distance of every stretch of each length, by its first block; the least one is filled."""
+    """Draws the distance of every stretch of each length, by its first block; the least one is filled."""
     for length, (colour, marker) in zip(lengths, cycle(LOOKS), strict=False):
         line = angles[angles["dropped"] == length].sort_values("block")
         style = {"color": colour, "marker": marker}
@@ -50,12 +50,12 @@ def _angles(axes: Axes, angles: pd.DataFrame, lengths: list[int]) -> None:
 
 
 def _map(axes: Axes, sets: pd.DataFrame, losses: Mapping[int, float], depth: int) -> None:
-    """A line for each set: a square where a block goes; behind those of one-by-one what is left of the loss."""
+    """Draws a line for each set, with a square at each dropped block; labels of one-by-one have the remaining loss."""
     labels = []
     for place, row in enumerate(sets.sort_values(["by", "dropped"]).itertuples()):
-        gone = [int(block) for block in row.blocks.split()]
+        blocks = [int(block) for block in row.blocks.split()]
         axes.plot(range(1, depth + 1), [place] * depth, "|", color="#BFBFBF", markersize=3)
-        axes.plot(gone, [place] * len(gone), "s", color="#404040", markersize=4)
+        axes.plot(blocks, [place] * len(blocks), "s", color="#404040", markersize=4)
         loss = f", loss {losses[row.dropped]:.2f}" if row.by == "one-by-one" else ""
         labels.append(f"{row.by} {row.dropped}{loss}")
     axes.set_yticks(range(len(labels)), labels, fontsize=6)

@@ -1,4 +1,4 @@
-"""The figure of table speed.csv: how much faster decoding with exits was, against what its FLOPs imply."""
+"""The figure of speed.csv: how much faster decoding with exits was, against what its FLOPs imply."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ def speed(table: pd.DataFrame) -> Figure:
     """Measured against implied speed-up of decoding, both over the full depth at the same batch size.
 
     A panel for each backbone and dataset (rows) and batch size (columns). Points at forced exits carry the exit's
-    block; colour and marker say what made tokens leave, the marker's face the state fill.
+    block. Colour and marker show what made tokens leave, the marker's face shows the state fill.
     """
     rows = present_rows(table.dropna(subset=["decode_ratio"]), "speed.csv, rows with a speed-up of decoding")
     rows = rows[~rows["case"].isin(["full", "speculative"])]  # no exits, no FLOPs saved
@@ -47,26 +47,21 @@ def speed(table: pd.DataFrame) -> Figure:
 
 def _points(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> None:
     for _, row in rows.iterrows():
-        colour, marker = looks[row["what"]]
-        x, y = row["implied"], row["decode_ratio"]
-        axes.plot(
-            [x], [y], marker, color=colour, fillstyle=FACES.get(row["state_fill"], "none"), markersize=5, zorder=3
-        )
+        (colour, marker), fill = looks[row["what"]], row["state_fill"]
+        x, y, face = row["implied"], row["decode_ratio"], FACES.get(fill, "none")
+        axes.plot([x], [y], marker, color=colour, fillstyle=face, markersize=5, zorder=3)
         if row["case"] == "exit":
-            axes.annotate(
-                f"{row['exit_block']:.0f}",
-                (x, y),
-                LABELS.get(row["state_fill"], (4, 2)),
-                textcoords="offset points",
-                fontsize=6,
-            )
+            offset = {"xytext": LABELS.get(fill, (4, 2)), "textcoords": "offset points"}
+            axes.annotate(f"{row['exit_block']:.0f}", (x, y), **offset, fontsize=6)
 
 
 def _legend(rows: pd.DataFrame, looks: Mapping[str, tuple[str, str]]) -> list[Line2D]:
     """What makes tokens leave, the state fills, and the guide lines."""
     names = {"exit": "forced exit (after block)", "random": "random exits"}
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", label=names.get(what, what))
-               for what, (colour, marker) in looks.items()]  # fmt: skip
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", label=names.get(what, what))
+        for what, (colour, marker) in looks.items()
+    ]
     for fill in dict.fromkeys(rows["state_fill"]):
         face = {"fillstyle": FACES.get(fill, "none"), "marker": "o", "linestyle": "none"}
         handles.append(Line2D([], [], color="#404040", label=f"state fill {fill}", **face))

@@ -5,13 +5,14 @@ a marker, a state fill a line style and a marker face, an exit a colour that is 
 used, so that no figure leaves a trace in the next.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from early_exit.base.errors import InputError
@@ -44,7 +45,7 @@ def draws_figure(function: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @mpl.rc_context(STYLE)
 def save(figure: Figure, svg: str | Path, png: str | Path) -> None:
-    """Write the figure as SVG and as PNG (200 dpi); equal figures give equal bytes."""
+    """Writes the figure as SVG and as PNG (200 dpi); equal figures become equal bytes."""
     with whole_file(svg) as path:
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     with whole_file(png) as path:
@@ -57,6 +58,17 @@ def present_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
         raise InputError(f"{name}: no rows to draw; check that the config runs what the figure shows")
     names = frame.columns.intersection(["head", "state_fill", "adapt"])
     return frame.assign(**{name: frame[name].astype(object).fillna("") for name in names})
+
+
+def label_rows(panels: Sequence[Axes], rows: Sequence[tuple[str, bool]]) -> None:
+    """Labels the rows of a figure from the top down, with (text, whether it is a heading); `panels` share the rows."""
+    first = panels[0]
+    first.set_yticks(range(len(rows)), [text for text, _ in rows])
+    first.set_ylim(len(rows) - 0.4, -0.6)
+    for tick, (_, is_heading) in zip(first.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("bold" if is_heading else "normal")
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
 
 
 def assign_looks(results: pd.DataFrame) -> dict[str, tuple[str, str]]:
