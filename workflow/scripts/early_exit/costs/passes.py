@@ -74,21 +74,29 @@ def generation_flops(
     head_state: str = "skip",
     check: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """FLOPs of n generations: arrays of shape (n,), named as the columns of `records.FLOPS`.
+    """Returns the FLOPs of n answers: arrays of shape (n,), named as the columns of `records.FLOPS`.
 
-    `exit_blocks[i][j]` is the block after which row i's token j was decided. The prompt's pass gives token 0 and runs
-    `prompt_blocks[i]` blocks (None: all). Each later pass is a decode pass: it runs its blocks at context prompt + j,
-    checks `head` (or, without training, `check`) at every exit up to them, pays `state_fill` for each block it
-    skipped, and the LM head. What is None (for full, pruned) is free. Decode passes that do not leave run
-    `decode_blocks[i]` (None: as many as the prompt's). Blocks of a backbone have one shape, so which of them a pruned
-    model lacks is all one.
+    Args:
+        table: the backbone's cost table, from `cost_table`.
+        prompt_tokens: (n,).
+        exit_blocks: exit_blocks[i][j] is the number of blocks run before token j of answer i was chosen. Token 0 comes
+            from the pass over the prompt, each other token from a decode pass.
+        prompt_blocks: (n,) blocks run over the prompt; None stands for all.
+        decode_blocks: (n,) blocks of a decode pass that does not leave; None stands for as many as over the prompt. All
+            blocks cost the same, so only the number of pruned ones matters.
+        exits: the blocks after which there are checks.
+        head: the trained head that is checked, if any.
+        state_fill: the fill of skipped blocks; None costs nothing.
+        head_state: what a head with a recurrence does at an exit that a token did not reach: it keeps its state (skip),
+            or takes the token in at the cost of a check (propagate).
+        check: the confidence without training that is checked, if any.
 
-    With state fill `deferred`, `flops` and `flops_blocks` count what was run in the end: a pass runs on, without
-    checks, to the deepest of the later passes of its row. `blocks` is of the exits decided on, for every fill.
+    A decode pass costs its blocks at context prompt + j, a check at every exit up to where it leaves, the fill of each
+    block that it skips, and the LM head. With the fill `deferred`, `flops` and `flops_blocks` count the blocks run in
+    the end: without checks, a pass runs on to the deepest of the later passes of its row. `blocks` counts those run
+    before passes left, for every fill. A head with a recurrence has a state at each exit, so it also reads the prompt.
 
-    A head with a recurrence has a state of its own at each exit: it also reads the whole prompt. At an exit that a
-    token did not reach its state stays (`head_state` skip), or takes the token, too, at the price of a check
-    (propagate). InputError for a name that is unknown, or a pass that left elsewhere than at an exit.
+    InputError if a name is unknown, or if a pass left elsewhere than at an exit.
     """
     depth, block, lm_head = table["depth"], table["block"], flops(table["lm_head"])
     part, name = ("heads", head) if check is None else ("checks", check)
@@ -151,6 +159,6 @@ def _check_exits(blocks: np.ndarray, every: np.ndarray, exits: np.ndarray) -> No
 
 
 def _deepest_later(blocks: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Of each pass the most blocks of itself and the later passes of its row; `row` is ascending."""
+    """Returns for each pass the most blocks of itself and the later passes of its row; `row` is ascending."""
     steps = (row.max(initial=0) - row) * (blocks.max(initial=0) + 1)  # above all values of the rows after
     return np.maximum.accumulate((blocks + steps)[::-1])[::-1] - steps
