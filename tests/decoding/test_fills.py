@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.decoding import fills, loop
 from early_exit.models import caches, loading
-from early_exit.models.attention import Apart
+from early_exit.models.attention import ScatteredRows
 from engine import Forced, run_watched
 from reference import Schedule
 from reference import decode as slow_decode
@@ -164,7 +164,7 @@ def librarys_forward(name, token_ids):
 def test_long_rows_attended_to_where_they_lie_equal_the_slow_reference(fill):
     """Rows that go on without others are brought together if they are short, as all are in these tests, or on a GPU."""
     model = double_model("qwen3")
-    apart = mock.patch.object(caches, "Apart", wraps=Apart)
+    apart = mock.patch.object(caches, "ScatteredRows", wraps=ScatteredRows)
     with Float64(), mock.patch.object(caches, "GATHERED_BYTES", 0), apart as taken:
         for case in (FIRST, ALTERNATING, STOPS):
             check(model, loading.adapt(model), fill, case)

@@ -1,20 +1,22 @@
-"""State fills: what the caches of skipped blocks get for a token that left after block e with hidden state h.
+"""State fills: what the caches of skipped blocks store for a token that left after block e with hidden state h.
 
 =========== =========== ===================================================================================
 family      fill        caches of blocks e+1 .. depth
 =========== =========== ===================================================================================
 transformer copy        block n gets the K/V of block n-1, same token: all get block e's (paper, sec. III)
-transformer propagate   K/V projected from h by each block's own norm, projections and rotation
-mamba       skip        left as they are: the token never happened there
+transformer propagate   K/V projected from h by each block's norm, projections and rotation
+mamba       skip        unchanged, as if the token had never been there
 mamba       propagate   conv and recurrent states advanced once with h (only what they need is computed)
-both        deferred    nothing yet: the token waits with h, and goes on when a later one of its row passes e
+both        deferred    nothing yet: the token waits with h, and continues when a later one of its row passes e
 =========== =========== ===================================================================================
 
-`deferred` is exact: what is computed is what the full model computes, only later, or never if no token needs it.
-Waiting tokens running with a later one are the idea of EE-LLM's KV recomputation (arXiv 2312.04916), here per row.
+The paper is DYNAMAX, arXiv 2504.20922. `deferred` is exact: it computes what the full model computes, only later, or
+never if no token needs it. Running waiting tokens with a later one is the idea of EE-LLM's KV recomputation (arXiv
+2312.04916), here per row.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,35 +27,36 @@ from early_exit.models.caches import AttentionState, RecurrentState
 
 
 class Fill:
-    """What the decoding loop asks of a state fill; this one leaves the caches as they are."""
+    """A state fill as the decoding loop calls it; this one leaves caches unchanged."""
 
     def open(self, slots: int) -> None:
         """Start a job of `slots` rows."""
 
     def admit(self, slots: Tensor) -> None:
-        """New rows are in `slots`."""
+        """Note that `slots` hold new rows."""
 
     def move(self, source: int, target: int) -> None:
-        """Slot `target` becomes a copy of slot `source`."""
+        """Note that slot `source` was copied to slot `target`."""
 
-    def leave(self, backbone: Backbone, state: AttentionState | RecurrentState, after: int, hidden: Tensor,
-              queries: Tensor) -> None:  # fmt: skip
-        """`queries` (indices into the state's) go no further than block `after`, with hidden states (n, 1, hidden)."""
+    def leave(
+        self, backbone: Backbone, state: AttentionState | RecurrentState, after: int, hidden: Tensor, queries: Tensor
+    ) -> None:
+        """Note that `queries` (indices into the state's) leave after block `after`; hidden states (n, 1, hidden)."""
 
     def finish(self, backbone: Backbone, state: AttentionState | RecurrentState) -> None:
-        """The step is over: nobody leaves in it any more."""
+        """End the step: no more queries leave in it."""
 
     def rejoin(self, state: AttentionState | RecurrentState, after: int, hidden: Tensor) -> Tensor:
-        """The hidden states (queries, 1, hidden) that block `after` + 1 runs, with those of tokens that join here."""
+        """Note that `queries` (indices into the state's) leave after block `after` with `hidden`, (n, 1, hidden)."""
         return hidden
 
 
 class Skip(Fill):
-    """Mamba `skip`: skipped blocks' states stay as they are (paper, sec. III)."""
+    """Mamba `skip`: states of skipped blocks stay unchanged (paper, sec. III)."""
 
 
 class Copy(Fill):
-    """Transformer `copy`: skipped blocks take the K/V of the block before them, same token (paper, sec. III)."""
+    """Transformer `copy`: skipped blocks store the K/V of the block before them, same token (paper, sec. III)."""
 
     def leave(self, backbone, state, after, hidden, queries):
         slots, positions = state.slots[queries], state.positions[queries]
@@ -64,8 +67,25 @@ class Copy(Fill):
             state.write(index, slots, positions, keys, values)
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens that left: slots and positions (n,), hidden states (n, 1, hidden), cosines and sines of the positions."""
+
+    slots: Tensor
+    positions: Tensor
+    hidden: Tensor
+    rotation: Sequence[Tensor] = ()
+
+    def first(self, count: int) -> "Tokens":
+        """Return the first `count` tokens."""
+        slots, positions, hidden, *rotation = (
+            part[:count] for part in (self.slots, self.positions, self.hidden, *self.rotation)
+        )
+        return Tokens(slots, positions, hidden, rotation)
+
+
 class Propagate(Fill):
-    """`propagate`, for all that left in a step together at its end: each skipped block's weights are read once."""
+    """`propagate`, at the end of a step for all its queries at once, so that each block's weights are read once."""
 
     def open(self, slots):
         self.left: list[tuple[int, Tensor, Tensor, Tensor]] = []  # block, slots, positions, hidden states; ascending
@@ -78,20 +98,18 @@ class Propagate(Fill):
             return
         after, *parts = zip(*self.left, strict=True)
         slots, positions, hidden = map(torch.cat, parts)
-        rotation = self.rotation(state, hidden, positions)
+        tokens = Tokens(slots, positions, hidden, self.rotation(state, hidden, positions))
         for n in range(after[0] + 1, backbone.depth + 1):
-            gone = sum(len(part) for block, part in zip(after, parts[0], strict=True) if block < n)
-            rows = (part[:gone] for part in (hidden, slots, positions, *rotation))
-            self.advance(state, backbone.layer_indices[n - 1], backbone.blocks[n - 1], *rows)
+            count = sum(len(part) for block, part in zip(after, parts[0], strict=True) if block < n)
+            self.store(state, backbone.layer_indices[n - 1], backbone.blocks[n - 1], tokens.first(count))
         self.left = []
 
     def rotation(self, state: AttentionState | RecurrentState, hidden: Tensor, positions: Tensor) -> Sequence[Tensor]:
-        """What a block needs to know of the positions, beside themselves."""
+        """Return what blocks read of the positions: cosines and sines for attention, nothing for Mamba."""
         return ()
 
-    def advance(self, state, index: int, block: nn.Module, hidden: Tensor, slots: Tensor, positions: Tensor,
-                *rotation: Tensor) -> None:  # fmt: skip
-        """Bring tokens with hidden states (n, 1, hidden) into the caches of `block`, the library's number `index`."""
+    def store(self, state: AttentionState | RecurrentState, index: int, block: nn.Module, tokens: Tokens) -> None:
+        """Store tokens in the caches of `block`, whose library index is `index`."""
         raise NotImplementedError
 
 
@@ -101,30 +119,30 @@ class PropagateAttention(Propagate):
     def rotation(self, state, hidden, positions):
         return state.rotary(hidden, position_ids=positions[:, None])
 
-    def advance(self, state, index, block, hidden, slots, positions, cos, sin):
-        keys, values = cache_updates.keys_and_values(block, hidden, (cos, sin))
-        state.write(index, slots, positions, keys, values)
+    def store(self, state, index, block, tokens):
+        keys, values = cache_updates.keys_and_values(block, tokens.hidden, tokens.rotation)
+        state.write(index, tokens.slots, tokens.positions, keys, values)
 
 
 class PropagateMamba(Propagate):
     """Mamba `propagate`: skipped blocks' states advance once with the exit's hidden state (paper, sec. III)."""
 
-    def advance(self, state, index, block, hidden, slots, positions):
-        states = cache_updates.mixer_states(block, hidden[:, 0], *state.copies(index, slots))
-        state.put(index, slots, *states)
+    def store(self, state, index, block, tokens):
+        states = cache_updates.mixer_states(block, tokens.hidden[:, 0], *state.copies(index, tokens.slots))
+        state.put(index, tokens.slots, *states)
 
 
 class Deferred(Fill):
-    """Exact, both families: tokens wait where they left and travel on with the first later one that goes deeper."""
+    """Exact, both families: tokens wait where they left and continue with the first later one that goes deeper."""
 
     def open(self, slots):
         self.waiting: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by block: slots, positions, hidden states
 
     def admit(self, slots):
-        self._keep(lambda waiting: ~torch.isin(waiting, slots))
+        self._filter(lambda waiting: ~torch.isin(waiting, slots))
 
     def move(self, source, target):
-        self._keep(lambda waiting: waiting != target)
+        self._filter(lambda waiting: waiting != target)
         for slots, _, _ in self.waiting.values():
             slots[slots == source] = target
 
@@ -144,9 +162,10 @@ class Deferred(Fill):
             hidden = torch.cat([hidden, waiting[ready]])
         return hidden
 
-    def _keep(self, which: Callable[[Tensor], Tensor]) -> None:
+    def _filter(self, select: Callable[[Tensor], Tensor]) -> None:
+        """Drop waiting tokens unless `select`, from their slots (n,) to a mask (n,), is true."""
         for after, waiting in self.waiting.items():
-            keep = which(waiting[0])
+            keep = select(waiting[0])
             self.waiting[after] = tuple(part[keep] for part in waiting)
 
 

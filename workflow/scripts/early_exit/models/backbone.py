@@ -1,8 +1,7 @@
-"""One adapter over Hugging Face causal language models: embed, blocks, final norm with LM head, caches.
+"""An adapter over Hugging Face causal language models: embeddings, blocks, final norm with LM head, caches.
 
-Blocks are called through their own modules, with a cache of ours (see `caches`); no forward is copied. What a
-backbone does here is run; where a token leaves is not its business. Blocks are counted from 1 (DESIGN: "exit
-after n" means that n blocks were run).
+Blocks are called as modules with caches of ours (see `caches`); no forward is copied. Where a token leaves is decided
+elsewhere. Blocks are counted from 1: "exit after n" means that n blocks were run.
 """
 
 from collections.abc import Collection
@@ -52,31 +51,31 @@ class Backbone:
 
     @property
     def context(self) -> int | None:
-        """Longest sequence in tokens that the model was built for; None if it has no limit."""
+        """The longest sequence, in tokens, that the model was built for; None without a limit."""
         if self.family == "mamba":
             return None
         limits = (self.model.config.max_position_embeddings, getattr(self.model.config, "sliding_window", None))
         return min(limit for limit in limits if limit)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Token ids (rows, T) to hidden states (rows, T, hidden)."""
+        """Map token ids (rows, T) to hidden states (rows, T, hidden)."""
         return self.model.get_input_embeddings()(token_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm and LM head: (rows, hidden) to (rows, vocabulary), in float32 or better."""
+        """Apply final norm and LM head: (..., hidden) to (..., vocabulary), in float32 or better."""
         body = self.model.base_model
         norm = body.norm if self.family == "transformer" else body.norm_f
         logits = self.lm_head(norm(hidden).to(self.lm_head.weight.dtype))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_state(self, slots: int, capacity: int) -> AttentionState | RecurrentState:
-        """Empty caches for `slots` rows of at most `capacity` tokens."""
+        """Return empty caches for `slots` rows of at most `capacity` tokens."""
         if self.family == "transformer":
             return AttentionState(self.layer_indices, slots, capacity, self.model.base_model.rotary_emb)
         return RecurrentState(self.layer_indices, slots, self.device)
 
     def run_block(self, n: int, hidden: Tensor, state: AttentionState | RecurrentState) -> Tensor:
-        """Block n for each query of `state`, one token each; (queries, 1, hidden) to the same shape."""
+        """Run block n for each query of `state`, one token each: (queries, 1, hidden) to the same shape."""
         if self.family == "transformer":
             return self.blocks[n - 1](
                 hidden, attention_mask=state.mask, past_key_values=state, use_cache=True,
@@ -90,7 +89,7 @@ class Backbone:
         return outputs
 
     def _run_mixer(self, n: int, hidden: Tensor, state: RecurrentState, wave: Tensor | None) -> Tensor:
-        state.only(wave)
+        state.select(wave)
         hidden = self.blocks[n - 1](hidden, cache_params=state)
         state.write_back(self.layer_indices[n - 1])
         return hidden
@@ -98,19 +97,19 @@ class Backbone:
     def run_prompt(
         self, token_ids: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None, past: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks over whole sequences of one length, from token ids (rows, T); the rest as in `run_sequences`."""
+        """Run all blocks over token ids (rows, T) of whole sequences; the rest as in `run_sequences`."""
         return self.run_sequences(self.embed(token_ids), keep, cache, past)
 
     def run_sequences(
         self, hidden: Tensor, keep: Collection[int] = (), cache: DynamicCache | None = None, past: int = 0
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """All blocks over whole sequences of hidden states.
+        """Run all blocks over whole sequences of hidden states.
 
         Args:
-            hidden: (rows, T, hidden). Sequences padded on the right are right up to their padding (all is causal).
-            keep: blocks whose output is wanted too.
-            cache: the library's own cache, filled for decoding; padding must be cut off what it holds.
-            past: how many tokens before these it holds already (attention only).
+            hidden: (rows, T, hidden). Padding on the right does not change results before it: all blocks are causal.
+            keep: blocks whose output is returned, too.
+            cache: the library's cache, filled for decoding; what it holds of padding must be cut off.
+            past: number of earlier tokens that it holds already (attention only).
 
         Returns:
             The hidden states after the last block, and those after each block of `keep`, all (rows, T, hidden).
@@ -119,8 +118,13 @@ class Backbone:
         if self.family == "transformer":
             positions = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
             rotation = self.model.base_model.rotary_emb(hidden, position_ids=positions)
-            options = {"past_key_values": cache, "use_cache": cache is not None, "position_embeddings": rotation,
-                       "attention_mask": causal_mask(positions[0]) if past else None}  # fmt: skip  # none: SDPA's own
+            mask = causal_mask(positions[0]) if past else None  # without a mask SDPA is causal by itself
+            options = {
+                "past_key_values": cache,
+                "use_cache": cache is not None,
+                "position_embeddings": rotation,
+                "attention_mask": mask,
+            }
         else:
             options = {"cache_params": cache}
         for n, block in enumerate(self.blocks, 1):
@@ -130,21 +134,22 @@ class Backbone:
         return hidden, kept
 
     def new_prompt_cache(self) -> DynamicCache:
+        """Return the library's empty cache for `run_prompt`."""
         return DynamicCache(config=self.model.config)
 
     def without(self, dropped: Collection[int]) -> "Backbone":
-        """Static pruning: the same weights without the blocks `dropped` (counted from 1), which are gone for good.
+        """Return the backbone without the blocks `dropped` (static pruning), on the same weights.
 
-        InputError if a number is no block's, or none would be left.
+        InputError if a number is not a block's, or if no block would be left.
         """
         unknown = set(dropped) - set(range(1, self.depth + 1))
         if unknown or len(set(dropped)) == self.depth:
             raise InputError(f"cannot drop blocks {sorted(dropped)} of {self.depth}; leave one at least")
         kept = [k for k in range(self.depth) if k + 1 not in dropped]
-        return replace(self, blocks=tuple(self.blocks[k] for k in kept),
-                       layer_indices=tuple(self.layer_indices[k] for k in kept))  # fmt: skip
+        blocks, indices = (tuple(part[k] for k in kept) for part in (self.blocks, self.layer_indices))
+        return replace(self, blocks=blocks, layer_indices=indices)
 
 
 def causal_mask(positions: Tensor) -> Tensor:
-    """Which of all positions up to the last each of `positions` (T,) attends to: (1, 1, T, last + 1)."""
+    """Return which positions each of `positions` (T,) attends to: (1, 1, T, last position + 1), True for attended."""
     return (torch.arange(int(positions[-1]) + 1, device=positions.device) <= positions[:, None])[None, None]

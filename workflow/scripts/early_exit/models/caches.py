@@ -1,8 +1,8 @@
-"""The caches of running rows: one slot a row, allocated once for a job.
+"""Caches of running rows: one slot per row, allocated once per job.
 
-The rows that run are slots 0..count-1. A step works on *queries*, one token each: first the new tokens of its rows,
-then earlier tokens that travel on with them (see `fills.Deferred`). Queries that leave are taken out with `narrow`.
-Both classes serve as the `cache` argument of the library's blocks.
+Running rows have slots 0..count-1. A step works on *queries*, one token each: first the new tokens of the rows, then
+earlier tokens that continue with them (see `fills.Deferred`). `narrow` removes the queries that leave. Both subclasses
+are passed to the library's blocks as their cache.
 """
 
 from collections.abc import Sequence
@@ -11,53 +11,53 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from early_exit.models.attention import GATHERED_BYTES, Apart
+from early_exit.models.attention import GATHERED_BYTES, ScatteredRows
 
 
-class Rows:
-    """Slots, positions and queries; the tensors are in the subclasses."""
+class RowState:
+    """Slots, positions and queries; the subclasses have the tensors."""
 
     def __init__(self, layer_indices: Sequence[int], slots: int, device: torch.device):
         self.layer_indices, self.size = tuple(layer_indices), slots
         self.lengths = torch.zeros(slots, dtype=torch.long, device=device)  # tokens seen, the running one included
 
     def begin(self, count: int) -> None:
-        """Start a step for slots 0..count-1; each gets one new token."""
+        """Start a step for slots 0..count-1, with one new token each."""
         self.slots = torch.arange(count, device=self.lengths.device)  # (queries,)
         self.positions = self.lengths[:count].clone()  # (queries,), 0-based
         self.lengths[:count] += 1
-        self.prefix: int | None = count  # the queries are slots 0..prefix-1, so that caches are used in place
+        self.prefix: int | None = count  # if the queries are slots 0..prefix-1: caches are then used in place
 
     def narrow(self, keep: Tensor) -> None:
-        """Go on with the queries `keep` (indices or a mask) only."""
+        """Continue with the queries `keep` (indices or a mask) only."""
         self.slots, self.positions, self.prefix = self.slots[keep], self.positions[keep], None
 
     def join(self, slots: Tensor, positions: Tensor) -> None:
-        """Go on with one more query for each of `slots`, at `positions` before the running token's (both (n,))."""
+        """Add one query for each of `slots`, at `positions` before the running token's (both (n,))."""
         self.slots, self.positions = torch.cat([self.slots, slots]), torch.cat([self.positions, positions])
         self.prefix = None
 
     def record(self) -> None:
-        """From here on keep what `rewind` needs, until it is called."""
+        """From now on save what `rewind` needs, until it is called."""
 
     def advance(self, keep: Tensor) -> None:
-        """The queries `keep` (a mask), the last tokens of their rows, have one more token each, which follows now."""
+        """Continue with the next token of the rows whose queries are in `keep` (a mask), each a row's last token."""
         if not bool(keep.all()):
             self.narrow(keep)
         self.positions = self.positions + 1
         self.lengths[self.slots] += 1
 
     def rewind(self, lengths: Tensor) -> None:
-        """Slots 0..n-1 have seen `lengths` (n,) tokens: none after that, of those since `record`, ever happened."""
+        """Restore slots 0..n-1 to `lengths` (n,) tokens, which undoes later ones since `record`."""
         self.lengths[: len(lengths)] = lengths
 
     def move(self, source: int, target: int) -> None:
-        """Slot `target` becomes a copy of slot `source`."""
+        """Copy slot `source` to slot `target`."""
         self.lengths[target] = self.lengths[source]
 
 
-class AttentionState(Rows):
-    """Keys and values, one pair of (slots, key/value heads, capacity, head_dim) per block."""
+class AttentionState(RowState):
+    """Keys and values: per block one pair of tensors (slots, key/value heads, capacity, head_dim)."""
 
     def __init__(self, layer_indices: Sequence[int], slots: int, capacity: int, rotary: torch.nn.Module):
         super().__init__(layer_indices, slots, rotary.inv_freq.device)
@@ -66,9 +66,9 @@ class AttentionState(Rows):
         self.values: dict[int, Tensor] = {}
 
     def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, lengths: Tensor) -> None:
-        """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,)).
+        """Copy rows `source` of a cache of prompts to `slots`, with `lengths` tokens each (all (n,)).
 
-        What padding left behind a prompt lies beyond its length: it is written over before it is ever read.
+        Padding behind a prompt lies beyond its length: it is overwritten before it is read.
         """
         for index in self.layer_indices:
             layer = prompt.layers[index]
@@ -105,38 +105,40 @@ class AttentionState(Rows):
             for cache in caches.values():
                 cache[target, :, :length] = cache[source, :, :length]
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor | Apart, Tensor | Apart]:
-        """The library's cache call: store the queries' new (queries, heads, 1, head_dim), give all up to now.
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int
+    ) -> tuple[Tensor | ScatteredRows, Tensor | ScatteredRows]:
+        """Store new keys and values (queries, heads, 1, head_dim); return all so far. The library calls this.
 
-        All are stored before any is read, so a query sees the earlier tokens of its row that travel with it.
+        All are stored before any is read, so a query sees the earlier tokens of its row that continue with it.
         """
         self.write(layer_idx, self.slots, self.positions, keys, values)
         return self._read(self.keys[layer_idx]), self._read(self.values[layer_idx])
 
     def write(self, index: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store K/V (n, heads, 1, head_dim) of one token a slot."""
+        """Store keys and values (n, heads, 1, head_dim) of one token per slot."""
         self.keys[index][slots, :, positions] = keys[:, :, 0]
         self.values[index][slots, :, positions] = values[:, :, 0]
 
-    def _read(self, cache: Tensor) -> Tensor | Apart:
+    def _read(self, cache: Tensor) -> Tensor | ScatteredRows:
         cache = cache[:, :, : self.extent]
         if self.prefix is not None:
             return cache[: self.prefix]
         if cache.device.type == "cpu" and cache[0].nbytes > GATHERED_BYTES:
             where = zip(self.slots.tolist(), self.positions.tolist(), strict=True)
-            return Apart([cache[slot : slot + 1, :, : position + 1] for slot, position in where])
+            return ScatteredRows([cache[slot : slot + 1, :, : position + 1] for slot, position in where])
         return cache.index_select(0, self.slots)  # plain indexing takes three to five times as long on a CPU
 
     def _reach(self) -> None:
-        """Which positions each query attends to, None for all, and its rotation."""
+        """Set each query's rotation and the mask of positions that it attends to, None if all queries attend to all."""
         reach = torch.arange(self.extent, device=self.positions.device)
         mask = (reach <= self.positions[:, None])[:, None, None]  # (queries, 1, 1, extent)
         self.mask = None if bool(mask.all()) else mask
         self.rotation = self.rotary(self.keys[self.layer_indices[0]], position_ids=self.positions[:, None])
 
 
-class RecurrentState(Rows):
-    """Conv windows (slots, channels, kernel) and recurrent states (slots, ...) per mixer."""
+class RecurrentState(RowState):
+    """Convolution windows (slots, channels, kernel) and recurrent states (slots, ...) per mixer."""
 
     def __init__(self, layer_indices: Sequence[int], slots: int, device: torch.device):
         super().__init__(layer_indices, slots, device)
@@ -146,12 +148,12 @@ class RecurrentState(Rows):
         self._past: dict[int, list[tuple[Tensor, ...]]] | None = None  # by mixer: slots, positions, states after them
 
     def insert(self, slots: Tensor, prompt: DynamicCache, source: Tensor, lengths: Tensor | int) -> None:
-        """Rows `source` of a cache of prompts become `slots`, with `lengths` tokens each (all (n,))."""
+        """Copy rows `source` of a cache of prompts to `slots`, with `lengths` tokens each (all (n,))."""
         for index in self.layer_indices:
             layer = prompt.layers[index]
             conv, recurrent = layer.conv_states[0], layer.recurrent_states[0]
             if index not in self.conv:
-                # Channels next to each other, as steps read them, and not the kernel's few entries.
+                # Channels are contiguous, as steps read them, not the kernel's few entries.
                 self.conv[index] = conv.new_zeros(self.size, *conv.mT.shape[1:]).mT
                 self.recurrent[index] = recurrent.new_zeros(self.size, *recurrent.shape[1:])
             self.put(index, slots, conv.index_select(0, source), recurrent.index_select(0, source))
@@ -170,7 +172,7 @@ class RecurrentState(Rows):
         self._order()
 
     def record(self) -> None:
-        """Every token's states are kept: mixers get copies, which stay as they leave them."""
+        """From now on save the states after every token: mixers get copies, which nothing changes later."""
         self._past, self.prefix = {}, None
 
     def rewind(self, lengths: Tensor) -> None:
@@ -187,30 +189,32 @@ class RecurrentState(Rows):
             for state in states.values():
                 state[target] = state[source]
 
-    def only(self, wave: Tensor | None) -> None:
-        """Lend the states of the queries of one wave (indices); None: of all."""
+    def select(self, wave: Tensor | None) -> None:
+        """Lend mixers the states of the queries of one wave (indices); None: of all queries."""
         self._wave = wave
 
     def copies(self, index: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """The conv windows and recurrent states of `slots` (n,), for a mixer to change; `put` stores them."""
+        """Return copies of the windows and recurrent states of `slots` (n,); `put` stores changed ones."""
         return self.conv[index].mT.index_select(0, slots).mT, self.recurrent[index].index_select(0, slots)
 
     def put(self, index: int, slots: Tensor, conv: Tensor, recurrent: Tensor) -> None:
+        """Store windows and recurrent states of `slots` (n,)."""
         self.conv[index][slots], self.recurrent[index][slots] = conv, recurrent
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor:
-        """The library's cache call; the mixer updates what it gets in place."""
+        """Return what the mixer updates in place. The library calls this."""
         return self._lend(layer_idx)[0]
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor:
-        """The library's cache call; the mixer updates what it gets in place."""
+        """Return what the mixer updates in place. The library calls this."""
         return self._lend(layer_idx)[1]
 
     def is_recording_past(self, layer_idx: int) -> bool:
+        """Return False. The library calls this, for its own way of rewinding."""
         return False
 
     def write_back(self, layer_idx: int) -> None:
-        """Store what a mixer did to the copies it was lent (views need no storing)."""
+        """Store what a mixer changed in the copies that it was lent; views need no storing."""
         conv, recurrent = self._lent.pop(layer_idx)
         if self.prefix is None or self._wave is not None:
             slots = self.slots if self._wave is None else self.slots[self._wave]
@@ -230,7 +234,7 @@ class RecurrentState(Rows):
         return self._lent[index]
 
     def _order(self) -> None:
-        """Sort queries into waves: a slot's tokens must pass its state one by one, in order; None: one each."""
+        """Group queries into waves with one token per slot, in order of position; None if one wave is enough."""
         same = self.slots[:, None] == self.slots
         rank = (same & (self.positions < self.positions[:, None])).sum(-1)  # earlier queries of the same slot
         last = int(rank.max()) if len(rank) else 0

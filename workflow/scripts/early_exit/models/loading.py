@@ -45,34 +45,35 @@ def adapt(model: nn.Module) -> Backbone:
 
 
 def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Backbone, Any]:
-    """Seeded torch, the backbone and its tokenizer, as every job that runs a model starts.
+    """Seed torch, and load a job's backbone and tokenizer.
 
-    `settings` has seed, device, dtype and threads; other keys are not looked at.
+    `settings` has seed, device, dtype and threads; other keys are ignored.
     """
-    wanted = {key: settings[key] for key in ("seed", "device", "dtype", "threads")}
-    backbone = load(manifest, *job.prepare_torch(**wanted), ROOT)
+    runtime = {key: settings[key] for key in ("seed", "device", "dtype", "threads")}
+    backbone = load(manifest, *job.prepare_torch(**runtime), ROOT)
     return backbone, load_tokenizer(manifest, ROOT)
 
 
 def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
-    """Load the weights that a backbone manifest names (safetensors or GGUF, never pickle, no remote code).
+    """Load the backbone that a manifest names, from safetensors or GGUF; never from pickle, and without remote code.
 
-    InputError if a file is not the one that was fetched, or if weights are missing: the library would draw them.
+    InputError if a file has changed since it was fetched, or if weights are missing: the library would draw them at
+    random.
     """
     folder, options = _location(manifest, root)
-    # What they say of each job (bars, kernels that are not installed) would bury what Snakemake says.
+    # Progress bars and notes on kernels that are not installed would bury Snakemake's own output.
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    # The class by its name: the Auto class costs every job seconds of imports.
+    # By the name of its class, since the Auto class costs every job seconds of imports.
     auto = manifest["gguf"] is not None or not manifest["config"].get("architectures")
     loader = transformers.AutoModelForCausalLM if auto else _architecture(manifest["config"])
     options |= {} if manifest["gguf"] else {"use_safetensors": True, "ignore_mismatched_sizes": True}  # refused below
     kernel = {} if manifest["family"] == "mamba" else {"attn_implementation": "sdpa"}
     with _no_code(folder):
-        model, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
+        model, report = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options, **kernel)
     for problem in ("missing_keys", "mismatched_keys"):
-        if found[problem]:
-            first = sorted(map(str, found[problem]))[0]
+        if report[problem]:
+            first = sorted(map(str, report[problem]))[0]
             raise InputError(
                 f"{folder}: its weights do not fit its config ({problem}: {first}); fetch or copy both again"
             )
@@ -80,16 +81,16 @@ def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, 
 
 
 def load_tokenizer(manifest: Mapping[str, Any], root: Path = Path()):
-    """The tokenizer that belongs to a backbone manifest, by its tokenizer.json, whatever else is installed."""
+    """Load the tokenizer of a backbone manifest from its tokenizer.json, whatever other packages are installed."""
     folder, options = _location(manifest, root, with_weights=False)
     with _no_code(folder):
         return transformers.AutoTokenizer.from_pretrained(folder, mistral_format=False, **options)
 
 
 def stop_token_ids(backbone: Backbone, tokenizer) -> frozenset[int]:
-    """End-of-sequence ids, those of the library's own `generate` and the tokenizer's.
+    """Return the end-of-sequence ids, both those of the library's `generate` and the tokenizer's.
 
-    They differ where a config was left at its defaults: Codestral Mamba's says 0, its tokenizer's end is 2.
+    They differ where a config was left at its defaults: Codestral Mamba's says 0, its tokenizer says 2.
     """
     ids = backbone.model.generation_config.eos_token_id
     ids = ids if isinstance(ids, Sequence) else [ids]
@@ -98,7 +99,7 @@ def stop_token_ids(backbone: Backbone, tokenizer) -> frozenset[int]:
 
 @contextmanager
 def _no_code(folder: str) -> Iterator[None]:
-    """One line instead of the library's advice to trust what came with a model."""
+    """Turn the library's advice to trust code that came with a model into an InputError of one line."""
     try:
         yield
     except ValueError as error:
@@ -108,17 +109,18 @@ def _no_code(folder: str) -> Iterator[None]:
 
 
 def _architecture(config: Mapping[str, Any]) -> type:
+    """Return the library's class that a config names; InputError if the installed library has none of that name."""
     name = config["architectures"][0]
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    architecture = getattr(transformers, name, None)
+    if not (isinstance(architecture, type) and issubclass(architecture, transformers.PreTrainedModel)):
         raise InputError(f"architecture '{name}' is unknown to the installed transformers")
-    return found
+    return architecture
 
 
 def _location(manifest: Mapping[str, Any], root: Path, with_weights: bool = True) -> tuple[str, dict[str, Any]]:
-    """The folder to load from, its files unchanged since they were fetched, and how to load from it.
+    """Return the folder to load from, and the options; InputError if files have changed since they were fetched.
 
-    It is always a folder: by a hub id, libraries look for more than what was fetched.
+    It is always a folder: given a hub id, libraries look for more files than were fetched.
     """
     folder = manifests.cached_folder(manifest) if manifest["path"] is None else root / manifest["path"]
     model_files.check_unchanged(folder, manifest, with_weights)

@@ -103,7 +103,7 @@ class HeadConfidence(Confidence):
         if not self.reads_prompt:
             return self.heads[str(exit_block)](hidden)[:, 0]
         state = self.states[0]
-        state.only(rows)
+        state.select(rows)
         logits = self.heads[str(exit_block)](hidden, state)[:, 0]
         state.write_back(self.exits.index(exit_block))
         return logits
