@@ -47,7 +47,7 @@ class Fill:
         """End the step: no more queries leave in it."""
 
     def rejoin(self, state: AttentionState | RecurrentState, after: int, hidden: Tensor) -> Tensor:
-        """Note that `queries` (indices into the state's) leave after block `after` with `hidden`, (n, 1, hidden)."""
+        """Return the hidden states (queries, 1, hidden) that block `after` + 1 runs: `hidden`, and those that join."""
         return hidden
 
 
