@@ -110,7 +110,7 @@ def test_a_ratio_weighs_rows_by_their_denominator():
     assert 0.5 < low < high < 0.51
 
 
-def test_data_without_spread():
+def test_equal_values_or_a_single_group_have_an_interval_of_no_width():
     assert interval([2.0, 4.0], ["a", "a"], **SETTINGS) == (3.0, 3.0)
     assert interval([0.1] * 7, np.arange(7) // 2, **SETTINGS) == pytest.approx((0.1, 0.1))
     assert interval([True] * 3, ["a", "b", "c"], **SETTINGS) == (1.0, 1.0)
@@ -123,7 +123,7 @@ def test_undefined_ratios_and_missing_values():
     assert np.isnan(interval([1.0, np.nan], ["a", "b"], **SETTINGS)).all()
 
 
-def test_paired_difference_sees_what_settings_share():
+def test_paired_difference_is_narrow_for_settings_that_err_alike():
     generator = np.random.default_rng(4)
     full = generator.normal(size=200)
     early = full - 0.1 + 0.05 * generator.normal(size=200)
@@ -200,6 +200,6 @@ def test_holm_lies_between_the_p_values_and_bonferronis_and_keeps_their_order(p_
         (lambda: paired_difference([1.0], [1.0, 2.0], ["a"], **SETTINGS), "shapes"),
     ],
 )
-def test_bad_calls(call, message):
+def test_invalid_arguments_raise_value_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -49,7 +49,7 @@ def test_p_values_of_counts_are_the_binomial_tail_for_every_count(n):
         np.testing.assert_allclose(calibrate.p_values(counts, n, epsilon, binary=True), exact, rtol=1e-9)
 
 
-def test_a_mean_alone_is_not_enough_for_the_library_to_know_the_count():
+def test_the_library_alone_takes_a_mean_of_7_in_100_for_8():
     """Why `p_values` exists: of 100 losses, 7 are taken for 8."""
     given_mean = compute_hoeffding_bentkus_p_value(np.array([7 / 100]), 100, 0.2, binary=True)[0, 0]
     assert given_mean == pytest.approx(binom.cdf(8, 100, 0.2)) != binom.cdf(7, 100, 0.2)
@@ -83,7 +83,7 @@ def test_a_sequence_ends_at_its_first_failure_whatever_comes_after(counts, binar
         np.testing.assert_array_equal(found[0], calibrate.p_values(own.sum(axis=0), units, 0.2, binary=binary))
 
 
-def test_draws_do_not_see_each_other():
+def test_each_draw_is_certified_independently():
     rng = np.random.default_rng(0)
     losses = (rng.random((80, 1)) < np.linspace(0.02, 0.5, 7)).astype(float)
     drawn = np.array([rng.permutation(80) < 40 for _ in range(200)])
@@ -275,7 +275,7 @@ def test_units_are_conversations_and_their_losses_means():
         risks.unit_losses(losses_frame(), [0.9, 0.7], "coqa")
 
 
-def test_losses_of_single_answers_are_binary_but_for_graded_metrics():
+def test_losses_of_single_answers_are_binary_except_for_graded_metrics():
     single = losses_frame().assign(group_id=lambda rows: rows["example_id"])
     assert risks.unit_losses(single, [0.5], "coqa").binary == {
         "disagreement": True, "metric-drop": False, "degenerate": True,

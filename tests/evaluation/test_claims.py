@@ -125,7 +125,7 @@ def test_saving_lost_is_what_the_flops_of_real_exits_say():
     assert lost[0] == pytest.approx(100 * (1 - saved["p"] / saved["c"]))
 
 
-def test_policies_that_never_left_lose_nothing_that_could_be_said():
+def test_saving_lost_is_undefined_if_nothing_left_early():
     cell = make_runs({"calm-propagate": curve(70.0)})
     sums = cell.curves["calm-propagate"].sums
     sums["flops_blocks"][:], sums["blocks"][:] = sums["flops_blocks_full"], DEPTH * sums["passes"]
@@ -152,7 +152,7 @@ def test_pooled_effects_are_means_over_the_datasets():
     assert list(found.columns) == list(claims.COLUMNS)
 
 
-def test_few_groups_decide_nothing_and_are_not_pooled():
+def test_cells_of_few_groups_are_undecided_and_not_pooled():
     points = {"calm-copy": curve(70.0), "mamba-copy": curve(80.0)}
     cells = [make_runs(points, dataset="triviaqa"), make_runs(points, dataset="coqa", per_group=10)]
     found = judged(cells).query("claim == 'mamba-heads-over-linear' and metric in ['main metric', 'f1']")
@@ -162,7 +162,7 @@ def test_few_groups_decide_nothing_and_are_not_pooled():
     assert mean["compared"] == "tiny-transformer/triviaqa"
 
 
-def test_what_was_not_run_is_undecided_and_says_so():
+def test_claims_without_runs_are_undecided_with_a_note():
     found = judged([make_runs({"calm-copy": curve(70.0)})])
     for claim in ("mamba-heads-over-ffn", "exits-over-pruning", "propagate-cheap-on-transformer"):
         rows = found[found["claim"] == claim]
@@ -173,7 +173,7 @@ def test_what_was_not_run_is_undecided_and_says_so():
     assert apart.query("claim == 'mamba-heads-over-linear'")["note"].tolist()[1] == "no range of compute in common"
 
 
-def test_holm_takes_back_what_so_many_tests_would_find_by_chance(monkeypatch):
+def test_holm_s_adjustment_can_make_a_verdict_undecided(monkeypatch):
     cells = compared("mamba-heads-over-linear", 8.0)
     monkeypatch.setattr(bootstrap, "p_value", lambda values, null: 0.03)
     row = pooled(judged(cells), "mamba-heads-over-linear", "main metric")
@@ -205,7 +205,7 @@ def test_the_table_survives_csv_with_its_verdicts(tmp_path):
     assert pd.read_csv(tmp_path / "claims.csv")["verdict"].tolist() == found["verdict"].tolist()
 
 
-def test_nothing_but_small_cells_is_a_table_without_any_test():
+def test_small_cells_alone_are_not_tested():
     found = judged([make_runs({"calm-copy": curve(70.0)}, per_group=10)])
     assert (found["verdict"] == UNDECIDED).all() and found["p_holm"].isna().all()
     assert "The 0 pooled rows" in claims_page.page(found, experiment="mine", preset="tiny", resamples=50)

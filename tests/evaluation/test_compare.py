@@ -208,7 +208,7 @@ def test_other_prunings_are_compared_with_the_first_and_policies_with_each():
     ]  # fmt: skip
 
 
-def test_a_policy_does_not_differ_from_itself_and_noise_that_is_shared_cancels():
+def test_a_policy_does_not_differ_from_itself_and_shared_noise_cancels():
     points = [(0.5, 0.4, 60.0), (0.7, 0.2, 80.0), (0.9, 0.0, 90.0)]
     runs = make_runs({"calm-copy": points, "mamba-copy": [(t, s, y - 5) for t, s, y in points]}, noise=20.0)
     assert bootstrap.summary(compare.area_difference(runs, "calm-copy", "calm-copy", "em")) == (0.0, 0.0, 0.0)
@@ -325,7 +325,7 @@ def test_the_forest_plot_has_a_row_per_policy_and_its_interval():
     assert "40 examples" in figure.get_suptitle()
 
 
-def test_the_forest_plot_says_where_nothing_is_shared_and_counts_conversations(tmp_path):
+def test_the_forest_plot_marks_policies_without_a_common_range_and_counts_conversations(tmp_path):
     compared, results = make_tables(per_group=4)
     bare = compared.assign(**dict.fromkeys(["saved_from", "saved_to", "difference", "difference_low"], np.nan))
     figure = equal_compute.equal_compute(bare, results, "triviaqa")

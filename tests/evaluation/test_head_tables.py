@@ -166,7 +166,7 @@ def test_heads_has_a_row_per_head_and_exit_beside_two_references(tables):
         assert (table[f"{metric}_high"] >= table[metric] - 1e-9).all()
 
 
-def test_the_oracle_lets_all_go_that_agree_and_the_error_besides():
+def test_the_oracle_releases_all_agreeing_tokens_and_others_up_to_the_error():
     rows = made_up(count=40, length=50)
     head = head_tables.heads_of_recipe(rows, "b1", "r", {"calm": "calm"}, COSTS, 1)
     table = head_tables.heads(head, [head_tables.statistics(head[0], 1, 5)], 1, 5)
@@ -259,7 +259,7 @@ def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
         assert np.allclose(np.round(drawn[marker].get_xdata()), range(4))
 
 
-def test_a_difference_that_may_be_none_is_drawn_empty(tables):
+def test_a_difference_whose_interval_contains_zero_has_a_hollow_marker(tables):
     own = tables[1][tables[1]["backbone"] == "b1"]
     figure = heads.head_differences(own.assign(differs=own["exit"] == "2"), "b1")
     marks = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "D")]
@@ -275,13 +275,13 @@ def test_a_difference_that_may_be_none_is_drawn_empty(tables):
         lambda t: heads.reliability(t[2], "no"),
     ],
 )
-def test_nothing_to_draw_is_one_clear_line(draw, tables):
+def test_nothing_to_draw_is_an_error_of_one_line(draw, tables):
     with pytest.raises(InputError, match=r"\.csv") as caught:
         draw(tables)
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_that_never_occurs_leaves_its_metrics_open():
+def test_metrics_of_a_class_that_never_occurs_are_nan():
     table = make_tables(made_up().assign(label=True, agreement=True))[0]
     mamba = table[table["head"] == "mamba"]
     assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()

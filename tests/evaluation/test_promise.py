@@ -71,14 +71,14 @@ def test_the_share_over_the_pool_is_what_delta_bounds_and_the_test_half_may_show
     assert row["exceeds"] == pytest.approx(hypergeometric(14, 100, 40, 200), abs=0.02)
 
 
-def test_the_run_s_own_split_comes_apart_from_the_others():
+def test_the_run_s_split_is_reported_apart_from_the_random_ones():
     """All losses are among the test units: the run's own calibration sees none of them."""
     (row,) = observed(make_pool([0, 100])).to_dict("records")
     assert (row["run_threshold"], row["run_risk"]) == (0.7, 1.0)
     assert row["exceeds"] == 0 and row["risk_high"] == 0
 
 
-def test_where_nothing_passes_the_full_model_answers_with_its_own_risk():
+def test_if_nothing_passes_the_full_model_answers_with_its_own_risk():
     (row,) = observed(make_pool([200], full_errors=20, calibration=50)).to_dict("records")
     assert row["none"] == 1 and np.isnan(row["run_threshold"])
     assert row["pool_risk_mean"] == pytest.approx(0.1) and row["risk_mean"] == pytest.approx(0.1, abs=0.01)
@@ -102,7 +102,7 @@ def test_another_dataset_is_tested_on_whole_and_by_the_same_policy_alone():
         observed(easy, make_pool([0], dataset="coqa"))
 
 
-def test_a_bound_on_the_expectation_is_kept_by_the_mean():
+def test_conformal_risk_control_keeps_the_mean_risk_below_epsilon():
     pool = make_pool([0, 30, 60])
     (row,) = observed(pool, promises={"mean": MEAN}, splits=2000).to_dict("records")
     assert np.isnan(row["delta"]) and row["pool_risk_mean"] <= 0.2
@@ -115,7 +115,7 @@ def rows_of(setting, prefix, agreement, degenerate=False):
     return rows.assign(degenerate=degenerate, em=50.0, flops=20.0, flops_full=32.0)
 
 
-def test_pools_join_both_splits_of_every_calibrated_policy_with_the_full_model_s(monkeypatch):
+def test_pooled_units_are_of_both_splits_for_policy_and_full_model(monkeypatch):
     tested = {
         "full": rows_of(1.0, "t", True),
         "calm": pd.concat([rows_of(level, "t", level == 0.9) for level in (0.5, 0.9, 0.99)]).reset_index(drop=True),
@@ -212,13 +212,13 @@ def test_the_figure_of_a_promise_shows_the_table(table):
     assert dashed == pytest.approx([20.0, 10.0])
 
 
-def test_nothing_is_promised_of_shares_by_a_bound_on_the_expectation(table):
+def test_the_figure_of_conformal_risk_control_has_no_line_for_delta(table):
     figure = promise_figures.promise(table, make_results(), "tiny-transformer", "mean")
     assert figure.get_suptitle() == "tiny-transformer, mean: expected disagreement of at most 20 %; 50 splits"
     assert {len(line.get_xdata()) for line in figure.axes[1].lines} == {1}  # no line for delta
 
 
-def test_the_figure_of_transfers_holds_the_mean_share_of_every_pair(table):
+def test_the_figure_of_transfers_shows_the_mean_share_of_every_pair(table):
     figure = promise_figures.transfer(table)
     assert len(figure.axes) == 2
     texts = [text.get_text() for text in figure.axes[0].texts]

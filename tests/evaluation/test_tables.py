@@ -56,7 +56,7 @@ def make_full():
     return run
 
 
-def test_results_has_the_contract_columns_and_a_row_per_threshold():
+def test_results_have_the_columns_of_the_schema_and_a_row_per_setting():
     results = make_results(make_run())
     assert tuple(results.columns) == RESULTS_COLUMNS
     assert results["setting"].tolist() == [0.5, 0.9]
@@ -144,7 +144,7 @@ def test_tables_that_do_not_belong_together_are_refused():
         make_results(run, chosen={("tiny-mamba", "coqa", "calm-skip"): {"same-answer": 0.7}})
 
 
-def test_several_promises_name_their_rows_and_one_that_none_keeps_is_the_full_model_s():
+def test_rows_name_their_promises_and_a_fallback_copies_the_full_model():
     promises = {"strict": None, "loose": 0.5, "looser": 0.5, "hopeless": None}
     results = make_results(make_run(), make_full(), chosen={("tiny-mamba", "coqa", "calm-skip"): promises})
     assert results["policy"].tolist() == ["calm-skip"] * 3 + ["full"]
@@ -178,7 +178,7 @@ def test_exit_shares_sum_to_one_and_have_the_mean_of_the_passes(exit_blocks):
     assert (shares["block"] * shares["share"]).sum() == pytest.approx(np.mean(passes))
 
 
-def test_training_curves_are_told_apart():
+def test_training_curves_carry_backbone_and_recipe():
     curve = pd.DataFrame(
         {"step": [1], "tokens": [9], "head": ["calm"], "exit": [8], "loss": [0.7], "positive_rate": [0.4]}
     )

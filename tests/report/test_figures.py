@@ -151,7 +151,7 @@ def test_quality_of_one_backbone_without_heads_or_full_model():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["static pruning"]
 
 
-def test_empty_names_may_have_become_nan_on_the_way_through_csv(tmp_path):
+def test_empty_names_that_csv_turns_into_nan_are_drawn_alike(tmp_path):
     make_results().to_csv(tmp_path / "results.csv", index=False)
     read = pd.read_csv(tmp_path / "results.csv")
     assert read["head"].isna().any()
@@ -230,7 +230,7 @@ def test_settle_runs_over_relative_depth_and_marks_the_exits():
         (curves.settle, make_settle().iloc[:0], make_training()),
     ],
 )
-def test_nothing_to_draw_is_one_clear_line(draw, frame, key):
+def test_nothing_to_draw_is_an_error_of_one_line(draw, frame, key):
     with pytest.raises(InputError, match=r"\.csv") as error:
         draw(frame, key)
     assert "\n" not in str(error.value)
@@ -270,7 +270,7 @@ def test_every_entry_has_a_function_that_draws_it_and_a_caption():
     assert all((ROOT / f"report/{name}.rst").is_file() for name in entries)
 
 
-def test_drawing_leaves_no_style_behind():
+def test_drawing_does_not_change_the_global_style():
     before = dict(mpl.rcParams)
     curves.quality(make_results(), "coqa")
     assert dict(mpl.rcParams) == before

@@ -58,7 +58,7 @@ def test_each_question_has_its_pairs_and_adaptive_thresholds_are_not_the_paper_s
     assert by_name["random-exits"] == [("calm-propagate", "random")]
 
 
-def test_what_is_lost_is_the_height_minus_the_full_model_s_where_the_curve_reaches():
+def test_standings_are_heights_minus_the_full_model_within_the_range_of_the_curve():
     table = compare.standings(make_runs(), "tiny")
     assert list(table.columns) == list(compare.STANDING_COLUMNS)
     rows = table[table["metric"] == "em"].set_index(["policy", "at"])
@@ -123,7 +123,7 @@ def test_sorts_are_told_apart_without_colour_and_all_text_can_be_read(tmp_path):
     assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
 
 
-def test_what_went_through_csv_is_drawn_alike_and_nothing_is_one_clear_line(tmp_path):
+def test_tables_read_from_csv_are_drawn_alike_and_empty_ones_are_an_error(tmp_path):
     standings(noise=0.0).to_csv(tmp_path / "policies.csv", index=False)
     read = pd.read_csv(tmp_path / "policies.csv")
     assert read["adapt"].isna().any()

@@ -182,35 +182,53 @@ def saving_lost(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str
 
 QUALITY = ("main", "agreement")
 AT_EQUAL_COMPUTE = "mean height of the curves over the FLOPs saved that both reach, heads and state fill counted"
+PROPAGATE_COST = "What propagate costs, in percent of what skipping blocks saves on the same exits"
 CLAIMS = (
     Claim(
-        "mamba-heads-over-linear", "Mamba heads beat stateless ones: a linear head (calm)",
-        f"Mamba head minus linear head with the same state fill: {AT_EQUAL_COMPUTE}.",
-        QUALITY, _at_equal_compute("stateless-head", "calm"),
+        name="mamba-heads-over-linear",
+        says="Mamba heads beat stateless ones: a linear head (calm)",
+        tested=f"Mamba head minus linear head with the same state fill: {AT_EQUAL_COMPUTE}.",
+        metrics=QUALITY,
+        effects=_at_equal_compute("stateless-head", "calm"),
     ),
     Claim(
-        "mamba-heads-over-ffn", "Mamba heads beat stateless ones: an FFN head (ffn)",
-        f"Mamba head minus FFN head with the same state fill: {AT_EQUAL_COMPUTE}.",
-        QUALITY, _at_equal_compute("stateless-head", "ffn"),
+        name="mamba-heads-over-ffn",
+        says="Mamba heads beat stateless ones: an FFN head (ffn)",
+        tested=f"Mamba head minus FFN head with the same state fill: {AT_EQUAL_COMPUTE}.",
+        metrics=QUALITY,
+        effects=_at_equal_compute("stateless-head", "ffn"),
     ),
     Claim(
-        "exits-over-pruning", "Exits beat static pruning at equal compute",
-        f"Each policy with a head minus static pruning: {AT_EQUAL_COMPUTE}.",
-        QUALITY, _at_equal_compute("static-pruning"),
+        name="exits-over-pruning",
+        says="Exits beat static pruning at equal compute",
+        tested=f"Each policy with a head minus static pruning: {AT_EQUAL_COMPUTE}.",
+        metrics=QUALITY,
+        effects=_at_equal_compute("static-pruning"),
     ),
     Claim(
-        "low-threshold-degenerates", "Too low a threshold degenerates into repetition",
-        "Share of degenerate answers at the lowest threshold that was run, minus the full model's.",
-        ("degenerate",), _lowest_threshold,
+        name="low-threshold-degenerates",
+        says="Too low a threshold degenerates into repetition",
+        tested="Share of degenerate answers at the lowest threshold that was run, minus the full model's.",
+        metrics=("degenerate",),
+        effects=_lowest_threshold,
     ),
     Claim(
-        "propagate-cheap-on-transformer", "On the Transformer the recomputation costs little",
-        f"What propagate costs, in percent of what skipping blocks saves on the same exits: less than {LITTLE:g}.",
-        ("saving lost",), saving_lost, ("transformer",), LITTLE, -1,
+        name="propagate-cheap-on-transformer",
+        says="On the Transformer the recomputation costs little",
+        tested=f"{PROPAGATE_COST}: less than {LITTLE:g}.",
+        metrics=("saving lost",),
+        effects=saving_lost,
+        families=("transformer",),
+        bound=LITTLE,
+        side=-1,
     ),
     Claim(
-        "propagate-dear-on-mamba", "On Mamba the recomputation costs much",
-        f"What propagate costs, in percent of what skipping blocks saves on the same exits: more than {MUCH:g}.",
-        ("saving lost",), saving_lost, ("mamba",), MUCH,
+        name="propagate-dear-on-mamba",
+        says="On Mamba the recomputation costs much",
+        tested=f"{PROPAGATE_COST}: more than {MUCH:g}.",
+        metrics=("saving lost",),
+        effects=saving_lost,
+        families=("mamba",),
+        bound=MUCH,
     ),
-)  # fmt: skip
+)
