@@ -1,7 +1,5 @@
 """Every claim comes to each of the three verdicts on runs whose effects are known."""
 
-from html import unescape
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +8,6 @@ from test_compare import make_runs
 from early_exit.costs import passes
 from early_exit.evaluation import bootstrap, claims
 from early_exit.evaluation.claims import CONTRADICTED, SUPPORTED, UNDECIDED
-from early_exit.report import claims_page
 
 DEPTH = 16
 NAMES = [claim.name for claim in claims.CLAIMS]
@@ -181,24 +178,6 @@ def test_holm_s_adjustment_can_make_a_verdict_undecided(monkeypatch):
     assert row["p_holm"] == pytest.approx(0.03 * 3)  # two metrics of this claim, and degeneration
 
 
-def test_the_page_names_every_claim_and_escapes_what_it_is_given():
-    found = judged(compared("mamba-heads-over-linear", 8.0)).assign(note="<b>")
-    page = claims_page.page(found, experiment="<mine>", preset="tiny", resamples=1000)
-    assert "<mine>" not in page and "&lt;mine&gt;" in page and "<b></td>" not in page
-    for claim in claims.CLAIMS:
-        assert claim.says in unescape(page) and claim.tested in unescape(page)
-    assert "✓\N{NO-BREAK SPACE}supported" in page and "Holm" in page
-    assert page.count("not tested") == 1  # Mamba's recomputation: no such backbone
-    assert "no p-value can be small enough" not in page
-    assert page == claims_page.page(found, experiment="<mine>", preset="tiny", resamples=1000)
-
-
-def test_the_page_warns_of_too_few_resamples():
-    found = judged(compared("mamba-heads-over-linear", 8.0))
-    page = claims_page.page(found, experiment="mine", preset="tiny", resamples=50)
-    assert "With 50 resamples no p-value can be small enough for 3 hypotheses" in " ".join(page.split())
-
-
 def test_the_table_survives_csv_with_its_verdicts(tmp_path):
     found = judged(compared("exits-over-pruning", 8.0))
     found.to_csv(tmp_path / "claims.csv", index=False)
@@ -208,4 +187,3 @@ def test_the_table_survives_csv_with_its_verdicts(tmp_path):
 def test_small_cells_alone_are_not_tested():
     found = judged([make_runs({"calm-copy": curve(70.0)}, per_group=10)])
     assert (found["verdict"] == UNDECIDED).all() and found["p_holm"].isna().all()
-    assert "The 0 pooled rows" in claims_page.page(found, experiment="mine", preset="tiny", resamples=50)

@@ -1,102 +1,23 @@
-"""What heads say of held-out text, the tables made of it, and their figures."""
+"""Tables of heads' quality, made from made-up confidences."""
 
 import math
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
-from early_exit.heads import measure as head_outputs
-from early_exit.heads import store, training
-from early_exit.models import loading
-from early_exit.models.documents import Document
-from early_exit.report import heads, style
 
 EXITS, DEPTH = [2, 4, 5], 6
-DESIGNS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"},
-           "mamba": {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2}}  # fmt: skip
-KINDS = {name: design["kind"] for name, design in DESIGNS.items()}
+KINDS = {name: name for name in ("calm", "ffn", "mamba")}
 COST = {"linear": 50, "recurrence": 0, "per_context": 0}
 COSTS = {"depth": DEPTH, "block": {"linear": 80, "recurrence": 20, "per_context": 7},
          "heads": {"calm": {**COST, "linear": 1}, "ffn": COST, "mamba": {**COST, "recurrence": 10}}}  # fmt: skip
 
 
-def documents(count=7):
-    generator = torch.Generator().manual_seed(0)
-    lengths = [9, 4, 12, 1, 7, 12, 5][:count]
-    return [
-        Document(f"d{k}", torch.randint(3, 61, (length,), generator=generator).numpy())
-        for k, length in enumerate(lengths)
-    ]
-
-
-def measure(model, batch_tokens=24, seeds=(3, 4), k=2):
-    backbone = loading.adapt(model)
-    trained = {seed: training.new_heads(DESIGNS, backbone.hidden_size, EXITS, seed).eval() for seed in seeds}
-    label = "exit-in-oracle-topk"
-    return trained, head_outputs.measure(backbone, trained, documents(), label, k, batch_tokens)
-
-
-@torch.no_grad()
-def test_confidences_labels_and_agreement_are_those_of_each_document_alone(random_model):
-    trained, rows = measure(random_model)
-    assert len(rows) == 2 * 50 * len(EXITS)
-    keys = ["seed", "document_id", "position", "exit"]
-    assert list(rows.columns) == [*keys, "label", "agreement", *(f"confidence_{name}" for name in DESIGNS)]
-    assert rows[keys].equals(rows[keys].sort_values(keys, ignore_index=True))
-    for document in documents():
-        ids = torch.as_tensor(document.token_ids)[None].long()
-        best = random_model(ids).logits[0].argsort(-1, descending=True)
-        _, hidden = loading.adapt(random_model).run_prompt(ids, EXITS)
-        own = rows[rows["document_id"] == document.document_id]
-        for n in EXITS:
-            said = loading.adapt(random_model).logits(hidden[n])[0].argmax(-1)
-            at = own[(own["exit"] == n) & (own["seed"] == 4)].sort_values("position")
-            assert at["agreement"].tolist() == (said == best[:, 0]).tolist()
-            assert at["label"].tolist() == (best[:, :2] == said[:, None]).any(-1).tolist()
-            for name in DESIGNS:
-                confidence = store.confidence(trained[4][name][str(n)](hidden[n]))[0]
-                assert np.allclose(at[f"confidence_{name}"], confidence, atol=1e-5)
-
-
-def test_measuring_again_gives_the_same_bytes_and_other_batches_the_same_numbers(random_model, tmp_path):
-    for name in ("one", "two"):
-        records.write_table(measure(random_model)[1], tmp_path / name, records.confidences_schema(DESIGNS))
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    read = records.read_table(tmp_path / "one", records.confidences_schema(DESIGNS))
-    other = measure(random_model, batch_tokens=1)[1]
-    pd.testing.assert_frame_equal(read, other, check_dtype=False, atol=1e-5)
-
-
-def save(folder, seed, source="b" * 64):
-    backbone = {"name": "b", "source": "s", "revision": None, "sha256": source, "config": {"hidden_size": 32}}
-    folder.mkdir()
-    made = training.new_heads(DESIGNS, 32, EXITS, seed)
-    rest = {"seed": seed, "distillation": {}, "max_tokens": 9, "corpus": {}, "versions": {}, "steps": 1, "tokens": 1}
-    store.save(made, DESIGNS, backbone, EXITS, rest, folder)
-    return backbone
-
-
-def test_trainings_are_known_by_their_seed(tmp_path):
-    backbone = save(tmp_path / "a", 5)
-    save(tmp_path / "b", 2)
-    trained = head_outputs.load([tmp_path / "a", tmp_path / "b"], ["calm", "mamba"], backbone)
-    assert list(trained) == [5, 2] and list(trained[5]) == ["calm", "mamba"]
-    assert not torch.equal(trained[5]["calm"]["2"].linear.weight, trained[2]["calm"]["2"].linear.weight)
-    save(tmp_path / "c", 5)
-    with pytest.raises(InputError, match="c: a second training from seed 5"):
-        head_outputs.load([tmp_path / "a", tmp_path / "c"], ["calm"], backbone)
-    with pytest.raises(InputError, match="trained for s"):
-        head_outputs.load([tmp_path / "a"], ["calm"], {**backbone, "sha256": "c" * 64})
-
-
 def made_up(seeds=(1, 2), count=12, length=20):
-    """Rows as `measure` gives them: mamba knows most, calm nothing, agreement is rarer than the label."""
+    """Rows of a confidences file: mamba knows most, calm nothing, agreement is rarer than the label."""
     generator = np.random.default_rng(0)
     label = generator.random((count * length, len(EXITS))) < (0.5, 0.7, 0.9)
     agreement = label & (generator.random(label.shape) < 0.95)
@@ -220,70 +141,8 @@ def test_reliability_counts_the_tokens_of_all_seeds(tables):
     assert (table["confidence"] >= table["bin_low"] - 1e-6).all()
 
 
-DRAWN = {
-    "ranking": lambda t: heads.head_ranking(t[0]),
-    "savings": lambda t: heads.head_savings(t[0]),
-    "cost": lambda t: heads.head_cost(t[0]),
-    "differences": lambda t: heads.head_differences(t[1], "b1"),
-    "reliability": lambda t: heads.reliability(t[2], "b2"),
-}
-
-
-@pytest.mark.parametrize("kind", DRAWN)
-def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path):
-    again = []
-    for k, table in enumerate(tables):
-        table.to_csv(tmp_path / f"{k}.csv", index=False)
-        again.append(pd.read_csv(tmp_path / f"{k}.csv"))
-    for name, frames in (("first", tables), ("second", again)):
-        figure = DRAWN[kind](frames)
-        style.save(figure, tmp_path / f"{name}.svg", tmp_path / f"{name}.png")
-    for ending in ("svg", "png"):
-        assert (tmp_path / f"first.{ending}").read_bytes() == (tmp_path / f"second.{ending}").read_bytes()
-    assert figure.get_figwidth() <= style.WIDTH
-    assert min(text.get_fontsize() for text in figure.findobj(mpl.text.Text) if text.get_text()) >= 7
-    boxes = [axes.get_tightbbox() for axes in figure.axes]
-    assert not any(legend.get_window_extent().overlaps(box) for legend in figure.legends for box in boxes)
-
-
-def test_points_stand_where_the_table_says_and_differ_by_marker(tables):
-    table = tables[0]
-    axes = heads.head_savings(table).axes[0]
-    drawn = {
-        line.get_marker(): line for line in axes.get_lines() if line.get_marker() not in ("None", "none", None, "")
-    }
-    assert len(drawn) == 3
-    for head, (_, marker) in zip(("calm", "ffn", "mamba"), style.LOOKS, strict=False):
-        own = table[(table["head"] == head) & (table["backbone"] == "b1")]
-        assert np.allclose(drawn[marker].get_ydata(), 100 * own["leave_at_1"])
-        assert np.allclose(np.round(drawn[marker].get_xdata()), range(4))
-
-
-def test_a_difference_whose_interval_contains_zero_has_a_hollow_marker(tables):
-    own = tables[1][tables[1]["backbone"] == "b1"]
-    figure = heads.head_differences(own.assign(differs=own["exit"] == "2"), "b1")
-    marks = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "D")]
-    assert len(marks) == 8 and sum(line.get_markerfacecolor() == "white" for line in marks) == 6
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda t: heads.head_ranking(t[0].iloc[:0]),
-        lambda t: heads.head_cost(t[0].iloc[:0]),
-        lambda t: heads.head_differences(t[1], "no"),
-        lambda t: heads.reliability(t[2], "no"),
-    ],
-)
-def test_nothing_to_draw_is_an_error_of_one_line(draw, tables):
-    with pytest.raises(InputError, match=r"\.csv") as caught:
-        draw(tables)
-    assert "\n" not in str(caught.value)
-
-
 def test_metrics_of_a_class_that_never_occurs_are_nan():
     table = make_tables(made_up().assign(label=True, agreement=True))[0]
     mamba = table[table["head"] == "mamba"]
     assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()
     assert all(map(math.isfinite, mamba["average_precision"]))
-    heads.head_ranking(table)
