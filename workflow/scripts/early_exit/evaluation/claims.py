@@ -81,9 +81,14 @@ def _of_cell(
     elif cell.groups < FEWEST_GROUPS:
         note = f"fewer than {FEWEST_GROUPS} groups to resample"
     row = _row(claim, effect, note) | {
-        "family": cell.family, "backbone": cell.backbone, "dataset": cell.dataset, "metric": metric,
-        "examples": cell.examples, "groups": cell.groups, "compared": "; ".join(defined),
-    }  # fmt: skip
+        "family": cell.family,
+        "backbone": cell.backbone,
+        "dataset": cell.dataset,
+        "metric": metric,
+        "examples": cell.examples,
+        "groups": cell.groups,
+        "compared": "; ".join(defined),
+    }
     return row, None if note else effect
 
 
@@ -95,11 +100,15 @@ def _pooled(
     mean = np.mean([effect for _, effect in used], axis=0) if used else None
     note = "" if len(used) == len(cells) else f"{len(used)} of {len(cells)} cells"
     return _row(claim, mean, "" if used else note) | {
-        "family": family, "backbone": POOLED, "dataset": POOLED, "note": note,
+        "family": family,
+        "backbone": POOLED,
+        "dataset": POOLED,
+        "note": note,
         "metric": "main metric" if metric == "main" else metric,
-        "examples": sum(row["examples"] for row, _ in used), "groups": sum(row["groups"] for row, _ in used),
+        "examples": sum(row["examples"] for row, _ in used),
+        "groups": sum(row["groups"] for row, _ in used),
         "compared": "; ".join(f"{row['backbone']}/{row['dataset']}" for row, _ in used),
-    }  # fmt: skip
+    }
 
 
 def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
@@ -107,8 +116,16 @@ def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
     effect, low, high = (float("nan"),) * 3 if values is None else bootstrap.summary(values, LEVEL)
     p = float("nan") if np.isnan(low) else bootstrap.p_value(values[1:], claim.bound)
     verdict = UNDECIDED if note else judge(low, high, claim.bound, claim.side)
-    return {"claim": claim.name, "effect": effect, "low": low, "high": high, "bound": claim.bound, "p": p,
-            "verdict": verdict, "note": note}  # fmt: skip
+    return {
+        "claim": claim.name,
+        "effect": effect,
+        "low": low,
+        "high": high,
+        "bound": claim.bound,
+        "p": p,
+        "verdict": verdict,
+        "note": note,
+    }
 
 
 def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:

@@ -191,8 +191,12 @@ def reliability(confidence: np.ndarray, label: np.ndarray) -> dict[str, np.ndarr
         np.bincount(_bins(confidence), weights=values, minlength=CALIBRATION_BINS)
         for values in (None, confidence, label)
     )
-    return {"bin_low": np.arange(CALIBRATION_BINS) / CALIBRATION_BINS, "tokens": tokens,
-            "confidence": _ratio(sums, tokens), "positive_rate": _ratio(positives, tokens)}  # fmt: skip
+    return {
+        "bin_low": np.arange(CALIBRATION_BINS) / CALIBRATION_BINS,
+        "tokens": tokens,
+        "confidence": _ratio(sums, tokens),
+        "positive_rate": _ratio(positives, tokens),
+    }
 
 
 def _savings(exits: ExitScores, drawn: np.ndarray, groups: int | None) -> dict[str, np.ndarray]:

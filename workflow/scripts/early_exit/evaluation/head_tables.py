@@ -162,9 +162,15 @@ def _head_row(
     head: HeadConfidences, seeds: int, exit_name: str, statistics_at: Mapping[str, ResampledStatistic], seed: int
 ) -> dict[str, Any]:
     row = {
-        "backbone": head.backbone, "recipe": head.recipe, "head": head.name, "exit": exit_name, "seeds": seeds,
-        "documents": head.tokens.documents, "tokens": len(head.tokens.document), "check_percent": 100 * head.check,
-    }  # fmt: skip
+        "backbone": head.backbone,
+        "recipe": head.recipe,
+        "head": head.name,
+        "exit": exit_name,
+        "seeds": seeds,
+        "documents": head.tokens.documents,
+        "tokens": len(head.tokens.document),
+        "check_percent": 100 * head.check,
+    }
     for metric, statistic in statistics_at.items():
         low, high = statistic.interval(seed)
         row |= {metric: statistic.value, f"{metric}_low": low, f"{metric}_high": high}
@@ -187,11 +193,18 @@ def differences(measured: Sequence[HeadConfidences], by_head: Sequence[Statistic
             low, high = difference.interval(seed)
             rows.append(
                 {
-                    "backbone": head.backbone, "head": _label(head, measured), "other": _label(other, measured),
-                    "exit": exit_name, "metric": metric, "seeds": len(difference.values),
-                    "difference": difference.value, "low": low, "high": high, "differs": low > 0 or high < 0,
+                    "backbone": head.backbone,
+                    "head": _label(head, measured),
+                    "other": _label(other, measured),
+                    "exit": exit_name,
+                    "metric": metric,
+                    "seeds": len(difference.values),
+                    "difference": difference.value,
+                    "low": low,
+                    "high": high,
+                    "differs": low > 0 or high < 0,
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows, columns=list(DIFFERENCES_COLUMNS))
 
 

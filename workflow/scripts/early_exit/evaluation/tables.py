@@ -57,16 +57,25 @@ def results(run: ScoredRun, *, preset: str, seed: int, resamples: int) -> pd.Dat
     rows = with_flops(run.scores, run.flops, run.name)
     settings = [
         {
-            "preset": preset, "backbone": run.backbone, "family": run.family, "dataset": run.dataset,
-            "policy": run.policy, "head": run.head, "state_fill": run.state_fill, "setting": setting,
-            "setting_kind": run.generations["setting_kind"].iloc[0], "calibrated": False,
-            "promises": "", "fallback": False,
-            **_quality(group, METRICS[run.kind], seed, resamples), **_compute(group, seed, resamples),
+            "preset": preset,
+            "backbone": run.backbone,
+            "family": run.family,
+            "dataset": run.dataset,
+            "policy": run.policy,
+            "head": run.head,
+            "state_fill": run.state_fill,
+            "setting": setting,
+            "setting_kind": run.generations["setting_kind"].iloc[0],
+            "calibrated": False,
+            "promises": "",
+            "fallback": False,
+            **_quality(group, METRICS[run.kind], seed, resamples),
+            **_compute(group, seed, resamples),
             **_rounds(run.generations[run.generations["setting"] == setting]),
             "seconds_per_token": (run.seconds or {}).get(setting, float("nan")),
         }
         for setting, group in rows.sort_values("example_id").groupby("setting")
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(settings).reindex(columns=list(RESULTS_COLUMNS))
 
 
@@ -125,9 +134,12 @@ def _compute(rows: pd.DataFrame, seed: int, resamples: int) -> dict[str, float]:
     total = rows[["passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full"]].sum()
     prompt, prompt_full = rows["prompt_flops"].sum(), rows["prompt_flops_full"].sum()
     low, high = bootstrap.ratio_interval(
-        rows["flops"].to_numpy(), rows["flops_full"].to_numpy(), rows["group_id"].to_numpy(),
-        seed=seed, resamples=resamples,
-    )  # fmt: skip
+        rows["flops"].to_numpy(),
+        rows["flops_full"].to_numpy(),
+        rows["group_id"].to_numpy(),
+        seed=seed,
+        resamples=resamples,
+    )
     return {
         "mean_blocks": _ratio(total["blocks"], total["passes"]),
         "flops_per_token": _ratio(total["flops"], total["passes"]),
@@ -143,8 +155,7 @@ def _rounds(generations: pd.DataFrame) -> dict[str, float]:
     """Of self-speculation: the share of drafted tokens that are in the answers, and tokens per round."""
     drafted, accepted = (generations[name].explode().dropna() for name in ("drafted", "accepted"))
     tokens = generations["exit_blocks"].str.len().sum() - len(generations)  # without those of the prompts
-    return {"acceptance_rate": _ratio(accepted.sum(), drafted.sum()),
-            "tokens_per_round": _ratio(tokens, len(drafted))}  # fmt: skip
+    return {"acceptance_rate": _ratio(accepted.sum(), drafted.sum()), "tokens_per_round": _ratio(tokens, len(drafted))}
 
 
 def _ratio(numerator: float, denominator: float) -> float:

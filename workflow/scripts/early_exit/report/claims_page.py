@@ -47,16 +47,31 @@ def _pooled_row(row: pd.Series) -> list[str]:
     claim = next(claim for claim in CLAIMS if claim.name == row["claim"])
     p = "-" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}"
     return [
-        claim.says, row["family"], metric_name(row["metric"]), _effect(row), f"{row['bound']:g}", p, _verdict(row),
-        row["note"], str(row["examples"]), row["compared"],
-    ]  # fmt: skip
+        claim.says,
+        row["family"],
+        metric_name(row["metric"]),
+        _effect(row),
+        f"{row['bound']:g}",
+        p,
+        _verdict(row),
+        row["note"],
+        str(row["examples"]),
+        row["compared"],
+    ]
 
 
 def _single_row(row: pd.Series) -> list[str]:
     return [
-        row["backbone"], row["dataset"], metric_name(row["metric"]), _effect(row), _verdict(row), row["note"],
-        str(row["examples"]), str(row["groups"]), row["compared"],
-    ]  # fmt: skip
+        row["backbone"],
+        row["dataset"],
+        metric_name(row["metric"]),
+        _effect(row),
+        _verdict(row),
+        row["note"],
+        str(row["examples"]),
+        str(row["groups"]),
+        row["compared"],
+    ]
 
 
 def _verdict(row: pd.Series) -> str:

@@ -119,13 +119,21 @@ def _results(dataset: str, rows: pd.DataFrame) -> dict[str, Any]:
     header = ["backbone", "policy", "setting", "promises kept", *map(metric_name, metrics), *RESULT_HEADER]
     cells = [
         [
-            row["backbone"], row["policy"], "full depth" if row["fallback"] else f"{row['setting']:g}",
+            row["backbone"],
+            row["policy"],
+            "full depth" if row["fallback"] else f"{row['setting']:g}",
             row["promises"] if row["calibrated"] else "",
-            *(with_interval(row, metric) for metric in metrics), with_interval(row, "agreement", 100),
-            100 * row["degenerate"], row["mean_tokens"], row["mean_blocks"], row["flops_per_token"],
-            with_interval(row, "flops_saved", 100), 100 * row["flops_saved_blocks"],
-            100 * row["flops_saved_with_prompt"], row["seconds_per_token"],
+            *(with_interval(row, metric) for metric in metrics),
+            with_interval(row, "agreement", 100),
+            100 * row["degenerate"],
+            row["mean_tokens"],
+            row["mean_blocks"],
+            row["flops_per_token"],
+            with_interval(row, "flops_saved", 100),
+            100 * row["flops_saved_blocks"],
+            100 * row["flops_saved_with_prompt"],
+            row["seconds_per_token"],
         ]
         for _, row in rows.iterrows()
-    ]  # fmt: skip
+    ]
     return {"dataset": dataset, "header": header, "rows": cells}
