@@ -12,7 +12,7 @@ COVERAGE = (0.91, 0.98)
 
 
 def coverage(simulate, truth):
-    """Share of simulated data sets whose interval holds `truth`; `simulate(generator)` gives an interval."""
+    """Share of simulated data sets whose interval contains `truth`; `simulate(generator)` returns an interval."""
     generator = np.random.default_rng(0)
     found = [simulate(generator) for _ in range(SIMULATIONS)]
     return np.mean([low <= truth <= high for low, high in found])

@@ -265,7 +265,7 @@ def test_differences_from_the_full_model_are_paired():
 
 
 def write(folder, policy, rows):
-    """The run's two files, with whatever else their schemas have; gives the entry of the settings."""
+    """Writes the run's two files, other columns of their schemas filled up, and returns its entry."""
     run = make_run(policy)
     for name, schema in (("scores", records.scores_schema("triviaqa")), ("flops", records.FLOPS)):
         run[name] = str(folder / policy / f"{name}.parquet")

@@ -63,7 +63,7 @@ def test_shares_are_those_of_drawing_without_replacement():
 
 
 def test_the_share_over_the_pool_is_what_delta_bounds_and_the_test_half_may_show_more():
-    """40 of 200 units err, a risk of just epsilon: no error over the pool; in the test half whatever passed is one."""
+    """40 of 200 units err, which is epsilon: no split exceeds it on the pool, all that passed do in the test half."""
     (row,) = observed(make_pool([0, 40]), splits=2000).to_dict("records")
     assert row["exceeds_pool"] == 0 < row["exceeds"]
     assert row["exceeds"] == pytest.approx(hypergeometric(14, 100, 40, 200), abs=0.02)

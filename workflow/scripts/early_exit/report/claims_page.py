@@ -79,7 +79,7 @@ def _verdict(row: pd.Series) -> str:
 
 
 def _effect(row: pd.Series) -> str:
-    """Effect and interval with one decimal; a dash for what there is not."""
+    """Effect and interval with one decimal, a dash for a missing one."""
     if pd.isna(row["effect"]):
         return "-"
     interval = "-" if pd.isna(row["low"]) else f"[{row['low']:.1f}, {row['high']:.1f}]"

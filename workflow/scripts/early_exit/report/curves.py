@@ -74,7 +74,7 @@ def _full_model(axes: Axes, curve: pd.DataFrame, metric: str, looks: Mapping[str
 
 
 def _arms(curve: pd.DataFrame, column: str, scale: float) -> np.ndarray:
-    """Lengths (2, n) of error bars; an interval that leaves its value out by rounding has an arm of 0."""
+    """Lengths (2, n) of error bars; an arm is 0 if rounding puts the value outside its interval."""
     value, low, high = (scale * curve[column + end] for end in ("", "_low", "_high"))
     return np.clip([value - low, high - value], 0, None)
 
