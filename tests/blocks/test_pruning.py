@@ -56,7 +56,7 @@ def greedy(depth, values):
 
 @given(st.integers(2, 10), st.randoms(use_true_random=False), st.data())
 @settings(max_examples=30, deadline=None)
-def test_the_least_scores_go(depth, values, data):
+def test_blocks_with_the_smallest_scores_are_dropped(depth, values, data):
     scores = pd.concat([table(depth, values), greedy(depth, values)])
     count = data.draw(st.integers(1, depth - 1))
     for by in pruning.BY:
@@ -76,7 +76,7 @@ def test_the_least_scores_go(depth, values, data):
             assert own[count, new] == min(own[count])
 
 
-def test_what_was_not_scored_is_refused():
+def test_missing_scores_are_an_error():
     scores = greedy(5, np.random)
     with pytest.raises(InputError, match="block scores: none for 3 blocks dropped by one-by-one"):
         pruning.blocks_to_drop("one-by-one", 3, 5, scores[scores["dropped"] < 3])
@@ -84,11 +84,12 @@ def test_what_was_not_scored_is_refused():
         pruning.blocks_to_drop("angular", 2, 5, scores)
 
 
-def test_sets_and_metadata_name_the_blocks():
+def test_drop_table_and_metadata_name_the_blocks():
     policy = {"kind": "pruned", "by": "last", "prompt": "full", "drop": [1, 3]}
     assert pruning.drop_table({"p": policy}, 6, pd.DataFrame()).to_numpy().tolist() == [
-        ["p", "last", "full", 1, "5"], ["p", "last", "full", 3, "3 4 5"],
-    ]  # fmt: skip
+        ["p", "last", "full", 1, "5"],
+        ["p", "last", "full", 3, "3 4 5"],
+    ]
     dropped = pruning.read_drops(policy, 6, None)
     assert dropped == {1.0: (5,), 3.0: (3, 4, 5)}
     assert pruning.metadata(dropped) == {"dropped_blocks": '{"1": [5], "3": [3, 4, 5]}'}
@@ -104,7 +105,7 @@ def angle(a, b):
     return 2 * math.atan2(float((a - b).norm()), float((a + b).norm())) / math.pi
 
 
-def test_influence_and_angles_are_those_of_documents_run_alone(double_model):
+def test_similarities_in_batches_equal_those_of_single_documents(double_model):
     backbone, docs = loading.adapt(double_model), documents(5)
     with Float64(), torch.no_grad():
         cosines, angles = scoring.similarities(backbone, docs, 32)
@@ -133,7 +134,7 @@ def cut(name, gone, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
-def test_one_by_one_follows_the_librarys_own_loss(name):
+def test_greedy_losses_equal_the_librarys_loss(name):
     backbone, docs = loading.adapt(make_random_model(name)), documents(4)
     rows = scoring.greedy_losses(backbone, docs, 32, 2)
     gone = []
@@ -151,10 +152,11 @@ def test_one_by_one_follows_the_librarys_own_loss(name):
         gone.append(min(step, key=step.get))
 
 
-def test_a_table_has_every_candidate(random_model):
+def test_score_rows_have_every_candidate(random_model):
     backbone, docs = loading.adapt(random_model), [Document("a", [3, 4, 5, 6])]
-    found = pd.DataFrame([*scoring.score_rows(backbone, docs, 32, "likeness"),
-                          *scoring.score_rows(backbone, docs, 32, "loss", 2)])  # fmt: skip
+    found = pd.DataFrame(
+        [*scoring.score_rows(backbone, docs, 32, "likeness"), *scoring.score_rows(backbone, docs, 32, "loss", 2)]
+    )
     counts = found.groupby("by")["block"].count().to_dict()
     assert counts == {"block-influence": 6, "angular": 2 + 3 + 4 + 5 + 6, "one-by-one": 6 + 5}
     assert set(found.columns) | {"backbone"} == set(pruning.SCORE_COLUMNS)
@@ -168,7 +170,7 @@ def test_a_table_has_every_candidate(random_model):
 
 
 @pytest.mark.parametrize("gone", DROPPED)
-def test_a_pruned_backbone_is_the_model_without_the_blocks(random_model, gone):
+def test_a_pruned_backbone_equals_the_model_without_the_blocks(random_model, gone):
     """Prompts begin alike, so that beginnings are shared where they can be."""
     pruned, some = loading.adapt(random_model).without(gone), [[7, 8, 9, 5, *prompt] for prompt in prompts(5)]
     assert pruned.layer_indices == tuple(k for k in range(DEPTH) if k + 1 not in gone)
@@ -198,11 +200,12 @@ def with_a_full_prompt(model, prompt, gone):
 
 
 @pytest.mark.parametrize("gone", DROPPED[:2])
-def test_with_a_full_prompt_later_tokens_alone_lack_the_blocks(double_model, gone):
+def test_with_a_full_prompt_only_later_tokens_skip_the_blocks(double_model, gone):
     backbone, some = loading.adapt(double_model), [[7, 8, 9, *prompt] for prompt in prompts(4, longest=12)]
     with Float64(), torch.inference_mode():
-        ours = run(backbone.without(gone), requests_for(some), slots=2, rule=Length(NEW_TOKENS),
-                   prompt_backbone=backbone)  # fmt: skip
+        ours = run(
+            backbone.without(gone), requests_for(some), slots=2, rule=Length(NEW_TOKENS), prompt_backbone=backbone
+        )
         for k, prompt in enumerate(some):
             row = ours[f"{k:02d}", 1.0]
             assert row.token_ids == with_a_full_prompt(double_model, prompt, gone)
@@ -217,7 +220,7 @@ def test_a_plan_with_a_full_prompt_reaches_the_loop(random_model):
 
 
 @pytest.mark.parametrize("gone", [(0,), (7,), tuple(range(1, 7))])
-def test_blocks_that_are_not_there_or_all_of_them_cannot_go(random_model, gone):
+def test_unknown_blocks_or_all_blocks_cannot_be_dropped(random_model, gone):
     with pytest.raises(InputError, match="leave one at least"):
         loading.adapt(random_model).without(gone)
 

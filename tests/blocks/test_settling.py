@@ -10,7 +10,7 @@ from early_exit.models import loading
 from head_training import documents
 
 
-def test_settling_is_the_mean_over_all_positions_of_documents_run_alone(random_model):
+def test_settling_in_batches_equals_that_of_single_documents(random_model):
     backbone, docs = loading.adapt(random_model), documents(8)
     table = settling.settling_rows(backbone, docs, 64)
     assert [row["block"] for row in table] == list(range(1, backbone.depth + 1))
@@ -34,7 +34,7 @@ def test_the_last_block_is_the_full_model_and_the_first_is_not(random_model):
     assert all(0 <= row["share"] <= 1 and -1 <= row["cosine"] <= 1 for row in table)
 
 
-def test_padding_does_not_count(random_model):
+def test_padding_changes_no_mean(random_model):
     backbone, docs = loading.adapt(random_model), documents(6)
     together, apart = settling.settling_rows(backbone, docs, 1000), settling.settling_rows(backbone, docs, 1)
     assert [row["cosine"] for row in together] == pytest.approx([row["cosine"] for row in apart], abs=1e-4)

@@ -104,8 +104,8 @@ def test_a_pruned_backbone_with_exits_equals_the_slow_reference(name, fill):
 
 
 @pytest.mark.parametrize("name", RANDOM_MODELS)
-def test_the_reference_is_the_librarys_model(name):
-    """The reference's own proof: at full depth it gives what the library's forward gives on the whole sequence."""
+def test_the_reference_equals_the_librarys_forward(name):
+    """At full depth, the reference equals the library's forward on the whole sequence."""
     model = double_model(name)
     prompt = [7, 23, 5, 11, 40, 3, 58, 31, 9]
     with Float64():
@@ -117,8 +117,8 @@ def test_the_reference_is_the_librarys_model(name):
 
 
 @pytest.mark.parametrize("name", RANDOM_MODELS)
-def test_deferred_gives_the_hidden_states_of_the_librarys_forward(name):
-    """Whatever was computed late is what the full model gives on the same tokens; it is the exits that choose them."""
+def test_deferred_computes_the_hidden_states_of_the_librarys_forward(name):
+    """What is computed late equals the full model's on the same tokens, which the exits chose."""
     model = double_model(name)
     backbone, case, ran = loading.adapt(model), FIRST, []
 
@@ -129,8 +129,15 @@ def test_deferred_gives_the_hidden_states_of_the_librarys_forward(name):
 
     requests, lengths = case.requests(), {float(r): len(s) + 1 for r, s in enumerate(case.schedules)}
     with Float64():
-        run_watched(backbone, requests, Forced(case.schedules, case.exits), fills.Deferred(), slots=case.slots,
-                    lengths=lengths, after_step=after_step)  # fmt: skip
+        run_watched(
+            backbone,
+            requests,
+            Forced(case.schedules, case.exits),
+            fills.Deferred(),
+            slots=case.slots,
+            lengths=lengths,
+            after_step=after_step,
+        )
         prompts = {request.example_id: request.token_ids for request in requests}
         assert len(ran) == sum(max(schedule[i:]) for schedule in case.schedules for i in range(len(schedule)))
         for row in {id(row): row for row, *_ in ran}.values():
@@ -161,8 +168,8 @@ def librarys_forward(name, token_ids):
 
 
 @pytest.mark.parametrize("fill", ["copy", "propagate", "deferred"])
-def test_long_rows_attended_to_where_they_lie_equal_the_slow_reference(fill):
-    """Rows that go on without others are brought together if they are short, as all are in these tests, or on a GPU."""
+def test_attention_over_scattered_long_rows_equals_the_slow_reference(fill):
+    """Short rows, as all are in these tests, are gathered unless the limit is 0."""
     model = double_model("qwen3")
     apart = mock.patch.object(caches, "ScatteredRows", wraps=ScatteredRows)
     with Float64(), mock.patch.object(caches, "GATHERED_BYTES", 0), apart as taken:
@@ -198,8 +205,15 @@ def check(model, backbone, fill, case):
             for n in range(1, backbone.depth + 1):
                 same_caches(batch.state, backbone, slot, n, now[slot], where[slot])
 
-    done = run_watched(backbone, requests, Forced(case.schedules, case.exits), fills.FILLS[backbone.family][fill](),
-                       slots=case.slots, lengths=lengths, after_step=after_step)  # fmt: skip
+    done = run_watched(
+        backbone,
+        requests,
+        Forced(case.schedules, case.exits),
+        fills.FILLS[backbone.family][fill](),
+        slots=case.slots,
+        lengths=lengths,
+        after_step=after_step,
+    )
     assert {row for _, row in done} == set(traces)
     for (_, row), got in done.items():
         trace = traces[row]

@@ -73,7 +73,7 @@ def test_confidence_is_the_softmax_of_the_second_logit():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_scaling_the_hidden_state_changes_nothing_unless_told(name):
+def test_scaling_the_hidden_state_changes_logits_only_without_normalisation(name):
     hidden = torch.randn(2, 3, HIDDEN)
     for normalise in ("rms", "none"):
         torch.manual_seed(1)
@@ -95,7 +95,7 @@ def test_scaling_the_hidden_state_changes_nothing_unless_told(name):
         ({}, "heads.x: 'kind' is missing"),
     ],
 )
-def test_bad_options_are_named(design, message):
+def test_the_error_names_a_bad_option(design, message):
     with pytest.raises(InputError) as caught:
         store.build(design, HIDDEN, EXITS, "x")
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -130,8 +130,8 @@ def test_a_check_costs_a_product_with_every_matrix(made, name):
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_stepping_a_head_with_a_state_equals_running_it_over_the_sequence(made, name):
-    """Prompt by chunks, then token by token through our state: the same confidences as one pass over everything."""
+def test_a_stateful_head_token_by_token_equals_one_pass_over_the_sequence(made, name):
+    """A prompt's pass, then single tokens through our state, have the confidences of one pass over everything."""
     policy = confidences.HeadConfidence(made[name])
     hidden = {n: torch.randn(3, 12, HIDDEN) for n in EXITS}
     expected = {n: made[name][str(n)](hidden[n]) for n in EXITS}
@@ -146,7 +146,7 @@ def test_stepping_a_head_with_a_state_equals_running_it_over_the_sequence(made, 
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_a_head_with_a_state_sees_what_came_before_and_nothing_after(made, name):
+def test_a_stateful_head_is_causal(made, name):
     head, hidden = made[name]["2"], torch.randn(1, 9, HIDDEN)
     other = hidden.clone()
     other[:, 4] = torch.randn(HIDDEN)
@@ -185,8 +185,8 @@ def test_state_insert_repeats_rows_of_a_prompt(made, name):
     assert not torch.equal(memory.recurrent[0][0], memory.recurrent[0][2])
 
 
-def test_the_kernels_that_train_mamba1_are_given_the_bias_of_our_output(made, monkeypatch):
-    """Without it they would train a head other than the one that is run."""
+def test_mamba1_training_kernels_get_the_bias_of_the_output_projection(made, monkeypatch):
+    """Without it the trained head would differ from the one that decodes."""
     given = []
     monkeypatch.setattr(modeling_mamba, "mamba_inner_fn", lambda *args, **_: given.append(args))
     head = made["mamba1"]["2"].train()
@@ -208,7 +208,7 @@ def test_reloaded_head_gives_the_same_outputs(made, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_exit_has_weights_of_its_own(made, name, tmp_path):
+def test_every_exit_has_different_weights(made, name, tmp_path):
     """The authors' earlier code saved the first exit's weights four times."""
     save(made, tmp_path)
     weights = [torch.cat([p.flatten() for p in h.parameters()]) for h in store.load(tmp_path, name, BACKBONE).values()]
@@ -216,7 +216,7 @@ def test_every_exit_has_weights_of_its_own(made, name, tmp_path):
         assert all(not torch.equal(one, other) for other in weights[:k])
 
 
-def test_what_does_not_belong_together_is_refused(made, tmp_path):
+def test_heads_of_another_backbone_name_or_file_are_refused(made, tmp_path):
     save(made, tmp_path)
     with pytest.raises(InputError, match="trained for x"):
         store.load(tmp_path, "calm", BACKBONE | {"sha256": "1" * 64})
@@ -253,13 +253,14 @@ def test_a_head_is_loaded_in_three_lines_for_a_model_s_folder_or_manifest(tmp_pa
 # --- a head from outside -----------------------------------------------------------------------------------------
 
 
-def test_a_class_in_a_file_trains_is_saved_loaded_and_costed(tmp_path, monkeypatch):
+def test_a_users_class_in_a_file_is_trained_saved_loaded_and_costed(tmp_path, monkeypatch):
     (tmp_path / "heads").mkdir()
     (tmp_path / "heads/mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     design = {"kind": "heads/mine.py:Bottleneck", "width": 4}
-    made, curve = trained(make_random_model("mistral"), {"mine": design, "calm": {"kind": "calm"}}, documents(40),
-                          epochs=10)  # fmt: skip
+    made, curve = trained(
+        make_random_model("mistral"), {"mine": design, "calm": {"kind": "calm"}}, documents(40), epochs=10
+    )
     losses = [row["loss"] for row in curve if row["head"] == "mine" and row["exit"] == 2]
     assert losses[-1] < losses[0] and all(math.isfinite(loss) for loss in losses)
     save(made, tmp_path, {"mine": design, "calm": {"kind": "calm"}})
@@ -277,7 +278,7 @@ def test_a_class_in_a_file_trains_is_saved_loaded_and_costed(tmp_path, monkeypat
     store.load(tmp_path, "calm", BACKBONE)
 
 
-def test_a_file_is_looked_for_in_the_repository_and_then_where_one_works(tmp_path, monkeypatch):
+def test_a_users_file_is_searched_in_the_repository_and_then_in_the_working_directory(tmp_path, monkeypatch):
     work, repository = tmp_path / "work", tmp_path / "repository"
     for folder in (work, repository):
         folder.mkdir()
@@ -301,7 +302,7 @@ def test_a_file_is_looked_for_in_the_repository_and_then_where_one_works(tmp_pat
         ("class Mine:\n    pass\n", "", "is not written as file.py:Class"),
     ],
 )
-def test_a_file_without_a_fitting_class_gets_one_line(tmp_path, text, name, message):
+def test_a_file_without_a_usable_class_is_refused_in_one_line(tmp_path, text, name, message):
     if text is not None:
         (tmp_path / "mine.py").write_text(text)
     kind = f"{tmp_path}/mine.py:{name}"

@@ -11,7 +11,7 @@ from early_exit.models import loading
 from head_training import EXITS, documents
 
 
-def test_the_two_label_rules_differ_as_written():
+def test_the_two_label_rules_differ():
     exit_logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])  # exit's best: 0; its two best: 0, 1
     oracle_logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]])  # oracle's best: 1; its two best: 1, 3
     assert targets.labels(exit_logits, oracle_logits, "exit-in-oracle-topk", 2).tolist() == [False]
@@ -21,7 +21,7 @@ def test_the_two_label_rules_differ_as_written():
 
 
 @given(st.integers(1, 60))
-def test_labels_loosen_with_k_and_are_the_library_s_topk(k):
+def test_labels_grow_with_k_and_equal_torchs_topk(k):
     generator = torch.Generator().manual_seed(k)
     a, b = torch.randn(50, 61, generator=generator), torch.randn(50, 61, generator=generator)
     for rule, (one, many) in zip(targets.LABELS, ((a, b), (b, a)), strict=True):
@@ -39,7 +39,7 @@ def test_a_token_that_ties_with_the_kth_counts_as_in():
     assert not targets.labels(torch.eye(4)[0], oracle, "exit-in-oracle-topk", 3)
 
 
-def test_exit_weights_are_the_papers_or_given():
+def test_exit_weights_are_linear_uniform_or_given():
     assert targets.exit_weights("linear", 4) == [0.1, 0.2, 0.3, 0.4]
     assert targets.exit_weights("uniform", 4) == [0.25] * 4
     assert targets.exit_weights([3, 1], 2) == [0.75, 0.25]
@@ -48,7 +48,7 @@ def test_exit_weights_are_the_papers_or_given():
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-def test_class_weights_give_both_labels_the_same_say(negative, positive):
+def test_class_weights_balance_the_two_labels(negative, positive):
     weights = targets.class_weights(torch.tensor([negative, positive], dtype=torch.double))
     said = weights * torch.tensor([negative + 1, positive + 1])
     assert said[0] == pytest.approx(said[1])

@@ -77,7 +77,7 @@ def test_the_loss_is_the_weighted_cross_entropy_of_the_labels(one_model, balance
 
 
 def test_exit_weights_scale_what_an_exit_learns(one_model, monkeypatch):
-    """Seen with plain gradient descent: Adam takes a scale out of the gradient again."""
+    """With plain gradient descent, since Adam is invariant to the scale of the gradient."""
     monkeypatch.setattr(training, "_optimiser", lambda options, made: torch.optim.SGD(made.parameters(), lr=1.0))
     moved = {}
     for rule in ("uniform", [4, 2, 1, 1]):
@@ -89,8 +89,8 @@ def test_exit_weights_scale_what_an_exit_learns(one_model, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mistral", "mamba2"])
-def test_heads_train_on_and_run_on_a_bfloat16_backbone(name):
-    """What GPUs run: the backbone in bfloat16, heads trained in float32 and used in bfloat16."""
+def test_heads_train_and_decode_on_a_bfloat16_backbone(name):
+    """As on GPUs: the backbone in bfloat16, heads trained in float32 and used in bfloat16."""
     low = make_random_model(name).to(torch.bfloat16)
     old = {"kind": "mamba", "mixer": "mamba1", "state_size": 4}
     configs = {"calm": {"kind": "calm"}, "mamba": MAMBA, "old": old, "hybrid": SLIM | {"kind": "hybrid"}}
@@ -119,7 +119,7 @@ class Forgetful(designs.Head):
         return self.linear(F.dropout(hidden, 0.5, self.training))
 
 
-def test_a_head_does_not_depend_on_its_neighbours(one_model, monkeypatch):
+def test_a_head_does_not_depend_on_the_heads_trained_with_it(one_model, monkeypatch):
     monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     configs = {"calm": CONFIGS["calm"], "one": {"kind": "forgetful"}, "two": {"kind": "forgetful"}, "slim": SLIM}
     together, _ = trained(one_model, configs, documents(20))
@@ -169,7 +169,7 @@ def tensors():
             yield thing
 
 
-def test_what_is_held_does_not_grow_with_the_corpus(one_model):
+def test_memory_does_not_grow_with_the_corpus(one_model):
     gc.collect()
     once = peak_held(one_model, 1)
     gc.collect()
@@ -184,7 +184,7 @@ def test_what_is_held_does_not_grow_with_the_corpus(one_model):
     [(lambda x: x * math.nan, "nan"), (lambda x: torch.stack([x[..., 0], x[..., 0] - math.inf], -1), "inf")],
     ids=["nan", "inf"],
 )
-def test_a_loss_that_is_not_finite_names_step_and_documents(one_model, monkeypatch, wrong, shown):
+def test_the_error_for_a_loss_that_is_not_finite_names_step_and_documents(one_model, monkeypatch, wrong, shown):
     calls = []
 
     class Broken(Forgetful):
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_names_step_and_documents(one_model, monkeypat
     )
 
 
-def test_a_gradient_that_is_not_finite_stops_too(one_model, monkeypatch):
+def test_a_gradient_that_is_not_finite_is_an_error(one_model, monkeypatch):
     class Steep(Forgetful):
         def classify(self, hidden, cache):
             logits = self.linear(hidden)
@@ -215,7 +215,7 @@ def test_a_gradient_that_is_not_finite_stops_too(one_model, monkeypatch):
         trained(one_model, {"mine": {"kind": "steep"}}, documents(20))
 
 
-def test_too_high_a_learning_rate_is_found_out(one_model):
+def test_a_learning_rate_that_is_too_high_is_an_error(one_model):
     with pytest.raises(InputError, match=r"is (nan|inf) at step \d+; documents d\d"):
         trained(one_model, {"calm": {"kind": "calm", "normalise": "none"}}, documents(20), learning_rate=1e38)
 
@@ -253,7 +253,7 @@ RESUMED = {"calm": {"kind": "calm"}, "slim": SLIM, "mine": {"kind": "forgetful"}
 
 
 def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
-    """Train with a checkpoint after every step; the bytes of the heads, and the curve."""
+    """Train with a checkpoint after every step; return the bytes of the heads, and the curve."""
     checkpoint = resume.Checkpoint(f"{folder}/.training.partial", fingerprint, seconds)
     options = {"epochs": 2, "class_balance": "balanced", **changes}
     made, curve = trained(make_random_model("mistral"), RESUMED, documents(30), checkpoint, **options)
@@ -264,13 +264,13 @@ def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An undisturbed training, which keeps no checkpoint."""
+    """An uninterrupted training without checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(store.KINDS, "forgetful", Forgetful)
         return run_with_checkpoint(tmp_path_factory.mktemp("whole"), seconds=math.inf)
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, caplog):
+def test_a_killed_training_resumes_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     assert whole[1][-1]["step"] > 5
     # The process stops within step 5, at the second exit of the last head, and is killed there.
@@ -287,7 +287,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(whole, tmp_path,
     assert any("going on after step 4 of" in message for message in caplog.messages)
 
 
-def test_adamw_goes_on_as_well(tmp_path, monkeypatch):
+def test_a_training_with_adamw_resumes_as_well(tmp_path, monkeypatch):
     monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     (tmp_path / "whole").mkdir()
     whole = run_with_checkpoint(tmp_path / "whole", seconds=math.inf, optimiser="adamw")
@@ -305,7 +305,7 @@ def stop_at_the_third(checkpoint):
     return True
 
 
-def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_of_other_inputs_or_a_damaged_one_is_ignored(whole, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     assert run_with_checkpoint(tmp_path, fingerprint="other") == whole
     path = tmp_path / ".training.partial"
@@ -329,13 +329,13 @@ def test_a_checkpoint_of_something_else_or_broken_is_passed_over(whole, tmp_path
     assert resume.Checkpoint(path, "other", 0.0).load()["step"] == whole[1][-1]["step"] - 1
 
 
-def test_a_checkpoint_that_does_not_fit_changes_nothing(whole, tmp_path, monkeypatch):
+def test_an_unreadable_checkpoint_changes_no_result(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(store.KINDS, "forgetful", Forgetful)
     (tmp_path / ".training.partial").write_bytes(b"rubbish")
     assert run_with_checkpoint(tmp_path) == whole
 
 
-def test_a_fingerprint_is_of_contents_and_settings(tmp_path):
+def test_a_fingerprint_depends_on_contents_and_settings_only(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files, settings = [tmp_path / "a", tmp_path / "b"], {"k": 1, "weights": [0.1, 0.2]}

@@ -17,7 +17,7 @@ def of_lengths(lengths):
 
 
 @given(lengths, st.integers(0, 5))
-def test_batches_hold_every_document_once_within_their_budget(lengths, seed):
+def test_batches_have_every_document_once_within_their_budget(lengths, seed):
     docs = of_lengths(lengths)
     got = list(batches(docs, 64, seed))
     assert sorted(d.document_id for group in got for d in group) == sorted(d.document_id for d in docs)
@@ -36,7 +36,7 @@ def test_a_schedule_ends_with_the_step_that_reaches_the_budget(lengths, epochs, 
     assert all(tokens < budget for tokens in sums[:-1])
 
 
-def test_a_second_pass_has_another_order():
+def test_the_second_epoch_has_another_order():
     docs = of_lengths(range(1, 40))
     steps = schedule(docs, 64, 1, 2)
     half = len(steps) // 2
@@ -44,7 +44,7 @@ def test_a_second_pass_has_another_order():
     assert steps == schedule(docs, 64, 1, 2)
 
 
-def test_a_corpus_becomes_documents_of_four_bytes_a_token():
+def test_documents_take_four_bytes_per_token():
     def tokenizer(texts, truncation, max_length):
         return {"input_ids": [[ord(c) for c in text][:max_length] for text in texts]}
 

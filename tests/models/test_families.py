@@ -88,7 +88,7 @@ class Length:
 
 
 def check_never_exit(model, longest):
-    """Our loop gives what the library's generate gives, for prompts of different lengths in one batch."""
+    """Compare our loop with the library's generate, for prompts of different lengths in one batch."""
     rng = random.Random(1)
     lengths = [1, 2, 5, 5, longest]
     prompts = [[rng.randrange(3, 61) for _ in range(length)] for length in lengths]
@@ -109,7 +109,7 @@ def check_never_exit(model, longest):
 
 
 @pytest.mark.parametrize("name", UNLIKE)
-def test_another_structure_is_refused_with_one_sentence_that_says_what_is_supported(name):
+def test_an_unsupported_structure_is_refused_in_one_sentence_that_lists_what_is_supported(name):
     keys, why = UNLIKE[name]
     message = refusal(lambda: loading.adapt(make(name, **keys)))
     assert message.startswith(f"backbone: {name} is not supported ({why}")
@@ -119,7 +119,7 @@ def test_another_structure_is_refused_with_one_sentence_that_says_what_is_suppor
     ("name", "why"),
     [("mixtral", "num_experts_per_tok"), ("gpt2", "its config has no hidden_size"), ("smollm3", "no_rope_layers")],
 )
-def test_what_its_config_shows_is_refused_before_anything_is_loaded(name, why, tmp_path, monkeypatch):
+def test_an_unsupported_config_is_refused_before_weights_are_loaded(name, why, tmp_path, monkeypatch):
     AutoConfig.for_model(name).save_pretrained(tmp_path)
     source = {"source": str(tmp_path)}
     assert refusal(lambda: manifests.describe("m", source, tmp_path, None)).startswith(f"backbones.m: {name} is not")
@@ -155,7 +155,7 @@ MAMBA_KEYS = {"model_type": "mine", "conv_kernel": 4} | MIXER
     ],
     ids=lambda keys: next(iter(keys)),
 )  # fmt: skip
-def test_a_key_that_changes_the_structure_is_named(keys):
+def test_the_error_names_the_key_that_changes_the_structure(keys):
     assert families.family(LLAMA_KEYS, "x") == "transformer"
     message = refusal(lambda: families.family(LLAMA_KEYS | keys, "x"))
     assert re.fullmatch(r"x: mine is not supported \((\w+): .*\)", message)
@@ -171,7 +171,7 @@ NEEDED = ["hidden_size", "num_hidden_layers", "vocab_size"]
     [(LLAMA_KEYS, key) for key in [*NEEDED, "num_attention_heads", "num_key_value_heads", "intermediate_size"]]
     + [(MAMBA_KEYS, key) for key in [*NEEDED, "conv_kernel"]],
 )
-def test_a_needed_key_that_is_missing_is_named(keys, key):
+def test_the_error_names_a_missing_key(keys, key):
     less = {name: value for name, value in keys.items() if name != key}
     assert refusal(lambda: families.family(less, "x")) == f"x: mine is not supported (its config has no {key})"
 
@@ -183,7 +183,7 @@ def test_a_hybrid_is_neither_family():
 
 @pytest.mark.parametrize("name", TESTED)
 def test_the_tested_architectures_are_known_by_their_keys(name):
-    """A key added to the library's config that reads like another structure would show here."""
+    """A new key in the library's config that looks like another structure would fail here."""
     made = AutoConfig.for_model(name).to_dict()
     family = "mamba" if "mamba" in name else "transformer"
     assert families.family(made, "x") == family
@@ -198,19 +198,19 @@ def granite():
     return make("granite")
 
 
-def test_scaled_embeddings_are_found_by_running(granite, monkeypatch):
+def test_scaled_embeddings_are_detected_by_a_pass(granite, monkeypatch):
     backbone = loading.adapt(granite)
     monkeypatch.setattr(granite.model, "embedding_multiplier", 6.0)
     assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
-def test_scaled_logits_are_found_by_running(granite, monkeypatch):
+def test_scaled_logits_are_detected_by_a_pass(granite, monkeypatch):
     backbone = loading.adapt(granite)
     monkeypatch.setattr(granite.config, "logits_scaling", 1.1)
     assert "its logits are not what" in refusal(lambda: conformance.check_outputs(backbone))
 
 
-def test_a_layer_that_stores_other_keys_is_found_by_running():
+def test_a_layer_that_stores_other_keys_is_detected_by_a_pass():
     model = make("smollm3", no_rope_layers=[1, 1, 1, 1])
     backbone = loading.adapt(model)
     for layer in (model.model.layers[2], backbone.blocks[2]):
@@ -219,7 +219,7 @@ def test_a_layer_that_stores_other_keys_is_found_by_running():
 
 
 @pytest.mark.parametrize("name", ["mamba", "falcon_mamba", "mamba2"])
-def test_a_mixer_that_leaves_other_states_is_found_by_running(name):
+def test_a_mixer_that_leaves_other_states_is_detected_by_a_pass(name):
     model = make(name, **MAMBA2.get(name, {}))
     backbone = loading.adapt(model)
     for layer in (model.backbone.layers[1], backbone.blocks[1]):
@@ -229,7 +229,7 @@ def test_a_mixer_that_leaves_other_states_is_found_by_running(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["granite", "mamba", "falcon_mamba", "mamba2"])
-def test_rounding_is_no_difference(name, dtype):
+def test_rounding_passes_the_check_at_load(name, dtype):
     conformance.check_outputs(loading.adapt(make(name, dtype, **MAMBA2.get(name, {}))))
 
 
@@ -237,7 +237,7 @@ def test_rounding_is_no_difference(name, dtype):
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_the_same_structure_under_another_name_runs_like_the_library(name):
+def test_an_unknown_name_with_a_supported_structure_equals_the_librarys_generate(name):
     assert name not in TESTED
     model = make(name, **ALIKE[name])
     backbone = loading.adapt(model)
@@ -247,13 +247,13 @@ def test_the_same_structure_under_another_name_runs_like_the_library(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MAMBA1)
-def test_mamba_1_never_leaving_equals_the_librarys_generate(name, dtype):
+def test_mamba_1_without_exits_equals_the_librarys_generate(name, dtype):
     check_never_exit(make(name, dtype, **MAMBA1[name]), longest=40)
 
 
 @pytest.mark.parametrize("name", [*ALIKE, *MAMBA1, "mamba2"])
-def test_propagate_leaves_in_a_cache_what_the_block_itself_would(name):
-    """Each block in turn, for a token after a prompt, given the same input: by the fill, then by the block."""
+def test_propagate_stores_what_the_block_itself_stores(name):
+    """Each block gets a token after a prompt, by the fill and by the block itself, from the same input."""
     backbone = loading.adapt(make(name, **(ALIKE | MAMBA1 | MAMBA2)[name]))
     fill = fills.FILLS[backbone.family]["propagate"]()
     with torch.inference_mode():
@@ -284,8 +284,8 @@ def test_propagate_leaves_in_a_cache_what_the_block_itself_would(name):
 @pytest.mark.parametrize("tokens", [1, 2, 9])
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", MAMBA1)
-def test_advancing_leaves_the_states_that_the_mixer_leaves(name, double, tokens):
-    """A prompt by the whole mixer, then a token by it and by us; rows differ."""
+def test_mamba1_states_are_those_that_the_mixer_leaves(name, double, tokens):
+    """After a prompt, one token goes through the mixer and through our update; rows differ."""
     dtype = torch.float64 if double else torch.float32
     model = make(name, dtype, **MAMBA1[name])
     mixer, cache = model.backbone.layers[2].mixer, DynamicCache(config=model.config)
@@ -305,8 +305,8 @@ def test_advancing_leaves_the_states_that_the_mixer_leaves(name, double, tokens)
         torch.testing.assert_close(got, expected, **close)
 
 
-def test_falcons_norms_matter():
-    """The same weights without the norms leave other states: the test above would see their lack."""
+def test_falcon_mambas_norms_change_the_states():
+    """The same weights without the norms leave other states, so the test above would notice."""
     falcon = make("falcon_mamba").backbone.layers[0].mixer
     plain = transformers.MambaForCausalLM(transformers.MambaConfig(**MIXER)).backbone.layers[0].mixer
     plain.load_state_dict(falcon.state_dict())

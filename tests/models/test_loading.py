@@ -12,7 +12,7 @@ from early_exit.models.recurrent_steps import PlainStepMixer
 
 
 @pytest.mark.parametrize("name", RANDOM_MODELS)
-def test_the_model_stays_the_librarys_and_shares_its_weights(name, monkeypatch):
+def test_adapting_leaves_the_model_unchanged_and_shares_its_weights(name, monkeypatch):
     """`generate` of an adapted model runs no code of ours, so that comparing with it proves something."""
     monkeypatch.setattr(packed_linear, "LARGE", 1)
     model, inputs = make_random_model(name), torch.arange(3, 20)[None]

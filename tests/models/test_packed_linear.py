@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (16, 1), (3, 40), (200, 1)])
-def test_product_is_that_of_double_precision(shape, bias):
+def test_a_product_equals_that_in_double_precision(shape, bias):
     torch.manual_seed(len(shape))
     layer = nn.Linear(320, 400, bias=bias)
     x = torch.randn(*shape, 640)[..., ::2]
@@ -31,7 +31,7 @@ def test_only_large_single_precision_weights_are_packed():
     assert list(layers.state_dict()) == names
 
 
-def test_gradients_are_the_librarys():
+def test_gradients_equal_the_librarys():
     layer, x = nn.Linear(320, 400), torch.randn(2, 320, requires_grad=True)
     expected = torch.autograd.grad(layer(x).square().sum(), x)[0]
     pack_linears(layer)

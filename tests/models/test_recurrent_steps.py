@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(len(recurrent_steps.REPLACED) < 3, reason="the l
 
 
 def arguments(rows, heads, width, size, groups, dtype=torch.float32):
-    """What a mixer hands over, in its order, and by name."""
+    """The arguments of a mixer's call: positional ones and keywords."""
     torch.manual_seed(rows)
     spread = (heads, width)
     return (
@@ -27,7 +27,7 @@ def arguments(rows, heads, width, size, groups, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 64, 32, 2), (7, 8, 16, 16, 8), (3, 6, 5, 4, 1)])
-def test_a_step_is_the_librarys(shape):
+def test_a_state_update_equals_the_librarys(shape):
     """Output and state, up to float32's rounding."""
     given, named = arguments(*shape)
     states = given[0].clone(), given[0].clone()
@@ -37,7 +37,7 @@ def test_a_step_is_the_librarys(shape):
     torch.testing.assert_close(*states, rtol=2e-6, atol=2e-5)
 
 
-def test_in_half_precision_it_is_the_step_of_the_same_numbers_in_float32():
+def test_a_state_update_in_half_precision_equals_the_one_in_float32():
     """Sums are taken in float32, so only the output is rounded; the library rounds on the way."""
     given, named = arguments(5, 4, 8, 16, 2, torch.bfloat16)
     state, exact = given[0].clone(), given[0].clone()
@@ -52,8 +52,8 @@ def test_in_half_precision_it_is_the_step_of_the_same_numbers_in_float32():
 @pytest.mark.parametrize("next_to_each_other", ["channels", "kernel"])
 @pytest.mark.parametrize("shape", [(1, 4, 4), (7, 12, 3), (3, 5, 2)])
 @pytest.mark.parametrize(("bias", "activation"), [(True, "silu"), (False, None)])
-def test_a_window_is_the_librarys(shape, bias, activation, next_to_each_other):
-    """Output and window, however the window lies in memory."""
+def test_the_convolution_of_a_token_equals_the_librarys(shape, bias, activation, next_to_each_other):
+    """Output and window, for both memory layouts of the window."""
     rows, channels, kernel = shape
     torch.manual_seed(rows)
     window, new = torch.randn(rows, channels, kernel), torch.randn(rows, 1, channels).transpose(1, 2)
@@ -66,7 +66,7 @@ def test_a_window_is_the_librarys(shape, bias, activation, next_to_each_other):
     assert torch.equal(window, moved)
 
 
-def test_a_window_in_half_precision():
+def test_the_convolution_of_a_token_in_half_precision():
     torch.manual_seed(1)
     window, new = torch.randn(3, 6, 4).bfloat16(), torch.randn(3, 6, 1).bfloat16()
     weight, bias, moved = torch.randn(6, 4).bfloat16(), torch.randn(6).bfloat16(), window.clone()
@@ -78,8 +78,8 @@ def test_a_window_in_half_precision():
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 50])
 @pytest.mark.parametrize(("kernel", "bias", "activation"), [(4, True, "silu"), (2, False, None)])
-def test_a_sequence_is_the_librarys(length, kernel, bias, activation):
-    """Sequences shorter than the kernel, too."""
+def test_the_convolution_of_a_sequence_equals_the_librarys(length, kernel, bias, activation):
+    """Includes sequences shorter than the kernel."""
     torch.manual_seed(length)
     new = torch.randn(3, length, 10)[..., 2:8].transpose(1, 2)  # as mixers split it from a projection
     rest = torch.randn(6, kernel), torch.randn(6) if bias else None, activation
@@ -87,7 +87,7 @@ def test_a_sequence_is_the_librarys(length, kernel, bias, activation):
     torch.testing.assert_close(recurrent_steps.convolve_sequence(new, *rest), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_sequence_in_half_precision():
+def test_the_convolution_of_a_sequence_in_half_precision():
     torch.manual_seed(2)
     new, weight, bias = torch.randn(2, 6, 9).bfloat16(), torch.randn(6, 4).bfloat16(), torch.randn(6).bfloat16()
     exact = library.causal_conv1d_fn(new.float(), weight.float(), bias.float(), None)
@@ -103,8 +103,8 @@ CONFIG = Mamba2Config(hidden_size=16, num_hidden_layers=1, head_dim=8, num_heads
     ("name", "lengths"),
     [("mamba2_selective_state_update", [1]), ("causal_conv1d_update", [1]), ("causal_conv1d_fn", [3])],
 )
-def test_only_a_mixer_that_was_told_takes_them(monkeypatch, name, lengths):
-    """For single tokens, or for sequences; a mixer beside it goes on taking the library's."""
+def test_only_patched_mixers_take_our_steps(monkeypatch, name, lengths):
+    """For single tokens or sequences; another mixer still takes the library's."""
     taken, scope = [], recurrent_steps.PlainStepMixer.forward.__globals__
     step = scope[name]
     monkeypatch.setitem(scope, name, lambda *given, **named: taken.append(1) or step(*given, **named))

@@ -137,7 +137,7 @@ class SlimMamba(Head):
 
     def __init__(
         self, hidden_size: int, layer_idx: int, exits: int, *, normalise: str = "rms", rank: int = 128, **shape
-    ):  # fmt: skip
+    ):
         super().__init__(hidden_size, layer_idx, exits, normalise=normalise)
         self.project = projection(hidden_size, rank)
         self.mixer, self.config = slim_shape(**shape).build(rank, layer_idx, exits, 2)
@@ -163,7 +163,7 @@ class Hybrid(Head):
 
     def __init__(
         self, hidden_size: int, layer_idx: int, exits: int, *, normalise: str = "rms", rank: int = 128, **shape
-    ):  # fmt: skip
+    ):
         super().__init__(hidden_size, layer_idx, exits, normalise=normalise)
         self.project = projection(hidden_size, rank)
         self.mixer, self.config = slim_shape(**shape).build(rank, layer_idx, exits, rank)

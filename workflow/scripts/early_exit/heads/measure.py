@@ -31,7 +31,7 @@ def load(folders: Sequence[Path], names: Sequence[str], backbone: Mapping[str, s
     for folder in folders:
         seed = read_json(folder / "manifest.json")["seed"]
         if seed in trained:
-            raise InputError(f"{folder}: a second training from seed {seed}; every training needs a seed of its own")
+            raise InputError(f"{folder}: a second training from seed {seed}; every training needs another seed")
         trained[seed] = {name: store.load(folder, name, backbone) for name in names}
     return trained
 

@@ -37,10 +37,16 @@ class Mamba2Shape:
     def build(self, width: int, layer_idx: int, exits: int, outputs: int) -> tuple[nn.Module, PreTrainedConfig]:
         """Return the mixer, (rows, T, width) to (rows, T, outputs), and the library's config for all exits' caches."""
         config = Mamba2Config(
-            hidden_size=width, num_hidden_layers=exits, expand=self.expand, head_dim=self.head_dim,
-            num_heads=self.heads(width), state_size=self.state_size, n_groups=self.n_groups,
-            conv_kernel=self.conv_kernel, chunk_size=self.chunk_size,
-        )  # fmt: skip
+            hidden_size=width,
+            num_hidden_layers=exits,
+            expand=self.expand,
+            head_dim=self.head_dim,
+            num_heads=self.heads(width),
+            state_size=self.state_size,
+            n_groups=self.n_groups,
+            conv_kernel=self.conv_kernel,
+            chunk_size=self.chunk_size,
+        )
         mixer = Mamba2Mixer(config, layer_idx)
         mixer.out_proj = nn.Linear(self.expand * width, outputs)
         return mixer, config
@@ -62,9 +68,12 @@ class Mamba1Shape:
     def build(self, width: int, layer_idx: int, exits: int, outputs: int) -> tuple[nn.Module, PreTrainedConfig]:
         """Return the mixer and the config, as for Mamba-2."""
         config = MambaConfig(
-            hidden_size=width, num_hidden_layers=exits, expand=self.expand, state_size=self.state_size,
+            hidden_size=width,
+            num_hidden_layers=exits,
+            expand=self.expand,
+            state_size=self.state_size,
             conv_kernel=self.conv_kernel,
-        )  # fmt: skip
+        )
         mixer = MambaMixer(config, layer_idx)
         mixer.out_proj = nn.Linear(self.expand * width, outputs)
         mixer.use_bias = True  # otherwise the training kernels omit the bias of the output projection

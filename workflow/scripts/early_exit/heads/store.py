@@ -32,10 +32,10 @@ def kind_class(kind: str) -> type[Head]:
         return KINDS[kind]
     if not user_code.is_external(kind):
         raise InputError(f"kind '{kind}' is unknown; known are {', '.join(KINDS)} and file.py:Class")
-    found = user_code.load_class(kind)
-    if not issubclass(found, Head):
+    design = user_code.load_class(kind)
+    if not issubclass(design, Head):
         raise InputError(f"kind '{kind}' is no subclass of early_exit.heads.designs.Head; make it one")
-    return found
+    return design
 
 
 def build(config: Mapping[str, Any], hidden_size: int, exits: Sequence[int], name: str = "") -> nn.ModuleDict:
@@ -107,9 +107,13 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
 
 
 def save(
-    heads: nn.ModuleDict, configs: Mapping[str, Mapping[str, Any]], backbone: Mapping[str, Any], exits: Sequence[int],
-    description: Mapping[str, Any], folder: str | Path,
-) -> None:  # fmt: skip
+    heads: nn.ModuleDict,
+    configs: Mapping[str, Mapping[str, Any]],
+    backbone: Mapping[str, Any],
+    exits: Sequence[int],
+    description: Mapping[str, Any],
+    folder: str | Path,
+) -> None:
     """Write a recipe's folder: the weights, and a manifest with the designs, the backbone and `description`."""
     weights = Path(folder) / "heads.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}

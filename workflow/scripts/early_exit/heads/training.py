@@ -28,19 +28,23 @@ REPORT_EVERY = 10  # steps per row of the curve
 
 def new_heads(
     configs: Mapping[str, Mapping[str, Any]], hidden_size: int, exits: Sequence[int], seed: int
-) -> nn.ModuleDict:  # fmt: skip
+) -> nn.ModuleDict:
     """Build untrained heads by name; a head's initial weights depend on the seed and on its own name only."""
-    made = {}
+    heads = {}
     for name, config in configs.items():
         _seed(seed, name)
-        made[name] = build(config, hidden_size, exits, name)
-    return nn.ModuleDict(made)
+        heads[name] = build(config, hidden_size, exits, name)
+    return nn.ModuleDict(heads)
 
 
 def train(
-    backbone: Backbone, heads: nn.ModuleDict, documents: Sequence[Document], exits: Sequence[int],
-    options: Mapping[str, Any], checkpoint: Checkpoint | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    backbone: Backbone,
+    heads: nn.ModuleDict,
+    documents: Sequence[Document],
+    exits: Sequence[int],
+    options: Mapping[str, Any],
+    checkpoint: Checkpoint | None = None,
+) -> list[dict[str, Any]]:
     """Train all heads in place, in float32.
 
     Args:
@@ -56,8 +60,8 @@ def train(
     Raises:
         InputError: a loss or a gradient is not finite; the message names the step and its documents.
     """
-    steps = schedule(documents, *(options[key] for key in ("batch_tokens", "seed", "epochs")),
-                             options["max_training_tokens"])  # fmt: skip
+    order = (options[key] for key in ("batch_tokens", "seed", "epochs", "max_training_tokens"))
+    steps = schedule(documents, *order)
     run = HeadTraining(backbone, heads, exits, options)
     saved = checkpoint and checkpoint.load()
     if saved:
@@ -122,10 +126,17 @@ class HeadTraining:
         """Add one row per head and exit to the curve."""
         losses, positives = self.losses / self.steps_summed, self.positives[0] / self.steps_summed
         self.curve += [
-            {"step": self.step, "tokens": self.tokens, "head": name, "exit": n, "loss": losses[i, k].item(),
-             "positive_rate": positives[k].item()}
-            for i, name in enumerate(self.heads) for k, n in enumerate(self.exits)
-        ]  # fmt: skip
+            {
+                "step": self.step,
+                "tokens": self.tokens,
+                "head": name,
+                "exit": n,
+                "loss": losses[i, k].item(),
+                "positive_rate": positives[k].item(),
+            }
+            for i, name in enumerate(self.heads)
+            for k, n in enumerate(self.exits)
+        ]
         self.losses, self.positives, self.steps_summed = self._zeros(len(self.heads)), self._zeros(1), 0
 
     def note(self) -> str:

@@ -29,9 +29,14 @@ class ScatteredRows:
 
 
 def attend(
-    module: nn.Module, query: Tensor, key: Tensor | ScatteredRows, value: Tensor | ScatteredRows,
-    attention_mask: Tensor | None, scaling: float | None = None, **options,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | ScatteredRows,
+    value: Tensor | ScatteredRows,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options,
+) -> tuple[Tensor, None]:
     """Attend, as the library calls it: query (rows, heads, T, head_dim) to (rows, T, heads, head_dim).
 
     T is 1 for scattered rows. The second value, attention weights, is always None.

@@ -78,9 +78,12 @@ class Backbone:
         """Run block n for each query of `state`, one token each: (queries, 1, hidden) to the same shape."""
         if self.family == "transformer":
             return self.blocks[n - 1](
-                hidden, attention_mask=state.mask, past_key_values=state, use_cache=True,
+                hidden,
+                attention_mask=state.mask,
+                past_key_values=state,
+                use_cache=True,
                 position_embeddings=state.rotation,
-            )  # fmt: skip
+            )
         if state.waves is None:
             return self._run_mixer(n, hidden, state, None)
         outputs = torch.empty_like(hidden)

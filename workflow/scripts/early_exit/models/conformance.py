@@ -19,8 +19,15 @@ from early_exit.models import cache_updates
 from early_exit.models.backbone import Backbone
 from early_exit.sources.families import SUPPORTED
 
-PROJECTIONS = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-               "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}  # fmt: skip
+PROJECTIONS = {
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+}
 NORMS = {"input_layernorm", "post_attention_layernorm"}  # may be without weights, as in OLMo
 # Per kind of block: modules that it must have, and further ones that may have weights ("mixer": parameters of its own).
 BLOCKS = {
@@ -76,9 +83,7 @@ def _compare(backbone: Backbone, tokens: Tensor) -> None:
     compare(backbone, tokens, inputs, cache)
 
 
-def _compare_keys_and_values(
-    backbone: Backbone, tokens: Tensor, inputs: Sequence[Tensor], cache: DynamicCache
-) -> None:  # fmt: skip
+def _compare_keys_and_values(backbone: Backbone, tokens: Tensor, inputs: Sequence[Tensor], cache: DynamicCache) -> None:
     """Compare what the blocks stored in `cache` with what the state fill computes from their `inputs`."""
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
     rotation = backbone.model.base_model.rotary_emb(inputs[0], position_ids=positions)
@@ -105,7 +110,7 @@ def _compare_states(backbone: Backbone, tokens: Tensor, inputs: Sequence[Tensor]
 
 def _check_names(
     model: nn.Module, part: nn.Module, kinds: Sequence[tuple[set[str], set[str]]], ignored: str | None = None
-) -> None:  # fmt: skip
+) -> None:
     """Refuse a part of a model that is of none of `kinds` (needed modules, further ones that may have weights).
 
     Parameters whose name starts with `ignored` are not checked.

@@ -18,9 +18,17 @@ from transformers.models.mamba2 import modeling_mamba2 as library
 
 
 def selective_state_update(
-    state: Tensor, x: Tensor, dt: Tensor, decay_rate: Tensor, into: Tensor, out_of: Tensor, skip: Tensor, *,
-    dt_bias: Tensor, **options,
-) -> Tensor:  # fmt: skip
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    decay_rate: Tensor,
+    into: Tensor,
+    out_of: Tensor,
+    skip: Tensor,
+    *,
+    dt_bias: Tensor,
+    **options,
+) -> Tensor:
     """Take one token per row into the state and read the output; arguments in the order of the library's call.
 
     Args:
