@@ -8,6 +8,7 @@ from unittest import mock
 import torch
 
 from early_exit.decoding import fills, loop
+from early_exit.decoding.batch import Decoder
 from early_exit.models.backbone import Backbone
 from early_exit.policies import base
 
@@ -37,7 +38,7 @@ class Forced(base.Policy):
         leaving = [self.schedules[row][self.steps[row]] == exit_block for row in rows]
         for row, leaves in zip(rows, leaving, strict=True):
             self.steps[row] += leaves or exit_block == self.exits[-1]  # rows that stay now run to the end
-        return torch.tensor(leaving)
+        return base.Decision(torch.tensor(leaving))
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def watch(backbone: Backbone) -> Watched:
     return Watched(**vars(backbone))
 
 
-def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, **options):
-    """Finished rows by (example, setting)."""
-    policy, fill, rule = policy or base.FullDepth(), fill or fills.Fill(), rule or Length()
-    done = loop.generate(backbone, policy, fill, requests, rule, slots=slots, **options)
+def run(backbone, requests, policy=None, fill=None, slots=4, rule=None, repetition_penalty=1.0, **further):
+    """Finished rows by (example, setting); `further` are parts of the decoder."""
+    decoder = Decoder(backbone, policy or base.FullDepth(), fill or fills.Fill(), **further)
+    done = loop.generate(decoder, requests, rule or Length(), slots=slots, repetition_penalty=repetition_penalty)
     return {(row.example_id, row.setting): row for row in done}
 
 

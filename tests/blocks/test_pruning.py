@@ -17,11 +17,9 @@ from conftest import Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks import scores as scoring
-from early_exit.decoding.answer import Plan, _answer
-from early_exit.decoding.fills import Fill
+from early_exit.decoding import answer, memory, run_parts
 from early_exit.models import loading
 from early_exit.models.documents import Document
-from early_exit.policies import base
 from early_exit.report import pruning as pruning_figures
 from early_exit.report import style
 from engine import Length, prompts, requests_for, run
@@ -212,10 +210,11 @@ def test_with_a_full_prompt_only_later_tokens_skip_the_blocks(double_model, gone
             assert row.exit_blocks == [DEPTH] + [DEPTH - len(gone)] * (NEW_TOKENS - 1)
 
 
-def test_a_plan_with_a_full_prompt_reaches_the_loop(random_model):
+def test_a_part_with_a_full_prompt_reaches_the_loop(random_model):
     backbone, requests = loading.adapt(random_model), requests_for(prompts(2), [2.0])
-    plan = Plan(backbone.without((2, 5)), base.FullDepth(), Fill(), [2.0], backbone)
-    rows = list(_answer(plan, requests, Length(3), 1.0, batch_size=4, budget=2**40))
+    (part,) = run_parts.pruned({"prompt": "full"}, backbone, {2.0: (2, 5)})
+    rules = answer.Rules(Length(3), "refuse", 1.0, {})
+    rows = list(answer.answer_part(part, requests, rules, memory.Limits(4, 2**40)))
     assert [row.exit_blocks for row in rows] == [[6, 4, 4]] * 2
 
 

@@ -23,6 +23,8 @@ from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, w
 from early_exit.costs import passes
 from early_exit.costs.passes import flops, generation_flops
 from early_exit.decoding import fills, loop
+from early_exit.decoding.batch import Decoder
+from early_exit.decoding.requests import Request
 from early_exit.experiment import policy_kinds
 from early_exit.heads import store
 from early_exit.models import cache_updates, loading
@@ -412,7 +414,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     policy = confidences.HeadConfidence(store.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
     prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(8)}
-    requests = [loop.Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
+    requests = [Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
     no_window = {kind: TINY_HEADS[kind] | ({"conv_kernel": 0} if kind in STATEFUL else {})}  # it is no matrix product
     table, products = cost_table(config | {"conv_kernel": 0}, no_window), ["matrices"]
     if config["model_type"] in ("mamba", "falcon_mamba"):
@@ -421,7 +423,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
         products = ["matrices", "batched"]
     for name, fill in fills.FILLS[backbone.family].items():
         rule = NeverStop(6)
-        seen, answers = counted(lambda: list(loop.generate(backbone, policy, fill(), requests, rule, slots=4)))  # noqa: B023
+        seen, answers = counted(lambda: list(loop.generate(Decoder(backbone, policy, fill()), requests, rule, slots=4)))  # noqa: B023
         left = {block for answer in answers for block in answer.exit_blocks[1:]}
         assert len(left) > 1, "every token left at the same depth: this shows little"
         assert sum(seen[product] for product in products) == linear_part(
@@ -454,12 +456,12 @@ def test_table_counts_what_checks_without_training_compute(config, kind):
         "saturation": lambda: confidences.Saturation(exits),
     }.get(kind, lambda: confidences.UNTRAINED[kind](exits, backbone.logits))()
     setting = CHECKED[kind][config["model_type"] == "mamba2"]
-    requests = [loop.Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
+    requests = [Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
     table = cost_table(config | {"conv_kernel": 0}, {})
     asked = kind if kind in table["checks"] else None
     for name, fill in fills.FILLS[backbone.family].items():
         seen, answers = counted(  # no mm of its own: dot products are batched ones
-            lambda: list(loop.generate(backbone, policy, fill(), requests, NeverStop(6), slots=4))  # noqa: B023
+            lambda: list(loop.generate(Decoder(backbone, policy, fill()), requests, NeverStop(6), slots=4))  # noqa: B023
         )
         blocks = [block for answer in answers for block in answer.exit_blocks[1:]]
         assert len(set(blocks)) > 1 or kind == "fixed", "every token left at the same depth: this shows little"

@@ -19,8 +19,9 @@ from transformers import (
 
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
-from early_exit.decoding import answer as generation
-from early_exit.decoding import fills, loop, memory
+from early_exit.decoding import answer, loop, memory, run_parts
+from early_exit.decoding.batch import Decoder
+from early_exit.decoding.run_parts import RunPart
 from early_exit.models import loading
 from early_exit.policies import base
 from engine import Length, prompts, requests_for
@@ -67,17 +68,18 @@ def test_predicted_peak_bounds_the_measured_one(name, rows, length):
     backbone = loading.adapt(SHAPES[name]().eval())
     requests = [loop.Request(f"{k}", torch.randint(3, 900, (length,)).tolist(), [1.0]) for k in range(rows)]
     with PeakMemory() as measured:
-        list(loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, Length(4), slots=rows))
-    predicted = memory.peak(backbone, rows, length, 4)
+        list(loop.generate(Decoder(backbone), requests, Length(4), slots=rows))
+    predicted = memory.peak(backbone, rows, memory.Shape(length, 4))
     assert predicted / 2 < measured.peak <= predicted
 
 
 def test_rows_fit_a_budget(random_model):
     backbone = loading.adapt(random_model)
-    enough = memory.peak(backbone, 12, 20, 8)
-    assert memory.rows_that_fit(enough, 50, backbone, 20, 8) == 12
-    assert memory.rows_that_fit(enough, 7, backbone, 20, 8) == 7
-    assert memory.rows_that_fit(0, 50, backbone, 20, 8) == 1
+    shape = memory.Shape(20, 8)
+    enough = memory.peak(backbone, 12, shape)
+    assert memory.rows_that_fit(memory.Limits(50, enough), backbone, shape) == 12
+    assert memory.rows_that_fit(memory.Limits(7, enough), backbone, shape) == 7
+    assert memory.rows_that_fit(memory.Limits(50, 0), backbone, shape) == 1
 
 
 def test_budget_is_what_the_config_says_or_the_job_has_left():
@@ -86,6 +88,13 @@ def test_budget_is_what_the_config_says_or_the_job_has_left():
     large = memory.budget("auto", 100_000, cpu)
     assert 80_000 * memory.MIB < large < 100_000 * memory.MIB  # less what this process holds
     assert memory.budget("auto", 1, cpu) == 0
+
+
+LIMITS = memory.Limits(4, 2**40)
+
+
+def rules(stop):
+    return answer.Rules(stop, "refuse", 1.0, {"ngram": 4, "repeats": 4})
 
 
 class OutOfMemory(base.FullDepth):
@@ -114,30 +123,30 @@ def test_out_of_memory_halves_the_batch_and_loses_no_row(random_model, error, ca
     backbone = loading.adapt(random_model)
     requests = requests_for(prompts(9, seed=2), settings=[0.1, 0.2])
 
-    def answer(policy):
-        plan = generation.Plan(backbone, policy, fills.Fill(), [0.1, 0.2])
-        rows = generation._answer(plan, requests, Length(), 1.0, batch_size=8, budget=2**40)
+    def answer_with(policy):
+        part = RunPart([0.1, 0.2], Decoder(backbone, policy))
+        rows = answer.answer_part(part, requests, rules(Length()), memory.Limits(8, 2**40))
         return [((row.example_id, row.setting), row.token_ids) for row in rows]
 
     troubled = OutOfMemory([12, 25], error)
     with caplog.at_level(logging.INFO, logger="early_exit"):
-        got = answer(troubled)
+        got = answer_with(troubled)
     assert len(got) == len(dict(got)) == 18
-    assert dict(got) == dict(answer(base.FullDepth()))
+    assert dict(got) == dict(answer_with(base.FullDepth()))
     assert troubled.slots == [8, 4, 2]
     assert "out of memory: going on with 2 rows at once" in caplog.text
 
 
 def test_out_of_memory_with_one_row_is_a_clear_error(random_model):
-    plan = generation.Plan(loading.adapt(random_model), OutOfMemory(range(99), ON_CPU), fills.Fill(), [1.0])
+    part = RunPart([1.0], Decoder(loading.adapt(random_model), OutOfMemory(range(99), ON_CPU)))
     with pytest.raises(InputError, match="out of memory with a single row"):
-        list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=1, budget=2**40))
+        list(answer.answer_part(part, requests_for(prompts(2)), rules(Length()), memory.Limits(1, 2**40)))
 
 
 def test_other_errors_pass(random_model):
-    plan = generation.Plan(loading.adapt(random_model), OutOfMemory([1], RuntimeError("shapes")), fills.Fill(), [1.0])
+    part = RunPart([1.0], Decoder(loading.adapt(random_model), OutOfMemory([1], RuntimeError("shapes"))))
     with pytest.raises(RuntimeError, match="shapes"):
-        list(generation._answer(plan, requests_for(prompts(2)), Length(), 1.0, batch_size=4, budget=2**40))
+        list(answer.answer_part(part, requests_for(prompts(2)), rules(Length()), LIMITS))
 
 
 class Words:
@@ -149,33 +158,30 @@ class Words:
 
 @pytest.mark.parametrize(("overflow", "kept"), [("cut-left", [3, 4, 5]), ("cut-right", [1, 2, 3])])
 def test_prompts_beyond_the_window_are_cut_and_noted(overflow, kept):
-    asked = [Prompt("a", "1 2 3 4 5", (0.5,)), Prompt("b", "1 2 3", (0.5,))]
-    cut = {}
-    requests = generation.tokenise(asked, Words(), 3, overflow, cut)
+    long, short = Prompt("a", "1 2 3 4 5", (0.5,)), Prompt("b", "1 2 3", (0.5,))
+    requests = answer.tokenise([long, short], Words(), 3, overflow)
     assert [request.token_ids for request in requests] == [kept, [1, 2, 3]]
-    assert cut == {asked[0].sha256: 2}
+    assert [(request.prompt_sha256, request.prompt_cut) for request in requests] == [
+        (long.sha256, 2),
+        (short.sha256, 0),
+    ]
 
 
 def test_prompts_beyond_the_window_are_refused_by_name():
     with pytest.raises(InputError, match="example a: its prompt has 5 tokens, the backbone's window has room for 3"):
-        generation.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), 3, "refuse", {})
+        answer.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), 3, "refuse")
 
 
 def test_prompts_without_a_window_are_never_cut():
-    (request,) = generation.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), None, "refuse", {})
+    (request,) = answer.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), None, "refuse")
     assert request.token_ids == [1, 2, 3, 4, 5]
 
 
-def test_plans_of_pruning_answer_each_setting_once(random_model):
+def test_parts_of_pruning_answer_each_setting_once(random_model):
     backbone = loading.adapt(random_model)
-    plans = generation._plans({"kind": "pruned", "prompt": "pruned"}, backbone, [1.0, 2.0], None,
-                              {1.0: (5,), 2.0: (2, 3)})  # fmt: skip
-    assert [plan.backbone.depth for plan in plans] == [5, 4]
-    rows = [
-        row
-        for plan in plans
-        for row in generation._answer(plan, requests_for(prompts(3), [1.0, 2.0]), Length(4), 1.0,
-                                      batch_size=4, budget=2**40)
-    ]  # fmt: skip
+    parts = run_parts.pruned({"kind": "pruned", "prompt": "pruned"}, backbone, {1.0: (5,), 2.0: (2, 3)})
+    assert [part.decoder.backbone.depth for part in parts] == [5, 4]
+    requests = requests_for(prompts(3), [1.0, 2.0])
+    rows = [row for part in parts for row in answer.answer_part(part, requests, rules(Length(4)), LIMITS)]
     frame = pd.DataFrame({"setting": [row.setting for row in rows], "blocks": [row.exit_blocks[1] for row in rows]})
     assert frame.groupby("setting")["blocks"].agg(["count", "max"]).to_numpy().tolist() == [[3, 5], [3, 4]]

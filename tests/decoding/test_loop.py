@@ -71,7 +71,7 @@ def in_batches(backbone, fill, some, schedules):
     for slots, requests in [(1, one_row_each(some)), (4, one_row_each(some)), (16, one_row_each(some)), (4, shuffled)]:
         policy, length = Forced(schedules, range(1, backbone.depth)), Length(len(schedules[0]) + 1)
         done = run(backbone, requests, policy, fills.FILLS[backbone.family][fill](), slots, length)
-        yield {int(threshold): row.token_ids for (_, threshold), row in done.items()}
+        yield {int(setting): row.token_ids for (_, setting), row in done.items()}
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -145,12 +145,12 @@ class WatchedHeads(confidences.HeadConfidence):
     def leave(self, exit_block, hidden, thresholds):
         logits = []
         hook = self.heads[str(exit_block)].register_forward_hook(lambda _, inputs, output: logits.append(output[:, 0]))
-        leaving = super().leave(exit_block, hidden, thresholds)
+        decision = super().leave(exit_block, hidden, thresholds)
         hook.remove()
         assert len(logits) == 1 and len(logits[0]) == len(thresholds)
         for threshold, confidence in zip(thresholds.tolist(), logits[0].softmax(-1)[:, 1].tolist(), strict=True):
             self.answers.setdefault(threshold, []).append((exit_block, confidence))
-        return leaving
+        return decision
 
 
 @pytest.mark.parametrize("head_state", costs.HEAD_STATES)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from early_exit.decoding import fills, loop, prefix_cache
-from early_exit.decoding.next_token import Greedy
+from early_exit.decoding import loop, prefix_cache
+from early_exit.decoding.batch import Decoder
+from early_exit.decoding.next_token import GreedyDecoding
 from early_exit.models import loading
-from early_exit.policies import base
 from engine import prompts, requests_for, run
 
 
@@ -34,7 +34,7 @@ def test_a_penalty_changes_repetitive_answers(random_model):
 def test_choice_equals_the_librarys_processor():
     torch.manual_seed(0)
     seen, logits = torch.randint(0, 40, (5, 12)), torch.randn(5, 40)
-    greedy = Greedy(1.7)
+    greedy = GreedyDecoding(1.7)
     greedy.open(9, 40, torch.device("cpu"))
     slots = torch.tensor([7, 0, 3, 8, 1])
     greedy.admit(slots, seen)
@@ -61,4 +61,4 @@ def test_prompts_of_one_length_run_in_parts(random_model, monkeypatch):
 
 def test_nothing_to_answer_is_no_error(random_model):
     backbone = loading.adapt(random_model)
-    assert not list(loop.generate(backbone, base.FullDepth(), fills.Fill(), [], None, slots=4))
+    assert not list(loop.generate(Decoder(backbone), [], None, slots=4))

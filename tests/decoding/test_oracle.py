@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from early_exit.base.errors import InputError
-from early_exit.decoding import fills, oracle, teacher_forced
+from early_exit.decoding import fills, oracle
+from early_exit.decoding.teacher_forced import FullAnswer
 from early_exit.models import loading
 from engine import Forced, Length, prompts, requests_for, run
 
@@ -29,17 +30,17 @@ def test_exits_are_the_first_whose_token_is_the_full_models(random_model, reques
             at = len(prompt) + j - 1
             right = [n for n in exits if int(backbone.logits(of_the_library[n][0, at]).argmax()) == tokens[j]]
             expected.append(min(right, default=backbone.depth))
-        assert oracle.oracle_exits(backbone, exits, teacher_forced.Answer(prompt, tokens)) == expected
+        assert oracle.oracle_exits(backbone, exits, FullAnswer(prompt, tokens)) == expected
 
 
 def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
-    """With the exact state fill, tokens that leave at the oracle's exits are the full model's: the ceiling is real."""
+    """With the exact state fill, tokens that leave at the oracle's exits are the full model's: the bound is real."""
     backbone, some, exits = loading.adapt(random_model), prompts(6, seed=9), [1, 2, 3, 4, 5]
     answers = full_answers(backbone, some)
     left = 0
     for k, prompt in enumerate(some):
         tokens = answers[f"{k:02d}", 1.0]
-        blocks = oracle.oracle_exits(backbone, exits, teacher_forced.Answer(prompt, tokens))
+        blocks = oracle.oracle_exits(backbone, exits, FullAnswer(prompt, tokens))
         left += sum(block < backbone.depth for block in blocks)
         requests = requests_for([prompt], [0.0])
         policy = Forced([blocks[1:]], exits)
@@ -50,4 +51,4 @@ def test_leaving_where_the_oracle_leaves_keeps_the_answer(random_model):
 
 def test_a_repetition_penalty_is_refused():
     with pytest.raises(InputError, match=r"oracle: has no meaning under generation\.repetition_penalty"):
-        oracle.run({}, None, None, [], max_new_tokens=1, rules={"repetition_penalty": 1.2}, settings={})
+        oracle.check(1.2)

@@ -59,7 +59,7 @@ def test_a_prompt_twice_still_gives_its_own_first_token(random_model):
     assert answers["00", 1.0] == answers["01", 1.0]
 
 
-class Counted(prefix_cache.Beginning):
+class Counted(prefix_cache.PrefixCache):
     def __init__(self, shares):
         super().__init__(None, shares)
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_answer import SHAPES, PeakMemory
+from test_answer import LIMITS, SHAPES, PeakMemory, rules
 
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
-from early_exit.decoding import answer, loop, memory, speculate
+from early_exit.decoding import answer, loop, memory, run_parts, speculate
+from early_exit.decoding.requests import Generation, Request
 from early_exit.models import loading
-from early_exit.policies import build
 from engine import Length, prompts, requests_for, run, watch
 from reference import Schedule
 from reference import decode as slow_decode
@@ -177,19 +177,20 @@ def flops_of(costs, rows):
 
 def test_rounds_that_do_not_give_a_rows_tokens_are_refused():
     costs = cost_table(make_random_model("llama").config.to_dict(), {})
-    rows = [loop.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2, 2], [1, 0]),  # 1 + 2 + 1 tokens
-            loop.Generation("b", 2.0, 5, [1, 2, 3], [6] * 3, [2], [2]),  # its last draft ended the answer
-            loop.Generation("c", 2.0, 5, [1], [6])]  # fmt: skip
+    request = Request("a", [7] * 5, [2.0])
+    rows = [Generation(request, 2.0, [1, 2, 3, 4], [6] * 4, [2, 2], [1, 0]),  # 1 + 2 + 1 tokens
+            Generation(request, 2.0, [1, 2, 3], [6] * 3, [2], [2]),  # its last draft ended the answer
+            Generation(request, 2.0, [1], [6])]  # fmt: skip
     assert flops_of(costs, rows)["blocks"].tolist() == [36, 18, 0]
     for accepted in ([1, 2], [0, 0], []):
-        wrong = [loop.Generation("a", 2.0, 5, [1, 2, 3, 4], [6] * 4, [2] * len(accepted), accepted)]
+        wrong = [Generation(request, 2.0, [1, 2, 3, 4], [6] * 4, [2] * len(accepted), accepted)]
         with pytest.raises(InputError, match="row 0: 3 tokens are not what its rounds gave"):
             flops_of(costs, wrong)
 
 
 def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
     backbone = loading.adapt(random_model)
-    row = loop.Generation("a", 1.0, 5, token_ids=[9, 9])
+    row = Generation(Request("a", [7] * 5, [1.0]), 1.0, token_ids=[9, 9])
     may = partial(speculate.may_help, rule=Ends(6, {4}), draft_tokens=3)
     assert may(row, []) and may(row, [7]) and may(row, [7, 7])
     assert not may(row, [7, 7, 7])  # six tokens are the most: one is left, which the full model gives itself
@@ -200,18 +201,20 @@ def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
 
 
 def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
-    """Through the plans of a run: the exit is the backbone's first unless the policy names one."""
+    """Through the parts of a run: the exit is the backbone's first unless the policy names one."""
     backbone, requests = loading.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
     policy = {"kind": "self-speculative", "exit": None}
-    given = build.Given({}, [3, 5], 6, 1)
-    plans = answer._plans(policy, backbone, [2.0, 4.0], given, None)
-    assert [plan.draft for plan in plans] == [(3, 2), (3, 4)]
-    assert [p.draft for p in answer._plans(policy | {"exit": 2}, backbone, [1.0], given, None)] == [(2, 1)]
-    for plan in plans:
-        rows = list(answer._answer(plan, requests, Length(6), 1.0, batch_size=4, budget=2**40))
-        assert {row.setting for row in rows} == {plan.draft[1]} and len(rows) == 3
+    parts = run_parts.self_speculative(policy, backbone, [2.0, 4.0], [3, 5])
+    assert [part.decoder.step.keywords for part in parts] == [
+        {"exit_block": 3, "draft_tokens": 2}, {"exit_block": 3, "draft_tokens": 4},
+    ]  # fmt: skip
+    (named,) = run_parts.self_speculative(policy | {"exit": 2}, backbone, [1.0], [3, 5])
+    assert named.decoder.step.keywords == {"exit_block": 2, "draft_tokens": 1}
+    for part in parts:
+        rows = list(answer.answer_part(part, requests, rules(Length(6)), LIMITS))
+        assert {row.setting for row in rows} == {part.decoder.drafted} and len(rows) == 3
         for row in rows:
-            check_rounds(row, plan.draft[1])
+            check_rounds(row, part.decoder.drafted)
             assert row.drafted
 
 
@@ -220,8 +223,8 @@ def test_predicted_memory_bounds_what_rounds_take(name):
     """Logits of every token read, and of a Mamba the states after each, beside what plain decoding takes."""
     torch.manual_seed(0)
     backbone = loading.adapt(SHAPES[name]().eval())
-    requests = [loop.Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
+    requests = [Request(f"{k}", torch.randint(3, 900, (20,)).tolist(), [4.0]) for k in range(16)]
     with PeakMemory() as measured:
         run(backbone, requests, slots=16, rule=Length(8), step=speculate.step(1, 4))
-    predicted = memory.peak(backbone, 16, 20, 8, drafted=4)
+    predicted = memory.peak(backbone, 16, memory.Shape(20, 8, drafted=4))
     assert predicted / 3 < measured.peak <= predicted

@@ -19,6 +19,7 @@ from conftest import ROOT, make_random_model
 from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
+from early_exit.decoding.batch import Decoder
 from early_exit.heads import designs, store, targets, training
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
@@ -102,7 +103,7 @@ def test_heads_train_and_decode_on_a_bfloat16_backbone(name):
     for name in configs:
         policy = confidences.HeadConfidence(made[name].requires_grad_(False).to(torch.bfloat16))
         fill = fills.FILLS[backbone.family]["propagate"]()
-        rows = list(loop.generate(backbone, policy, fill, requests, Length(), slots=4))
+        rows = list(loop.generate(Decoder(backbone, policy, fill), requests, Length(), slots=4))
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}
         assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.setting == 0.0)
         assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.setting == 1.0)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from conftest import Float64
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
+from early_exit.decoding.batch import Decoder
 from early_exit.experiment import config
 from early_exit.models import cache_updates, conformance, loading
-from early_exit.policies import base as policies
 from early_exit.sources import families, manifests
 from early_exit.sources.families import SUPPORTED, TESTED
 
@@ -94,7 +94,7 @@ def check_never_exit(model, longest):
     prompts = [[rng.randrange(3, 61) for _ in range(length)] for length in lengths]
     requests = [loop.Request(f"{k}", prompt, [1.0]) for k, prompt in enumerate(prompts)]
     backbone = loading.adapt(model)
-    rows = loop.generate(backbone, policies.FullDepth(), fills.Fill(), requests, Length(), slots=4)
+    rows = loop.generate(Decoder(backbone), requests, Length(), slots=4)
     tokens = {row.example_id: row.token_ids for row in rows}
     for k, prompt in enumerate(prompts):
         expected = model.generate(

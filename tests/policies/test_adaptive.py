@@ -13,10 +13,11 @@ from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
 from early_exit.decoding import fills
 from early_exit.models import loading
-from early_exit.policies import budget as steering
+from early_exit.policies import budget as budgets
 from early_exit.policies import build, forced
-from early_exit.policies import plan as planning
-from early_exit.policies import thresholds as adaptive
+from early_exit.policies import plan as plans
+from early_exit.policies.measured import MeasuredConfidences
+from early_exit.policies.thresholds import Budget, Decay, PerExit, Same
 from engine import Length, prompts, requests_for, run
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
@@ -27,11 +28,11 @@ TEMPERATURE, HORIZON = 3.0, 2.0
 
 def make_rule(adapt, table, fill):
     if adapt == "decay":
-        return adaptive.Decay(TEMPERATURE, TOKENS)
+        return Decay(TEMPERATURE, TOKENS)
     if adapt == "per-exit":
-        return adaptive.PerExit(VECTORS)
+        return PerExit(VECTORS)
     options = {"exits": EXITS, "state_fill": fill, "check": "softmax"}
-    return adaptive.Budget(**CURVE, spend=steering.spending(table, options), horizon=HORIZON)
+    return Budget(**CURVE, spend=budgets.spending(table, options), horizon=HORIZON)
 
 
 def defined(adapt, table, fill):
@@ -117,16 +118,18 @@ def measured(generator, lengths):
     passes = sum(lengths)
     agreement = generator.random((passes, 4)) < (sure := surer_with_depth(generator, passes))
     prompt_tokens = generator.integers(10, 60, size=len(lengths))
-    return planning.Measured(sure, agreement, np.repeat(np.arange(len(lengths)), lengths), prompt_tokens, TABLE, COSTS)
+    return MeasuredConfidences(
+        sure, agreement, np.repeat(np.arange(len(lengths)), lengths), prompt_tokens, TABLE, COSTS
+    )
 
 
 def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):
-    """FLOPs over the full model's, of answers of these lengths that a budget steers."""
+    """FLOPs over the full model's, of answers of these lengths whose thresholds a budget sets."""
     generator = np.random.default_rng(seed)
-    points = planning.curve(measured(generator, generator.integers(1, 9, size=60)))
-    spend = steering.spending(TABLE, COSTS)
+    points = plans.curve(measured(generator, generator.integers(1, 9, size=60)))
+    spend = budgets.spending(TABLE, COSTS)
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
-    rule = adaptive.Budget(thresholds, shares, spend, horizon)
+    rule = Budget(thresholds, shares, spend, horizon)
     rows = [SimpleNamespace(setting=budget, prompt_tokens=20, token_ids=[0], exit_blocks=[8]) for _ in lengths]
     running = list(zip(rows, lengths, strict=True))
     while running:
@@ -147,7 +150,7 @@ def test_a_budget_is_met_within_two_percent_over_a_dataset(budget, most):
     assert simulated(budget, lengths, horizon=4) == pytest.approx(budget, abs=0.02)
 
 
-def test_steering_meets_the_budget_where_the_calibration_misleads():
+def test_a_budget_is_met_where_the_calibration_misleads():
     """Answers whose confidences are lower than those it was measured on: what is not steered spends far more."""
     lengths = [40] * 50
     assert simulated(0.75, lengths, horizon=4, unsure=2.0) == pytest.approx(0.75, abs=0.02)
@@ -161,10 +164,10 @@ def answers(generator, count=200):
     sure = surer_with_depth(generator, len(unsure), unsure[:, None])
     prompt_tokens = generator.integers(10, 60, size=count)
     which = np.repeat(np.arange(count), lengths)
-    return planning.Measured(sure, np.ones_like(sure, dtype=bool), which, prompt_tokens, TABLE, COSTS)
+    return MeasuredConfidences(sure, np.ones_like(sure, dtype=bool), which, prompt_tokens, TABLE, COSTS)
 
 
-def steered(found, budget, rule):
+def spent_at(found, budget, rule):
     """FLOPs over the full model's of measured answers, one after another."""
     rows = []
     for answer, prompt_tokens in enumerate(found.prompt_tokens):
@@ -184,16 +187,16 @@ def test_answers_that_end_surely_miss_a_budget_and_what_is_aimed_at_mends_that()
     generator = np.random.default_rng(3)
     known, fresh = answers(generator), answers(generator)
     policy = {"horizon": 4, "budgets": [0.7, 0.8, 0.9]}
-    points = planning.curve(known)
-    aims = steering.aims(known, policy, points)
+    points = plans.curve(known)
+    aims = budgets.aims(known, policy, points)
     assert [entry["budget"] for entry in aims] == policy["budgets"]
-    naive, aimed = (steering.rule(points, TABLE, COSTS, 4, found) for found in ((), aims))
+    naive, aimed = (budgets.rule(points, TABLE, COSTS, 4, found) for found in ((), aims))
     for entry in aims:
         budget = entry["budget"]
-        assert steered(known, budget, aimed) == pytest.approx(entry["share"])  # the same account
+        assert spent_at(known, budget, aimed) == pytest.approx(entry["share"])  # the same account
         assert entry["share"] == pytest.approx(budget, abs=0.002)
-        assert steered(fresh, budget, aimed) == pytest.approx(budget, abs=0.01)
-    assert max(abs(steered(fresh, budget, naive) - budget) for budget in policy["budgets"]) > 0.02
+        assert spent_at(fresh, budget, aimed) == pytest.approx(budget, abs=0.01)
+    assert max(abs(spent_at(fresh, budget, naive) - budget) for budget in policy["budgets"]) > 0.02
 
 
 def test_the_spending_of_rows_is_what_costs_count():
@@ -201,7 +204,7 @@ def test_the_spending_of_rows_is_what_costs_count():
         SimpleNamespace(prompt_tokens=7, token_ids=[0] * 3, exit_blocks=[8, 4, 8]),
         SimpleNamespace(prompt_tokens=3, token_ids=[0], exit_blocks=[8]),
     ]
-    spent, full, coming = steering.spending(TABLE, COSTS)(rows)
+    spent, full, coming = budgets.spending(TABLE, COSTS)(rows)
     longer = costs.generation_flops(TABLE, prompt_tokens=[7, 3], exit_blocks=[[8, 4, 8, 8], [8, 8]], **COSTS)
     assert full + coming == pytest.approx(longer["flops_full"])
     checks = 4 * flops(TABLE["heads"]["calm"])
@@ -228,11 +231,11 @@ def given(plan=PLAN, **options):
 @pytest.mark.parametrize(
     ("policy", "rule"),
     [
-        (entry(kind="softmax", adapt="none"), adaptive.Same),
-        (entry(kind="margin", adapt="decay", temperature=2.0), adaptive.Decay),
-        (entry(kind="saturation", adapt="per-exit"), adaptive.PerExit),
-        (entry(kind="softmax", adapt="budget", horizon=4), adaptive.Budget),
-        (entry(kind="patience"), adaptive.Same),
+        (entry(kind="softmax", adapt="none"), Same),
+        (entry(kind="margin", adapt="decay", temperature=2.0), Decay),
+        (entry(kind="saturation", adapt="per-exit"), PerExit),
+        (entry(kind="softmax", adapt="budget", horizon=4), Budget),
+        (entry(kind="patience"), Same),
     ],
 )
 def test_an_entry_becomes_its_policy(policy, rule, random_model):
@@ -240,10 +243,10 @@ def test_an_entry_becomes_its_policy(policy, rule, random_model):
     assert type(made).__name__.lower() == policy["kind"] and type(made.adapt) is rule
     rows = [SimpleNamespace(setting=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
     assert made.thresholds(rows).shape == (1, len(EXITS))
-    if rule is adaptive.Decay:
+    if rule is Decay:
         assert made.thresholds(rows)[0, 0] == pytest.approx(0.81 + 0.1 * math.exp(-2 / 16))
     unplanned = build.build(policy, loading.adapt(random_model), given(plan=None))
-    assert rule is adaptive.Decay or type(unplanned.adapt) is adaptive.Same
+    assert rule is Decay or type(unplanned.adapt) is Same
 
 
 def test_entries_that_ask_nobody(random_model):

@@ -17,10 +17,11 @@ from conftest import ROOT, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills, teacher_forced
+from early_exit.decoding.teacher_forced import FullAnswer
 from early_exit.heads import store
 from early_exit.models import loading
-from early_exit.policies import confidences
-from early_exit.policies import plan as planning
+from early_exit.policies import confidences, plan
+from early_exit.policies.measured import MeasuredConfidences
 from engine import prompts, requests_for, run
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
@@ -53,7 +54,7 @@ def test_measured_confidences_are_those_of_a_run_that_never_leaves(name, kind):
         for prompt in some:
             torch.manual_seed(3)
             (row,) = run(backbone, requests_for([prompt], [1.0]), noting(policy()), fills.Fill()).values()
-            answers.append(teacher_forced.Answer(prompt, row.token_ids))
+            answers.append(FullAnswer(prompt, row.token_ids))
         torch.manual_seed(3)
         found = teacher_forced.measure(backbone, policy(), answers, {}, {})
     np.testing.assert_allclose(found.confidence, torch.stack(noted).view(-1, len(EXITS)).numpy(), rtol=1e-9)
@@ -77,26 +78,26 @@ def test_shares_are_the_flops_of_the_exits_and_prices_add_up_to_them():
     counted = passes.generation_flops(
         TABLE, prompt_tokens=[p for p, _ in runs], exit_blocks=[b for _, b in runs], **COSTS
     )
-    assert found.share(left) == pytest.approx(counted["flops"].sum() / counted["flops_full"].sum())
+    assert found.flops_share(left) == pytest.approx(counted["flops"].sum() / counted["flops_full"].sum())
     assert [b for _, blocks in runs for b in blocks[1:]] == [[*COSTS["exits"], 8][k] for k in left]
     full = np.concatenate([
         passes.generation_flops(TABLE, prompt_tokens=[p + j], exit_blocks=[[8, 8]])["flops_full"]
         for p, blocks in runs for j in range(len(blocks) - 1)
     ])  # fmt: skip
     prices = found.prices()[np.arange(len(left)), left]
-    assert (prices * full).sum() / full.sum() == pytest.approx(found.share(left))
+    assert (prices * full).sum() / full.sum() == pytest.approx(found.flops_share(left))
 
 
 def test_agreement_counts_passes_that_leave_with_the_full_model_s_token():
     found = some_measured(2)
     left = found.leaves(np.full(4, 0.6))
     right = [k == 4 or bool(found.agreement[i, k]) for i, k in enumerate(left)]
-    assert found.kept(left) == pytest.approx(np.mean(right))
-    assert found.kept(found.leaves(np.ones(4))) == 1.0
+    assert found.agreement_share(left) == pytest.approx(np.mean(right))
+    assert found.agreement_share(found.leaves(np.ones(4))) == 1.0
 
 
 def test_the_curve_goes_up_from_all_leaving_to_none():
-    points = planning.curve(some_measured(3))
+    points = plan.curve(some_measured(3))
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     assert thresholds == sorted(set(thresholds)) and shares == sorted(shares)
     assert thresholds[0] == 0.0 and thresholds[-1] == 1.0 and points[-1]["agreement"] == 1.0
@@ -117,7 +118,7 @@ def test_the_best_threshold_of_one_exit_is_the_best_of_all(seed, k, trade):
         left = found.leaves(np.where(np.arange(4) == k, threshold, vector))
         return losses[np.arange(len(left)), left].sum()
 
-    best = planning._best_threshold(found.confidence, losses, vector, k)
+    best = plan._best_threshold(found.confidence, losses, vector, k)
     assert loss(best) == pytest.approx(min(loss(t) for t in np.arange(-0.05, 1.1, 0.1)))
 
 
@@ -125,11 +126,11 @@ def test_vectors_keep_to_their_level_and_beat_one_threshold_for_all_exits():
     levels, better = [0.7, 0.8, 0.9, 0.95, 1.0], 0
     for seed in range(3):
         found = some_measured(seed, answers=30)
-        for setting, level in zip(planning.per_exit(found, levels), levels, strict=True):
+        for setting, level in zip(plan.per_exit(found, levels), levels, strict=True):
             left = found.leaves(np.array(setting["thresholds"]))
-            assert setting["setting"] == level and setting["agreement"] == found.kept(left) >= level
-            one = min(point["share"] for point in planning.curve(found) if point["agreement"] >= level)
-            assert setting["share"] == found.share(left) <= one
+            assert setting["setting"] == level and setting["agreement"] == found.agreement_share(left) >= level
+            one = min(point["share"] for point in plan.curve(found) if point["agreement"] >= level)
+            assert setting["share"] == found.flops_share(left) <= one
             better += setting["share"] < one - 0.005
     assert better > 5, "one threshold for each exit should gain something somewhere"
 
@@ -139,14 +140,14 @@ def test_vectors_come_close_to_the_best_there_is():
     generator = np.random.default_rng(8)
     full = measured(generator, generator.integers(1, 6, size=14))
     two = {**COSTS, "exits": [4, 6]}
-    found = planning.Measured(full.confidence[:, [0, 2]], full.agreement[:, [0, 2]], full.answer, full.prompt_tokens,
+    found = MeasuredConfidences(full.confidence[:, [0, 2]], full.agreement[:, [0, 2]], full.answer, full.prompt_tokens,
                               TABLE, two)  # fmt: skip
     grids = [[*(np.sort(column) - 1e-9), 1.0] for column in found.confidence.T]
     tried = []
     for vector in itertools.product(*grids):
         left = found.leaves(np.array(vector))
-        tried.append((found.kept(left), found.share(left)))
-    for setting in planning.per_exit(found, [0.8, 0.9, 1.0]):
+        tried.append((found.agreement_share(left), found.flops_share(left)))
+    for setting in plan.per_exit(found, [0.8, 0.9, 1.0]):
         best = min(share for kept, share in tried if kept >= setting["setting"])
         assert best <= setting["share"] <= best + 0.03
 
@@ -155,29 +156,29 @@ def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
     schema = yaml.safe_load((ROOT / "workflow/schemas/adaptive.schema.yaml").read_text())
     found = some_measured(5)
     for policy in ({"adapt": "per-exit", "levels": [0.9]}, {"adapt": "budget", "budgets": [0.7, 0.9], "horizon": 4}):
-        plan = planning.plan("mine", policy, found)
-        jsonschema.validate(plan, schema)
-        assert (plan["answers"], plan["passes"]) == (12, len(found.answer))
-        assert bool(plan["settings"]) == (policy["adapt"] == "per-exit")
+        made = plan.plan("mine", policy, found)
+        jsonschema.validate(made, schema)
+        assert (made["answers"], made["passes"]) == (12, len(found.answer))
+        assert bool(made["settings"]) == (policy["adapt"] == "per-exit")
     with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):
-        planning.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9], "horizon": 4}, found)
-    none = planning.Measured(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
+        plan.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9], "horizon": 4}, found)
+    none = MeasuredConfidences(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
     with pytest.raises(InputError, match=r"policy mine: .* one token long"):
-        planning.plan("mine", {"adapt": "budget", "budgets": [0.9], "horizon": 4}, none)
+        plan.plan("mine", {"adapt": "budget", "budgets": [0.9], "horizon": 4}, none)
 
 
 def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():
     examples = pd.DataFrame({"example_id": [f"e{k}" for k in range(60)], "group_id": [f"g{k // 3}" for k in range(60)]})
-    chosen = planning.chosen_on(examples, seed=1)
+    chosen = plan.chosen_on(examples, seed=1)
     assert chosen.sum() == 30
     assert chosen.groupby(examples["group_id"]).nunique().eq(1).all()
-    assert chosen.equals(planning.chosen_on(examples.iloc[::-1], seed=1).sort_index())
-    assert not chosen.equals(planning.chosen_on(examples, seed=2))
+    assert chosen.equals(plan.chosen_on(examples.iloc[::-1], seed=1).sort_index())
+    assert not chosen.equals(plan.chosen_on(examples, seed=2))
 
 
 def test_an_answer_of_one_token_has_nothing_to_measure(random_model):
     backbone = loading.adapt(random_model)
-    some = [teacher_forced.Answer([3, 4, 5], [7]), teacher_forced.Answer([3, 4], [7, 8, 9])]
+    some = [FullAnswer([3, 4, 5], [7]), FullAnswer([3, 4], [7, 8, 9])]
     found = teacher_forced.measure(backbone, make("softmax", backbone), some, {}, {})
     assert found.answer.tolist() == [1, 1] and found.confidence.shape == (2, len(EXITS))
     assert len(backbone.blocks) == DEPTH

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
-from early_exit.decoding import fills, loop, memory
+from early_exit.decoding import fills, memory
+from early_exit.decoding.requests import Generation, Request
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies import confidences, forced
@@ -168,7 +169,7 @@ def test_a_repetition_penalty_acts_on_the_logits_of_a_check():
 
 def test_a_row_that_fits_its_memory_with_checks_has_room_for_their_logits(random_model):
     backbone = loading.adapt(random_model)
-    plain, asking = (memory.peak(backbone, 8, 20, 4, asks_lm_head=asks) for asks in (False, True))
+    plain, asking = (memory.peak(backbone, 8, memory.Shape(20, 4, asks_lm_head=asks)) for asks in (False, True))
     assert asking - plain == 8 * backbone.vocabulary * 3 * 4
     assert confidences.Softmax.asks_lm_head and not confidences.Saturation.asks_lm_head
 
@@ -186,7 +187,7 @@ def test_fixed_leaves_at_the_setting_s_exit_and_beyond_the_last_never(random_mod
 
 
 def answer(example_id="a", setting=0.5, tokens=1):
-    return loop.Generation(example_id, setting, 3, [0] * tokens, [DEPTH] * tokens)
+    return Generation(Request(example_id, [7] * 3, [setting]), setting, [0] * tokens, [DEPTH] * tokens)
 
 
 def drawn(policy, rows):

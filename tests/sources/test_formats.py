@@ -20,7 +20,9 @@ from early_exit.base.records import read_json
 from early_exit.costs import passes
 from early_exit.data import prompts, questions
 from early_exit.data.conversations import Prompt
-from early_exit.decoding import answer, stopping
+from early_exit.decoding import answer, memory, stopping
+from early_exit.decoding.batch import Decoder
+from early_exit.decoding.run_parts import RunPart
 from early_exit.models import loading
 from early_exit.sources import manifests, model_files
 from hub_files import (
@@ -351,7 +353,7 @@ def test_prompts_are_tokenised_as_by_sentencepiece_after_a_begin_of_sequence(who
     tokenizer = loading.load_tokenizer(manifest)
     assert len(tokenizer) == own.vocab_size() == manifest["config"]["vocab_size"] == 32768
     texts = [*TEXTS, (ROOT / "README.md").read_text(encoding="utf-8")]
-    asked = answer.tokenise([Prompt(f"{k}", text, ()) for k, text in enumerate(texts)], tokenizer, None, "", {})
+    asked = answer.tokenise([Prompt(f"{k}", text, ()) for k, text in enumerate(texts)], tokenizer, None, "")
     assert [request.token_ids for request in asked] == [[own.bos_id(), *own.encode(text)] for text in texts]
     assert tokenizer("[INST] <s>")["input_ids"] == [1, 3, 29473, 1]  # control tokens, were they in a prompt
 
@@ -401,17 +403,10 @@ def test_a_run_gives_the_library_s_greedy_text(whole, tmp_path):
             "stop_strings": [["\n"]] * 3,
         }
     )
-    answerer = answer.Answerer(
-        {"kind": "full"},
-        manifest,
-        [1.0],
-        setting_kind="none",
-        stop_strings=["\n"],
-        max_new_tokens=8,
-        rules=RULES,
-        runtime=SETTINGS,
-        job_mib=4000,
-    )
+    backbone, tokenizer = loading.open_backbone(manifest, SETTINGS)
+    rule = stopping.StopRule(tokenizer, loading.stop_token_ids(backbone, tokenizer), ["\n"], 8)
+    parts, limits = [RunPart([1.0], Decoder(backbone))], memory.Limits(SETTINGS["batch_size"], 2**31)
+    answerer = answer.Answerer(tokenizer, parts, answer.Rules(rule, **RULES), limits, "none", 1)
     answers = answer.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
     backbone = load(manifest)
     library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()

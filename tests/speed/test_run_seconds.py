@@ -1,5 +1,6 @@
 """Seconds per token: the protocol, on a clock of ours."""
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pandas as pd
@@ -7,7 +8,8 @@ import pytest
 from test_speed import Silent, clock_of
 
 from early_exit.base.errors import InputError
-from early_exit.decoding.loop import Generation
+from early_exit.decoding.answer import Rules
+from early_exit.decoding.requests import Generation, Request
 from early_exit.speed import run_seconds
 from engine import Length
 
@@ -15,17 +17,20 @@ EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"]
                          "prompt_parts": [[], []]})  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Three:
-    """Answers every prompt with three tokens, or as many as its rule allows."""
+    """Answers every prompt with three tokens, or as many as its rules allow."""
 
-    def __init__(self):
-        self.rule, self.calls = Length(3), []
+    rules: Rules = Rules(Length(3), "refuse", 1.0, {})  # noqa: RUF009
+    calls: list = field(default_factory=list)
 
     def __call__(self, prompts):
-        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].settings, self.rule.max_new_tokens))
+        length = self.rules.stop.max_new_tokens
+        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].settings, length))
         for prompt in prompts:
-            tokens = [7] * min(3, self.rule.max_new_tokens)
-            yield Generation(prompt.example_id, prompt.settings[0], 5, tokens, [6] * len(tokens), "length")
+            tokens = [7] * min(3, length)
+            request = Request(prompt.example_id, [7] * 5, prompt.settings)
+            yield Generation(request, prompt.settings[0], tokens, [6] * len(tokens), stop_reason="length")
 
 
 def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
@@ -42,8 +47,7 @@ def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
 
 
 def test_answers_of_one_token_have_no_seconds_per_token():
-    answerer = Three()
-    answerer.rule = Length(1)
+    answerer = Three(Rules(Length(1), "refuse", 1.0, {}))
     found = run_seconds.measure(answerer, EXAMPLES, [0.5], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
     assert found["seconds_per_token"].isna().all()
 

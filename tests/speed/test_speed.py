@@ -20,7 +20,7 @@ from early_exit.models import loading
 from early_exit.report import speed
 from early_exit.speed import cases as speed_cases
 from early_exit.speed import interleaved
-from early_exit.speed.interleaved import Answer, Case
+from early_exit.speed.interleaved import Case, TimedAnswer
 from early_exit.speed.plan import plan
 
 EXITS, DEPTH, NEW_TOKENS = [2, 4], 6, 5
@@ -69,7 +69,7 @@ def clock_of(durations):
     return iter(times[1:]).__next__
 
 
-ANSWERS = (Answer(3, (6, 6)),)
+ANSWERS = (TimedAnswer(3, (6, 6)),)
 
 
 def case(name="full", answers=ANSWERS, flops=1.0, called=None, **options):
@@ -97,8 +97,8 @@ def test_rounds_are_in_turn_and_the_median_counts():
 
 def test_a_row_compares_whole_calls_and_decoding_alone_with_its_baseline():
     """Prompts take 1 s; 2 rows with 5 tokens each, of which the first comes out of the prompt."""
-    five = [Answer(3, (6,) * 5)] * 2
-    prefill = case("prefill", answers=[Answer(3, (6,))] * 2)
+    five = [TimedAnswer(3, (6,) * 5)] * 2
+    prefill = case("prefill", answers=[TimedAnswer(3, (6,))] * 2)
     full = case("full", answers=five, flops=80.0, prefill=prefill)
     fast = case("exit", answers=five, flops=32.0, prefill=prefill, baseline=full)
     measured = interleaved.interleave([prefill, full, fast], 1, Silent(), clock_of([1, 5, 3]))
@@ -137,14 +137,12 @@ def bench_of(name: str, **settings) -> speed_cases.Bench:
     for head, design in DESIGNS.items():
         fill = list(fills.FILLS[backbone.family])[0]  # noqa: RUF015
         trained = store.build(design, backbone.hidden_size, EXITS, head).eval().requires_grad_(False)
-        timed.append(speed_cases.HeadPolicy(head, fill, "skip", 0.5, trained))
+        timed.append(speed_cases.TimedHead(head, fill, "skip", 0.5, trained))
     checks = {head: store.cost(design, backbone.hidden_size, head) for head, design in DESIGNS.items()}
     table = passes.cost_table(backbone.model.config.to_dict(), checks)
     rule = StopRule(Tokenizer(), (2,), ("A", "KL"), 8)
-    return speed_cases.Bench(
-        backbone, PROMPTS, rule, exits=EXITS, heads=timed, costs=table, settings=SETTINGS | settings,
-        drafts=[(2, 3)],
-    )  # fmt: skip
+    exits = speed_cases.Exits(EXITS, timed, [(2, 3)])
+    return speed_cases.Bench(backbone, PROMPTS, rule, exits, costs=table, settings=SETTINGS | settings)
 
 
 @pytest.fixture(scope="module", params=["llama", "mamba2"])
@@ -154,7 +152,7 @@ def bench(request):
 
 @pytest.fixture(scope="module")
 def measured(bench):
-    """{group: {case: Measured}} of two repeats of everything."""
+    """{group: {case: Repeats}} of two repeats of everything."""
     torch.set_num_threads(1)
     return {name: interleaved.interleave(cases, 2, Silent()) for name, cases in bench.groups().items()}
 
@@ -250,7 +248,7 @@ def test_the_library_keeps_its_own_generation_config(bench):
 
 def test_too_few_prompts_are_named(bench):
     few = speed_cases.Bench(
-        bench.backbone, PROMPTS[:2], bench.natural_rule, exits=EXITS, heads=(), costs=bench.costs, settings=SETTINGS
+        bench.backbone, PROMPTS[:2], bench.natural_rule, speed_cases.Exits(EXITS), costs=bench.costs, settings=SETTINGS
     )
     with pytest.raises(InputError, match=r"3 prompts are asked for, the test split has 2"):
         few.fixed_length(3)

@@ -10,10 +10,10 @@ from conftest import ROOT
 from early_exit.blocks import settling
 from early_exit.data import datasets, prompts
 from early_exit.data.corpus import load_corpus
-from early_exit.decoding import fills, loop, stopping
+from early_exit.decoding import loop, stopping
+from early_exit.decoding.batch import Decoder
 from early_exit.evaluation import metrics
 from early_exit.models import documents, loading
-from early_exit.policies import base
 from early_exit.sources import manifests
 from tiny import pretrain, world
 
@@ -44,7 +44,7 @@ def answers(model, kind, count=None):
     stop_strings = prompts.PROFILES["official"][kind].stop_strings
     rule = stopping.StopRule(tokenizer, loading.stop_token_ids(backbone, tokenizer), stop_strings, 32)
     requests = [loop.Request(i, tokenizer(prompt)["input_ids"], (1.0,)) for i, prompt in examples["prompt"].items()]
-    done = loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=128)
+    done = loop.generate(Decoder(backbone), requests, rule, slots=128)
     return examples, {row.example_id: rule.text(row.token_ids) for row in done}
 
 
@@ -88,10 +88,7 @@ def test_never_exit_equals_plain_greedy_decoding(model):
     prompts_ = [tokenizer(prompt)["input_ids"] for prompt in examples["prompt"]]
     rule = stopping.StopRule(tokenizer, {-1}, ["never"], 16)
     requests = [loop.Request(str(k), prompt, (1.0,)) for k, prompt in enumerate(prompts_)]
-    ours = {
-        row.example_id: row.token_ids
-        for row in loop.generate(backbone, base.FullDepth(), fills.Fill(), requests, rule, slots=8)
-    }
+    ours = {row.example_id: row.token_ids for row in loop.generate(Decoder(backbone), requests, rule, slots=8)}
     for k, prompt in enumerate(prompts_):
         expected = backbone.model.generate(
             torch.tensor([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=[-1]

@@ -11,7 +11,8 @@ from early_exit.base import records
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.data import datasets, shards
-from early_exit.decoding import answer
+from early_exit.decoding import answer, memory, run_parts, stopping
+from early_exit.models import loading
 from early_exit.sources import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -40,7 +41,7 @@ run({folder!r}, {history!r})
 """
 
 
-def run(folder, history, every=2, place=None, **changes):
+def run(folder, history, every=2, place=None, batch_size=4):
     """Answers of a pruned model, written to a file of `folder` with a journal beside it; the journal's first rows.
 
     `place` is the shard, if not all questions are asked.
@@ -59,21 +60,15 @@ def run(folder, history, every=2, place=None, **changes):
     examples = shards.part(datasets.load("coqa", spec, 1).query("split == 'test'"), place)
     journal = Journal(f"{folder}/test.partial", "same", every)
     kept = list(journal.rows)
-    runtime = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
+    runtime = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1}
     rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
     dropped = pruning.drops_by_setting(PRUNED, manifest["depth"])
-    answerer = answer.Answerer(
-        PRUNED,
-        manifest,
-        sorted(dropped),
-        setting_kind="blocks dropped",
-        stop_strings=examples["stop_strings"].iloc[0],
-        max_new_tokens=8,
-        rules=rules,
-        runtime=runtime | changes,
-        job_mib=4000,
-        dropped=dropped,
-    )
+    backbone, tokenizer = loading.open_backbone(manifest, runtime)
+    ends = loading.stop_token_ids(backbone, tokenizer)
+    stop = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], 8)
+    parts = run_parts.pruned(PRUNED, backbone, dropped)
+    limits = memory.Limits(batch_size, 2**31)
+    answerer = answer.Answerer(tokenizer, parts, answer.Rules(stop, **rules), limits, "blocks dropped", 1)
     frame = answer.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     return kept

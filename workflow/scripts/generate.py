@@ -4,7 +4,7 @@ from early_exit.base import job, records, resume
 from early_exit.base.files import partial
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
-from early_exit.decoding import answer, job_inputs, oracle
+from early_exit.decoding import answer, job_inputs
 
 with job.logged(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output
@@ -15,16 +15,14 @@ with job.logged(snakemake) as log:
     journals = {split: Journal(partial(path), fingerprint, rows) for split, path in output.items()}
     is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}
     for split in journals:
-        asked = examples[examples["split"] == split]
-        if asked.empty:
-            answers[split] = answer.none()
+        these = examples[examples["split"] == split]
+        if these.empty:
+            answers[split] = answer.empty_answers()
         elif is_oracle:
-            full = records.read_table(files.full, records.GENERATIONS)
-            options = {"max_new_tokens": params.max_new_tokens, "rules": params.rules, "settings": params.runtime}
-            answers[split] = oracle.run(records.read_json(files.manifest), asked, full, params.exits, **options)
+            answers[split] = job_inputs.oracle_run(params, files, these)
         else:
             answerer = answerer or job_inputs.answerer(params, files, snakemake.resources.mem_mb)
-            answers[split] = answer.run(answerer, asked, journals[split])
+            answers[split] = answer.run(answerer, these, journals[split])
         log.info("%s: %d answers", split, len(answers[split]))
     dropped = pruning.metadata(job_inputs.dropped(params, files))
     for split, path in output.items():  # all at the end: a second Snakemake in the folder may take earlier ones away

@@ -6,8 +6,7 @@ from early_exit.base import job, records
 from early_exit.decoding import stopping
 from early_exit.heads import store
 from early_exit.models import loading
-from early_exit.speed import cases as speed_cases
-from early_exit.speed import interleaved
+from early_exit.speed import cases, interleaved
 
 with job.logged(snakemake) as log:
     params = snakemake.params
@@ -30,15 +29,13 @@ with job.logged(snakemake) as log:
                 log.warning("%s: no threshold keeps %s, so it runs as the full model", spec["policy"], spec["promise"])
                 continue
             trained = store.load(spec["folder"], spec["head"], manifest).to(backbone.device, backbone.model.dtype)
-            timed.append(speed_cases.HeadPolicy(*(spec[name] for name in names), threshold, trained))
+            timed.append(cases.TimedHead(*(spec[name] for name in names), threshold, trained))
         rule = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], entry["max_new_tokens"])
-        bench = speed_cases.Bench(
-            backbone, prompts, rule, exits=params.exits, heads=timed, costs=costs, settings=params.settings,
-            drafts=entry["drafts"],
-        )  # fmt: skip
+        exits = cases.Exits(params.exits, timed, entry["drafts"])
+        bench = cases.Bench(backbone, prompts, rule, exits, costs=costs, settings=params.settings)
         same = {"backbone": manifest["name"], "dataset": entry["dataset"], "threads": params.runtime["threads"],
                 "dtype": params.runtime["dtype"], "device": str(backbone.device)}  # fmt: skip
-        for name, cases in bench.groups().items():
-            log.info("%s, %s: %d cases", entry["dataset"], name, len(cases))
-            tables.append(interleaved.measure(cases, params.settings["repeats"], probe, **same))
+        for name, group in bench.groups().items():
+            log.info("%s, %s: %d cases", entry["dataset"], name, len(group))
+            tables.append(interleaved.measure(group, params.settings["repeats"], probe, **same))
     records.write_csv(pd.concat(tables), snakemake.output[0], "%.6g")

@@ -17,8 +17,9 @@ from early_exit.base.records import read_json
 from early_exit.costs.parts import Cost
 from early_exit.costs.passes import cost_table, generation_flops
 from early_exit.decoding import loop
+from early_exit.decoding.batch import Decoder
 from early_exit.decoding.fills import FILLS, Fill
-from early_exit.decoding.loop import Request
+from early_exit.decoding.requests import Request
 from early_exit.decoding.stopping import StopRule
 from early_exit.heads import store
 from early_exit.models import loading
@@ -124,7 +125,8 @@ def generate(
         ending.max_new_tokens,
     )  # fmt: skip
     requests = [Request(str(k), token_ids, [threshold]) for k, token_ids in enumerate(_encode(model, prompts, ending))]
-    generations = {g.example_id: g for g in loop.generate(backbone, policy, fill, requests, rule, slots=ROWS)}
+    decoder = Decoder(backbone, policy, fill)
+    generations = {g.example_id: g for g in loop.generate(decoder, requests, rule, slots=ROWS)}
     ordered = [generations[request.example_id] for request in requests]
     counted = generation_flops(
         cost_table(model.manifest["config"], {"exits": exits.cost} if exits else {}),

@@ -1,10 +1,8 @@
-"""One run: a backbone and a policy answer the examples of one split at every setting of a grid."""
+"""One run: a backbone and a policy answer the examples of one split at every setting."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,108 +11,89 @@ from early_exit.base.errors import InputError
 from early_exit.base.journal import Journal
 from early_exit.base.records import GENERATIONS
 from early_exit.data.conversations import Prompt, Rounds
-from early_exit.decoding import fills, loop, memory, speculate, stopping
-from early_exit.decoding.fills import Fill
-from early_exit.decoding.loop import Generation, Request
+from early_exit.decoding import loop, memory, stopping
+from early_exit.decoding.requests import Generation, Request
+from early_exit.decoding.run_parts import RunPart
 from early_exit.decoding.stopping import StopRule
-from early_exit.models import loading
-from early_exit.models.backbone import Backbone
-from early_exit.policies import base, build
-from early_exit.policies.base import Policy
-from early_exit.policies.build import Given
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What answers a part of a run's settings; `prompt_backbone` runs the prompts, if not `backbone`."""
-
-    backbone: Backbone
-    policy: Policy
-    fill: Fill
-    settings: Collection[float]
-    prompt_backbone: Backbone | None = None
-    draft: tuple[int, int] | None = None  # of self-speculation: the exit block, and how many tokens
-
-
-class Answerer:
-    """A backbone with a policy and the rules of answering, ready for prompts.
+class Rules:
+    """What makes an answer beside model and policy.
 
     Args:
-        policy: the policy's entry in the config; of any kind but `oracle`.
-        settings: the grid; for `pruned`, how many blocks are dropped, for `self-speculative`, tokens drafted.
-        setting_kind: what the settings are (see `policy_kinds.setting_kind`).
-        stop_strings: where answers end, beside the end of sequence.
-        rules: prompt_overflow (see `tokenise`), repetition_penalty, degeneration (ngram, repeats).
-        runtime: seed, device, dtype, threads; batch_size and memory, which bound how many rows run at once.
-        job_mib: what the job may take, for `memory: auto`.
-        exits, head_folder, plan, rates: see `exit_policies.Given`.
-        dropped: the blocks that are left out at each setting, for `pruned` (see `pruning.drops_by_setting`).
-
-    `rule` may be replaced by one that ends answers elsewhere; `cut` holds how many tokens prompts lost, by their hash.
+        stop: where answers end.
+        prompt_overflow: what happens to a prompt that the window has no room for: refuse, cut-left or cut-right.
+        repetition_penalty: see `GreedyDecoding`; 1 is none.
+        degeneration: `ngram` and `repeats` of a repetition loop (see `stopping.is_degenerate`).
     """
 
-    def __init__(
-        self, policy: Mapping[str, Any], manifest: Mapping[str, Any], settings: Sequence[float], *,
-        setting_kind: str, stop_strings: Sequence[str], max_new_tokens: int, rules: Mapping[str, Any],
-        runtime: Mapping[str, Any], job_mib: float, exits: Sequence[int] = (), head_folder: Path | None = None,
-        plan: Mapping[str, Any] | None = None, rates: Mapping[float, Sequence[float]] | None = None,
-        dropped: Mapping[float, Collection[int]] | None = None,
-    ):  # fmt: skip
-        self.backbone, self.tokenizer = loading.open_backbone(manifest, runtime)
-        ends = loading.stop_token_ids(self.backbone, self.tokenizer)
-        self.rule = StopRule(self.tokenizer, ends, list(stop_strings), max_new_tokens)
-        given = Given(manifest, exits, max_new_tokens, runtime["seed"], head_folder, plan, rates)
-        self.plans = _plans(policy, self.backbone, settings, given, dropped)
-        self.setting_kind = setting_kind
-        self.settings, self.rules, self.seed = list(settings), rules, runtime["seed"]
-        self.cut: dict[str, int] = {}
-        context = self.backbone.context
-        self._room = None if context is None else context - max_new_tokens
-        budget = memory.budget(runtime["memory"], job_mib, self.backbone.device)
-        self._limits = {"batch_size": runtime["batch_size"], "budget": budget}
+    stop: StopRule
+    prompt_overflow: str
+    repetition_penalty: float
+    degeneration: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """The decoders of a run with the rules of answering, ready for prompts.
+
+    `setting_kind` and `seed` are the run's, as records.GENERATIONS has them.
+    """
+
+    tokenizer: Callable
+    parts: Sequence[RunPart]
+    rules: Rules
+    limits: memory.Limits
+    setting_kind: str
+    seed: int
+
+    @property
+    def settings(self) -> list[float]:
+        return [setting for part in self.parts for setting in part.settings]
 
     def __call__(self, prompts: Sequence[Prompt]) -> Iterator[Generation]:
         """The answers to each prompt at each of its settings, in the order in which they end."""
-        requests = tokenise(prompts, self.tokenizer, self._room, self.rules["prompt_overflow"], self.cut)
-        for plan in self.plans:
-            yield from _answer(plan, requests, self.rule, self.rules["repetition_penalty"], **self._limits)
+        room = window_room(self.parts[0].decoder.backbone.context, self.rules.stop.max_new_tokens)
+        requests = tokenise(prompts, self.tokenizer, room, self.rules.prompt_overflow)
+        for part in self.parts:
+            yield from answer_part(part, requests, self.rules, self.limits)
 
 
-def none() -> pd.DataFrame:
-    """The answers to no questions."""
+def empty_answers() -> pd.DataFrame:
+    """A frame of records.GENERATIONS without rows."""
     return pd.DataFrame(columns=GENERATIONS.names)
 
 
 def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.DataFrame:
-    """Generate; a frame of records.GENERATIONS sorted by example and setting.
+    """Answer all examples; a frame of records.GENERATIONS sorted by example and setting.
 
-    `examples` are rows of records.EXAMPLES. `journal` keeps the answers; those that it holds already are not asked for
+    `examples` are rows of records.EXAMPLES. `journal` stores the answers; those that it holds already are not generated
     again.
     """
     rules, settings = answerer.rules, answerer.settings
-    asked, rows = Rounds(examples, settings), list(journal.rows)
+    rounds, rows = Rounds(examples, settings), list(journal.rows)
     for row in rows:
-        asked.note(row["example_id"], row["setting"], row["text"])
-    answers = chain.from_iterable(answerer(prompts) for prompts in asked)
+        rounds.note(row["example_id"], row["setting"], row["text"])
+    answers = chain.from_iterable(answerer(prompts) for prompts in rounds)
     for answer in job.progress(answers, len(examples) * len(settings) - len(rows), "answers"):
-        text = answerer.rule.text(answer.token_ids)
-        asked.note(answer.example_id, answer.setting, text)
-        prompt = asked.prompt(answer.example_id, answer.setting)
+        text = rules.stop.text(answer.token_ids)
+        rounds.note(answer.example_id, answer.setting, text)
         row = {
             "example_id": answer.example_id,
             "setting": answer.setting,
             "setting_kind": answerer.setting_kind,
-            "prompt_sha256": prompt.sha256,
+            "prompt_sha256": answer.request.prompt_sha256,
             "prompt_tokens": answer.prompt_tokens,
-            "prompt_cut": answerer.cut.get(prompt.sha256, 0),
+            "prompt_cut": answer.request.prompt_cut,
             "token_ids": answer.token_ids,
             "exit_blocks": answer.exit_blocks,
             "drafted": answer.drafted,
             "accepted": answer.accepted,
             "text": text,
             "stop_reason": answer.stop_reason,
-            "degenerate": stopping.is_degenerate(answer.token_ids, **rules["degeneration"]),
-            "repetition_penalty": rules["repetition_penalty"],
+            "degenerate": stopping.is_degenerate(answer.token_ids, **rules.degeneration),
+            "repetition_penalty": rules.repetition_penalty,
             "seed": answerer.seed,
         }
         rows.append(row)
@@ -122,18 +101,22 @@ def run(answerer: Answerer, examples: pd.DataFrame, journal: Journal) -> pd.Data
     return pd.DataFrame(rows).sort_values(["example_id", "setting"], ignore_index=True)
 
 
-def tokenise(
-    prompts: Sequence[Prompt], tokenizer, room: int | None, overflow: str, cut: dict[str, int]
-) -> list[Request]:  # fmt: skip
+def window_room(context: int | None, max_new_tokens: int) -> int | None:
+    """The tokens that a prompt may have in a window of `context` tokens; None: as many as it likes."""
+    return None if context is None else context - max_new_tokens
+
+
+def tokenise(prompts: Sequence[Prompt], tokenizer: Callable, room: int | None, overflow: str) -> list[Request]:
     """Prompts as requests.
 
     A prompt of more than `room` tokens is an InputError that names the example (`refuse`), or loses its first
-    (`cut-left`) or last tokens (`cut-right`): how many is logged, and noted in `cut` under the prompt's hash.
+    (`cut-left`) or last tokens (`cut-right`); how many is logged, and noted in the request.
     """
     encoded = tokenizer([prompt.text for prompt in prompts])["input_ids"]
     requests = []
     for prompt, token_ids in zip(prompts, encoded, strict=True):
-        if room is not None and len(token_ids) > room:
+        cut = 0 if room is None else max(0, len(token_ids) - room)
+        if cut:
             length = len(token_ids)
             if overflow == "refuse":
                 raise InputError(
@@ -141,48 +124,35 @@ def tokenise(
                     f"{room}; lower max_new_tokens or set generation.prompt_overflow: cut-left"
                 )
             token_ids = token_ids[-room:] if overflow == "cut-left" else token_ids[:room]
-            cut[prompt.sha256] = length - room
             job.log.warning("example %s: prompt of %d tokens, %s to %d", prompt.example_id, length, overflow, room)
-        requests.append(Request(prompt.example_id, token_ids, prompt.settings))
+        requests.append(Request(prompt.example_id, token_ids, prompt.settings, prompt.sha256, cut))
     return requests
 
 
-def _plans(
-    policy: Mapping[str, Any], backbone: Backbone, settings: Sequence[float], given: Given,
-    dropped: Mapping[float, Collection[int]] | None,
-) -> list[Plan]:  # fmt: skip
-    if policy["kind"] == "pruned":
-        prompt = backbone if policy["prompt"] == "full" else None
-        return [Plan(backbone.without(dropped[count]), base.FullDepth(), Fill(), [count], prompt) for count in settings]
-    if policy["kind"] == "self-speculative":
-        exit_block, never = policy["exit"] or given.exits[0], base.FullDepth()
-        return [Plan(backbone, never, Fill(), [count], draft=(exit_block, int(count))) for count in settings]
-    fill = fills.FILLS[backbone.family][policy["state_fill"]] if "state_fill" in policy else Fill
-    return [Plan(backbone, build.build(policy, backbone, given), fill(), settings)]
-
-
-def _answer(
-    plan: Plan, requests: Sequence[Request], rule: StopRule, repetition_penalty: float, *, batch_size: int, budget: int
-) -> Iterator[Generation]:  # fmt: skip
-    """All rows of the plan; a batch that runs out of memory is halved, and the rows it held are asked again."""
-    missing = _only(requests, lambda row: row[1] in plan.settings)
+def answer_part(
+    part: RunPart, requests: Sequence[Request], rules: Rules, limits: memory.Limits
+) -> Iterator[Generation]:
+    """The answers at the part's settings; a batch that runs out of memory is halved, and its rows start again."""
+    missing = _only(requests, lambda row: row[1] in part.settings)
     if not missing:
         return
-    shape = {"prompt": max(len(request.token_ids) for request in missing), "new_tokens": rule.max_new_tokens,
-             "kept": len(plan.policy.exits) * plan.policy.reads_prompt,
-             "drafted": plan.draft[1] if plan.draft else 0,
-             "asks_lm_head": plan.policy.asks_lm_head}  # fmt: skip
-    largest = plan.prompt_backbone or plan.backbone
-    slots = memory.rows_that_fit(budget, batch_size, largest, **shape)
-    predicted = memory.peak(largest, slots, **shape) / memory.MIB
+    decoder = part.decoder
+    shape = memory.Shape(
+        prompt=max(len(request.token_ids) for request in missing),
+        new_tokens=rules.stop.max_new_tokens,
+        exits_read=len(decoder.policy.exits) * decoder.policy.reads_prompt,
+        drafted=decoder.drafted,
+        asks_lm_head=decoder.policy.asks_lm_head,
+    )
+    slots = memory.rows_that_fit(limits, decoder.largest_backbone, shape)
+    predicted = memory.peak(decoder.largest_backbone, slots, shape) / memory.MIB
     job.log.info("%d rows at once, %.0f MiB predicted beside the weights", slots, predicted)
-    step = speculate.step(*plan.draft) if plan.draft else None
     while missing:
         done = set()
         try:
-            for answer in loop.generate(plan.backbone, plan.policy, plan.fill, missing, rule, slots=slots,
-                                          repetition_penalty=repetition_penalty,
-                                          prompt_backbone=plan.prompt_backbone, step=step):  # fmt: skip
+            for answer in loop.generate(
+                decoder, missing, rules.stop, slots=slots, repetition_penalty=rules.repetition_penalty
+            ):
                 done.add((answer.example_id, answer.setting))
                 yield answer
         except RuntimeError as error:
@@ -193,13 +163,13 @@ def _answer(
             slots //= 2
             job.log.warning("out of memory: going on with %d rows at once", slots)
         missing = _only(missing, lambda row: row not in done)  # noqa: B023
-        memory.release(plan.backbone.device)
+        memory.release(decoder.backbone.device)
 
 
-def _only(requests: Sequence[Request], wanted) -> list[Request]:
+def _only(requests: Sequence[Request], is_wanted: Callable[[tuple[str, float]], bool]) -> list[Request]:
     """The requests with those of their rows (example, setting) that are wanted."""
-    kept = [
-        replace(request, settings=[t for t in request.settings if wanted((request.example_id, t))])
+    narrowed = [
+        replace(request, settings=[t for t in request.settings if is_wanted((request.example_id, t))])
         for request in requests
     ]
-    return [request for request in kept if request.settings]
+    return [request for request in narrowed if request.settings]

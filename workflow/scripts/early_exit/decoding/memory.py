@@ -1,11 +1,12 @@
 """How much memory a batch takes beside the weights, and how many rows fit a budget.
 
 Predicted from shapes before anything is allocated. Counted: the rows' caches, allocated once for the longest row; the
-largest prompt pass (its cache, and the tensors that one block holds at a time); one step's logits. Measured peaks lie
-below the prediction and above half of it (tests).
+largest prompt pass (its cache, and the tensors that one block holds at a time); one step's logits. Tests check that
+measured peaks are below the prediction and above half of it.
 """
 
 import os
+from dataclasses import dataclass
 from math import ceil
 
 import torch
@@ -17,29 +18,46 @@ from early_exit.models.backbone import Backbone
 MIB = 2**20
 
 
-def peak(
-    backbone: Backbone, rows: int, prompt: int, new_tokens: int, kept: int = 0, drafted: int = 0,
-    asks_lm_head: bool = False,
-) -> int:  # fmt: skip
-    """Bytes that a batch takes at most.
+@dataclass(frozen=True)
+class Limits:
+    """The most rows that run at once, and the bytes that a batch may take beside the weights."""
+
+    rows: int
+    budget: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one row may need.
 
     Args:
-        rows: how many run at once; prompts run together as far as `prefixes.PROMPT_TOKENS` lets them.
         prompt: tokens of the longest prompt.
         new_tokens: tokens generated at most.
-        kept: blocks whose hidden states of the prompt are kept for heads that read it.
-        drafted: tokens of a row that are verified with its last one; each has logits, and keeps a Mamba's states.
+        exits_read: blocks whose hidden states of the prompt are held for heads that read it.
+        drafted: tokens of a row that are verified with its last one; each has logits, and its own states in a Mamba.
         asks_lm_head: whether a policy computes logits at exits: those of rows that left wait for the step's end.
     """
+
+    prompt: int
+    new_tokens: int
+    exits_read: int = 0
+    drafted: int = 0
+    asks_lm_head: bool = False
+
+
+def peak(backbone: Backbone, rows: int, shape: Shape) -> int:
+    """Bytes that a batch of `rows` takes at most; prompts run together as far as PROMPT_TOKENS lets them."""
+    prompt, drafted = shape.prompt, shape.drafted
     size, hidden = backbone.model.dtype.itemsize, backbone.hidden_size
     wide = max(size, 4)  # logits and scans are float32
     together = min(rows, max(1, PROMPT_TOKENS // prompt))
-    logits = rows * (1 + drafted) * backbone.vocabulary * (size + (5 if asks_lm_head else 2) * wide)
-    stream = together * prompt * hidden * size * (4 + kept)  # residual stream, normed input, output, embedding
+    logits = rows * (1 + drafted) * backbone.vocabulary * (size + (5 if shape.asks_lm_head else 2) * wide)
+    # The residual stream, its normed input, the output and the embedding, and what heads read.
+    stream = together * prompt * hidden * size * (4 + shape.exits_read)
     if backbone.family == "transformer":
         attention = backbone.blocks[0].self_attn
         a_token = 2 * attention.k_proj.out_features * size  # K/V of one block
-        caches = len(backbone.blocks) * a_token * (rows * (prompt + new_tokens) + together * prompt)
+        caches = len(backbone.blocks) * a_token * (rows * (prompt + shape.new_tokens) + together * prompt)
         block = together * prompt * size * _transformer_width(backbone.blocks[0])
     else:
         mixer = backbone.blocks[0].mixer
@@ -50,12 +68,9 @@ def peak(
     return caches + stream + block + logits
 
 
-def rows_that_fit(
-    budget: int, limit: int, backbone: Backbone, prompt: int, new_tokens: int, kept: int = 0, **further: int
-) -> int:
-    """The most rows up to `limit` whose predicted peak stays within `budget` bytes; at least one, fit or not."""
-    shape = {"prompt": prompt, "new_tokens": new_tokens, "kept": kept, **further}
-    fitting = (rows for rows in range(limit, 0, -1) if peak(backbone, rows, **shape) <= budget)
+def rows_that_fit(limits: Limits, backbone: Backbone, shape: Shape) -> int:
+    """The most rows up to `limits.rows` whose predicted peak is within the budget; at least one, fit or not."""
+    fitting = (rows for rows in range(limits.rows, 0, -1) if peak(backbone, rows, shape) <= limits.budget)
     return next(fitting, 1)
 
 

@@ -1,46 +1,37 @@
-"""The oracle: what the best of all exit rules could save while every answer stays the full model's.
+"""The oracle: the most that any exit policy could save while every answer stays the full model's.
 
-Each generated token leaves at the first exit whose most probable token is the one that the full model gave. To know
-that takes the full model, so nothing is saved here: the full model's answers are read once more, all positions of an
-answer at a time, and the exits they could have taken are noted. Hidden states are the full model's own, no head and no
-state fill is paid: no rule that keeps the full model's answers can save more with these exits.
+Each generated token leaves at the first exit whose most probable token is the full model's. To know that takes the full
+model, so nothing is saved here: a teacher-forced pass reads the full model's answers and notes the exits they could
+have taken. Hidden states are the full model's, and neither heads nor state fill are paid for: no policy that keeps the
+full model's answers can save more with these exits.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import pandas as pd
 import torch
 
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.decoding import teacher_forced
-from early_exit.models import loading
+from early_exit.decoding.teacher_forced import FullAnswer
 from early_exit.models.backbone import Backbone
 
 
-def run(
-    manifest: Mapping[str, Any], examples: pd.DataFrame, full: pd.DataFrame, exits: Sequence[int], *,
-    max_new_tokens: int, rules: Mapping[str, Any], settings: Mapping[str, Any],
-) -> pd.DataFrame:  # fmt: skip
-    """The full model's answers to `examples`, out of its run `full` (records.GENERATIONS), with an oracle's exits.
-
-    InputError with a repetition penalty: it changes what a token is compared with from step to step.
-    """
-    if rules["repetition_penalty"] != 1.0:
+def check(repetition_penalty: float) -> None:
+    """InputError with a repetition penalty: it changes what a token is compared with from step to step."""
+    if repetition_penalty != 1.0:
         raise InputError("policy of kind oracle: has no meaning under generation.repetition_penalty; take it away")
-    full = full[full["example_id"].isin(examples["example_id"])].reset_index(drop=True)
-    backbone, tokenizer = loading.open_backbone(manifest, settings)
-    some = teacher_forced.answers(backbone, tokenizer, examples, full, max_new_tokens=max_new_tokens,
-                          overflow=rules["prompt_overflow"])  # fmt: skip
-    taken = [oracle_exits(backbone, exits, answer) for answer in job.progress(some, len(some), "answers")]
-    return full.assign(exit_blocks=taken)
 
 
-def oracle_exits(backbone: Backbone, exits: Sequence[int], answer: teacher_forced.Answer) -> list[int]:
+def exit_blocks(backbone: Backbone, exits: Sequence[int], answers: Sequence[FullAnswer]) -> list[list[int]]:
+    """For each answer, the oracle's exits (see `oracle_exits`)."""
+    return [oracle_exits(backbone, exits, answer) for answer in job.progress(answers, len(answers), "answers")]
+
+
+def oracle_exits(backbone: Backbone, exits: Sequence[int], answer: FullAnswer) -> list[int]:
     """For each generated token the first of `exits` (ascending) that gives it, or the depth; the first: the depth."""
-    right = teacher_forced.agreement(backbone, teacher_forced.exit_states(backbone, exits, answer), answer)
-    blocks = torch.full((len(right),), backbone.depth)
+    agrees = teacher_forced.agreement(backbone, teacher_forced.exit_states(backbone, exits, answer), answer)
+    blocks = torch.full((len(agrees),), backbone.depth)
     for k in reversed(range(len(exits))):
-        blocks[right[:, k].cpu()] = exits[k]
+        blocks[agrees[:, k].cpu()] = exits[k]
     return [backbone.depth, *blocks.tolist()]

@@ -1,24 +1,23 @@
-"""Self-speculative decoding: the first blocks draft tokens, the rest of the blocks verify them, nothing is lost.
+"""Self-speculative decoding: the first blocks draft tokens, the other blocks verify them, and no token changes.
 
-A round takes the place of a step of `decode` (LayerSkip, arXiv 2404.16710; the idea is that of arXiv
-2309.08168):
+A round takes the place of a step of `loop` (LayerSkip, arXiv 2404.16710; the idea is that of arXiv 2309.08168):
 
 1. Draft. The last token runs through blocks 1..e; final norm and LM head give the next one, which runs through them in
-   turn. It ends after `draft_tokens`, behind a token that would end the answer, and before one that there is no room
-   for. The last draft is run, too: if it is right, it needs no pass of its own.
+   turn. Drafting ends after `draft_tokens`, behind a token that would end the answer, and before one that there is no
+   room for. The last draft runs, too: if it is right, it needs no pass of its own.
 2. Verify. The hidden states of all these tokens run through blocks e + 1.. together: the caches of the first blocks
-   hold them already. Each gives the token that the full model says behind it.
-3. Accept. Drafts count as far as they are what the full model says; the first that is not is replaced by what it says,
-   and behind the last right one comes a token for nothing. Caches go back to the last token that counts.
+   hold them already. Each gives the full model's next token.
+3. Accept. Drafts are accepted up to the first that is not the full model's token, which replaces it; behind the last
+   accepted draft comes one more token at no further cost. Caches go back to the last accepted token.
 
-All tokens that come out are the full model's own, so they are what `decode` gives, but for ties in rounding. What is
-saved is time where a pass over many tokens takes as long as over one, not work: drafts that are thrown away have cost
-all blocks (see `draft_costs`).
+All tokens are the full model's, so they are those of `loop.decode_one_token`, but for ties in rounding. What is saved
+is time where a pass over many tokens takes as long as over one, not work: rejected drafts have cost all blocks (see
+`costs.speculation`).
 
-A Transformer's caches go back by their lengths. A Mamba state holds only its last token, so each token's is kept for
-the round. Mamba blocks take the tokens of a row one by one, in one pass over the blocks: the library takes many at once
-from a given state only in Mamba-2, and cannot give the states in between, so that a wrong draft would have to be
-followed by a run of the right ones.
+A Transformer's caches go back by their lengths. A Mamba state holds only its last token, so the state after each token
+is kept for the round. Mamba blocks take the tokens of a row one by one, in one pass over the blocks: the library takes
+many at once from a given state only in Mamba-2, and cannot give the states in between, so that a rejected draft would
+need a second run of the accepted ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,21 +26,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from early_exit.decoding.loop import Batch, Generation
+from early_exit.decoding.batch import Batch
+from early_exit.decoding.requests import Generation
 from early_exit.decoding.stopping import StopRule
 
 
 def step(exit_block: int, draft_tokens: int) -> Callable[[Batch], None]:
-    """The rounds of this exit and this many drafts, as a `step` of `decode.generate`."""
+    """`draft_and_verify` with this exit block and this many drafts, for a `Decoder`."""
     return partial(draft_and_verify, exit_block=exit_block, draft_tokens=draft_tokens)
 
 
 def draft_and_verify(batch: Batch, *, exit_block: int, draft_tokens: int) -> None:
     """One round: each running row gets 1 to `draft_tokens` + 1 tokens.
 
-    Rows note how many tokens were drafted for them, and how many of those are in their answer.
+    Rows note how many tokens were drafted for them, and how many of those were accepted.
     """
-    backbone, state, running = batch.backbone, batch.state, batch.running
+    backbone, state, running = batch.decoder.backbone, batch.state, batch.running
     state.begin(len(running))
     state.record()
     starts = state.positions
@@ -52,30 +52,30 @@ def draft_and_verify(batch: Batch, *, exit_block: int, draft_tokens: int) -> Non
     queries = zip(state.slots.tolist(), (state.positions - starts[state.slots]).tolist(), strict=True)
     place = {query: k for k, query in enumerate(queries)}  # of a slot and the number of its drafts read so far
 
-    added, right = [0] * len(running), list(range(len(running)))  # right: slots whose drafts so far were
+    added, accepting = [0] * len(running), list(range(len(running)))  # accepting: slots whose drafts so far were right
     for read in range(draft_tokens + 1):
-        if not right:
+        if not accepting:
             break
-        at = [place[slot, read] for slot in right]
-        chosen = batch.greedy.choose(logits[at], starts.new_tensor(right))
-        said, right = dict(zip(right, chosen, strict=True)), []
-        for slot, token in said.items():
+        at = [place[slot, read] for slot in accepting]
+        chosen = batch.greedy_decoding.choose(logits[at], starts.new_tensor(accepting))
+        verified, accepting = dict(zip(accepting, chosen, strict=True)), []
+        for slot, token in verified.items():
             row = running[slot]
             row.add(token, backbone.depth, batch.rule)
             added[slot] += 1
             if drafts[slot][read : read + 1] == [token]:
                 row.accepted[-1] += 1
                 if row.stop_reason is None:
-                    right.append(slot)
+                    accepting.append(slot)
     state.rewind(starts + starts.new_tensor(added))
 
 
 def draft(batch: Batch, exit_block: int, draft_tokens: int) -> tuple[list[list[int]], Tensor]:
-    """Drafts of each running row, and the hidden states (queries, 1, hidden) after `exit_block` of all that was read.
+    """Drafts of each running row, and the hidden states (queries, 1, hidden) after `exit_block` of all tokens read.
 
     The state's queries are then all tokens read: a row's last one, and its drafts.
     """
-    backbone, state, running = batch.backbone, batch.state, batch.running
+    backbone, state, running = batch.decoder.backbone, batch.state, batch.running
     drafts: list[list[int]] = [[] for _ in running]
     tokens = torch.tensor([row.token_ids[-1] for row in running], device=backbone.device)
     before: list[tuple[Tensor, Tensor, Tensor]] = []  # slots, positions, hidden states
@@ -89,11 +89,11 @@ def draft(batch: Batch, exit_block: int, draft_tokens: int) -> tuple[list[list[i
         before.append((state.slots, state.positions, hidden))
         keep = torch.tensor(useful, device=backbone.device)
         state.advance(keep)
-        tokens = batch.greedy.best(backbone.logits(hidden[keep, 0]), state.slots)
+        tokens = batch.greedy_decoding.most_probable(backbone.logits(hidden[keep, 0]), state.slots)
         for slot, token in zip(state.slots.tolist(), tokens.tolist(), strict=True):
             drafts[slot].append(token)
-    for row, own in zip(running, drafts, strict=True):
-        row.drafted.append(len(own))
+    for row, drafted in zip(running, drafts, strict=True):
+        row.drafted.append(len(drafted))
         row.accepted.append(0)
     if before:
         slots, positions, earlier = map(torch.cat, zip(*before, strict=True))
@@ -104,7 +104,7 @@ def draft(batch: Batch, exit_block: int, draft_tokens: int) -> tuple[list[list[i
 
 def may_help(row: Generation, drafts: Sequence[int], rule: StopRule, draft_tokens: int) -> bool:
     """Whether one more draft may be part of the answer: there is room, and the drafts so far do not end it."""
-    room = rule.max_new_tokens - len(row.token_ids) - 1  # the last token is the full model's anyway
+    room = rule.max_new_tokens - len(row.token_ids) - 1  # the last token is the full model's in any case
     if len(drafts) >= min(draft_tokens, room):
         return False
     return not drafts or rule.reason([*row.token_ids, *drafts]) is None

@@ -1,23 +1,21 @@
-"""Budgets: what a row has spent, and what is aimed at so that a budget comes out.
+"""Budgets: what a row has spent, and the aims with which a budget comes out.
 
-An answer that ends leaves its account unsettled, and tokens late in it are surer than early ones. Who aims at the
-budget itself misses it, in short answers by hundredths and to one side. `aims` runs the rule beforehand over the full
-model's answers to the calibration questions, and finds what to aim at for them to cost the budget. What an earlier exit
-changes in later confidences is not in it.
+An answer that ends leaves its account unsettled, and tokens late in an answer are surer than early ones. Aiming at the
+budget itself misses it, in short answers by hundredths and always to one side. `aims` applies the rule beforehand to
+the full model's answers to the calibration questions, and searches the aim at which they cost the budget. How an
+earlier exit changes later confidences is not in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import flops, generation_flops
-from early_exit.policies import thresholds as adaptive
-
-if TYPE_CHECKING:
-    from early_exit.policies.plan import Measured
+from early_exit.policies.measured import MeasuredConfidences
+from early_exit.policies.thresholds import Budget
 
 HALVINGS = 12  # of the range that is searched for an aim: to 0.0002 of the full model's FLOPs
 
@@ -26,7 +24,7 @@ Points = Sequence[Mapping[str, float]]
 
 @dataclass
 class _Row:
-    """A row as `adaptive.Budget` sees it."""
+    """A row as `Budget` reads it."""
 
     setting: float
     prompt_tokens: int
@@ -35,7 +33,7 @@ class _Row:
 
 
 def spending(table: Mapping[str, Any], costs: Mapping[str, Any]) -> Callable:
-    """For `adaptive.Budget`: rows to FLOPs so far, and the full model's so far and on the coming token."""
+    """A function for `Budget`: rows to their FLOPs so far, the full model's so far, and its on the coming token."""
 
     def spend(rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         prompt_tokens = [row.prompt_tokens for row in rows]
@@ -52,41 +50,41 @@ def spending(table: Mapping[str, Any], costs: Mapping[str, Any]) -> Callable:
 def rule(
     points: Points, table: Mapping[str, Any], costs: Mapping[str, Any], horizon: float,
     aims: Sequence[Mapping[str, float]] = (),
-) -> adaptive.Budget:  # fmt: skip
-    """The rule by a plan's curve; `aims` are `budget` and `aim`, a budget that is not among them is aimed at itself."""
+) -> Budget:  # fmt: skip
+    """The rule by a plan's curve; `aims` have a `budget` and its `aim`. A budget without one is its own aim."""
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     aimed = {entry["budget"]: entry["aim"] for entry in aims}
-    return adaptive.Budget(thresholds, shares, spending(table, costs), horizon, aimed)
+    return Budget(thresholds, shares, spending(table, costs), horizon, aimed)
 
 
-def aims(measured: "Measured", policy: Mapping[str, Any], points: Points) -> list[dict[str, float]]:
-    """For each budget of a policy `aim`, and the `share` of the full model's FLOPs that these answers then cost."""
-    steer = rule(points, measured.table, measured.costs, policy["horizon"])
+def aims(measured: MeasuredConfidences, policy: Mapping[str, Any], points: Points) -> list[dict[str, float]]:
+    """For each `budget` of a policy its `aim`, and the `share` of the full model's FLOPs that the answers then cost."""
+    budget_rule = rule(points, measured.table, measured.costs, policy["horizon"])
     budgets, shares = np.array(policy["budgets"], dtype=float), [point["share"] for point in points]
     low, high = np.full(len(budgets), min(shares)), np.full(len(budgets), max(shares))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        is_less = run(measured, middle, steer) < budgets
+        is_less = run(measured, middle, budget_rule) < budgets
         low, high = np.where(is_less, middle, low), np.where(is_less, high, middle)
     middle = (low + high) / 2
-    columns = zip(budgets, middle, run(measured, middle, steer), strict=True)
+    columns = zip(budgets, middle, run(measured, middle, budget_rule), strict=True)
     return [dict(zip(("budget", "aim", "share"), map(float, row), strict=True)) for row in columns]
 
 
-def run(measured: "Measured", aimed: Sequence[float], steer: adaptive.Budget) -> np.ndarray:
-    """FLOPs over the full model's when the measured answers are steered at each of `aimed`: (aims,)."""
+def run(measured: MeasuredConfidences, aims: Sequence[float], budget_rule: Budget) -> np.ndarray:
+    """FLOPs over the full model's when the rule decides on the measured answers, at each of `aims`: (aims,)."""
     exits, depth = list(measured.costs["exits"]), measured.table["depth"]
     passes = np.split(measured.confidence, np.searchsorted(measured.answer, np.arange(1, len(measured.prompt_tokens))))
-    rows = [[_Row(aim, int(tokens), [depth]) for tokens in measured.prompt_tokens] for aim in aimed]
+    rows = [[_Row(aim, int(tokens), [depth]) for tokens in measured.prompt_tokens] for aim in aims]
     running = [(row, sure) for same in rows for row, sure in zip(same, passes, strict=True) if len(sure)]
     while running:
-        thresholds = steer([row for row, _ in running], len(exits)).numpy()
+        thresholds = budget_rule([row for row, _ in running], len(exits)).numpy()
         for (row, sure), above in zip(running, thresholds, strict=True):
             leaves = sure[len(row.exit_blocks) - 1] > above
             row.exit_blocks.append(exits[leaves.argmax()] if leaves.any() else depth)
             row.token_ids.append(0)
         running = [(row, sure) for row, sure in running if len(row.exit_blocks) <= len(sure)]
-    totals = [[part.sum() for part in steer.spend(same)[:2]] for same in rows]
+    totals = [[part.sum() for part in budget_rule.spend(same)[:2]] for same in rows]
     return np.array([spent / full for spent, full in totals])
 
 

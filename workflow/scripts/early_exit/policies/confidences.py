@@ -1,4 +1,4 @@
-"""How sure a policy is that the rest of the blocks may be skipped: a trained head's answer, or one without training.
+"""How sure a policy is that the remaining blocks may be skipped: a trained head's confidence, or one without training.
 
 Without training, after an exit's block, for each token (CALM, arXiv 2207.07061, the first and the third; PABEE, arXiv
 2006.04152, the last):
@@ -10,16 +10,18 @@ saturation the cosine of the hidden state with that at the exit before; never ab
 patience   at how many exits in a row, this one included, the most probable token has been the same
 ========== ===========================================================================================
 
-A token leaves where its confidence is above its threshold; with patience, where it reaches it. What the LM head gave
-in a check is what a leaving token is chosen from: it is not computed again.
+A token leaves where its confidence exceeds its threshold; with patience, where it reaches it. Where a check computes
+logits, a token that leaves is chosen from them: they are not computed again.
 
 What the state of a head gets from a token that left below its exit (`head_state`):
 
-- `skip` (default): nothing, the token never happened there. It costs nothing.
-- `propagate`: the hidden state the token left with, as the backbone's blocks may get it. Every token pays all heads.
+- `skip` (default): nothing, as if the token had not been generated. It costs nothing.
+- `propagate`: the hidden state with which the token left, as the backbone's blocks may get it. Every token pays all
+  heads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,12 @@ from torch.nn import functional as F
 from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
 from early_exit.models.recurrent_steps import use_plain_steps
-from early_exit.policies.base import Policy
+from early_exit.policies.base import Decision, Policy
 from early_exit.policies.thresholds import Same
 
 
 class Confidence(Policy):
-    """Leave at the first exit with a confidence above the threshold; `adapt` says what a row's thresholds are."""
+    """Leave at the first exit with a confidence above the threshold; `adapt` computes a row's thresholds."""
 
     def __init__(self, exits: Sequence[int], adapt: Same | None = None):
         self.exits, self.adapt = list(exits), adapt or Same()
@@ -42,19 +44,23 @@ class Confidence(Policy):
         return self.adapt(rows, len(self.exits))
 
     def leave(self, exit_block, hidden, thresholds):
-        leaving = self.confidence(exit_block, hidden) > thresholds
-        self.stay(~leaving)
-        return leaving
+        leaves = self.is_enough(self.confidence(exit_block, hidden), thresholds)
+        self.stay(~leaves)
+        return Decision(leaves)
 
     def confidence(self, exit_block: int, hidden: Tensor) -> Tensor:
-        """Of the live rows, (rows, 1, hidden) to (rows,), in float32; called at every exit in order."""
+        """Confidences of the live rows, (rows, 1, hidden) to (rows,), in float32; called at every exit in order."""
         raise NotImplementedError
 
+    def is_enough(self, confidence: Tensor, thresholds: Tensor) -> Tensor:
+        """Which rows leave with these confidences, (rows,)."""
+        return confidence > thresholds
+
     def stay(self, rows: Tensor) -> None:
-        """Of the rows just asked, these (a mask) are asked at the next exit."""
+        """Forget all rows of this exit but these (a mask), which go on to the next exit."""
 
     def of_answer(self, hidden: Mapping[int, Tensor], prompt_tokens: int) -> Tensor:
-        """Confidences on an answer that did not leave, (answer's tokens, exits).
+        """Confidences on an answer at full depth, (answer's tokens, exits).
 
         `hidden` has the states (1, T, hidden) after each exit, of the prompt's tokens and the answer's behind them.
         """
@@ -62,26 +68,44 @@ class Confidence(Policy):
 
 
 class HeadConfidence(Confidence):
-    """A trained head's confidence (paper, sec. III)."""
+    """A trained head's confidence (paper, sec. III); heads that read the prompt keep a state for each row."""
 
     def __init__(self, heads: nn.ModuleDict, head_state: str = "skip", adapt: Same | None = None):
         super().__init__([int(n) for n in heads], adapt)
         self.heads, self.head_state = heads, head_state
         self.reads_prompt = next(iter(heads.values())).stateful
-        self.states: list[RecurrentState] = []
+        self.state: RecurrentState | None = None  # from `open` on, if the heads read the prompt
 
     def open(self, slots):
         if self.reads_prompt:
             use_plain_steps(self.heads)
             device = next(self.heads.parameters()).device
-            self.states = [RecurrentState(range(len(self.exits)), slots, device)]
+            self.state = RecurrentState(range(len(self.exits)), slots, device)
 
     def admit(self, slots, hidden, source):
         if self.reads_prompt:
             cache = self.heads[str(self.exits[0])].new_cache()
             for exit_block in self.exits:
                 self.heads[str(exit_block)](hidden[exit_block], cache)
-            self.states[0].insert(slots, cache, source, hidden[self.exits[0]].shape[1])
+            self.state.insert(slots, cache, source, hidden[self.exits[0]].shape[1])
+
+    def move(self, source, target):
+        if self.reads_prompt:
+            self.state.move(source, target)
+
+    def begin(self, count):
+        if self.reads_prompt:
+            self.state.begin(count)
+
+    def leave(self, exit_block, hidden, thresholds):
+        decision = super().leave(exit_block, hidden, thresholds)
+        if self.reads_prompt and decision.leaves.any():
+            if self.head_state == "propagate":
+                rows = decision.leaves.nonzero()[:, 0]
+                for above in self.exits[self.exits.index(exit_block) + 1 :]:
+                    self._logits(above, hidden[decision.leaves], rows)
+            self.state.narrow(~decision.leaves)
+        return decision
 
     def confidence(self, exit_block, hidden):
         return confidence(self._logits(exit_block, hidden, None))
@@ -93,24 +117,18 @@ class HeadConfidence(Confidence):
         logits = [self.heads[str(n)](hidden[n], cache)[0, prompt_tokens:] for n in self.exits]
         return confidence(torch.stack(logits, dim=1))
 
-    def left(self, exit_block, hidden, rows):
-        if self.reads_prompt and self.head_state == "propagate":
-            for above in self.exits[self.exits.index(exit_block) + 1 :]:
-                self._logits(above, hidden, rows)
-
     def _logits(self, exit_block: int, hidden: Tensor, rows: Tensor | None) -> Tensor:
-        """One check, (rows, 1, hidden) to (rows, 2); the state of these live rows (None: all) goes on by a token."""
+        """One check, (rows, 1, hidden) to (rows, 2); advances the state of these live rows (None: all) by a token."""
         if not self.reads_prompt:
             return self.heads[str(exit_block)](hidden)[:, 0]
-        state = self.states[0]
-        state.select(rows)
-        logits = self.heads[str(exit_block)](hidden, state)[:, 0]
-        state.write_back(self.exits.index(exit_block))
+        self.state.select(rows)
+        logits = self.heads[str(exit_block)](hidden, self.state)[:, 0]
+        self.state.write_back(self.exits.index(exit_block))
         return logits
 
 
 class LogitConfidence(Confidence):
-    """What asks the LM head; `lm_head` gives hidden states (rows, hidden) their logits (rows, vocabulary)."""
+    """A confidence from the LM head; `lm_head` gives hidden states (rows, hidden) their logits (rows, vocabulary)."""
 
     asks_lm_head = True
 
@@ -126,8 +144,9 @@ class LogitConfidence(Confidence):
         """The confidence in the most probable token: (rows, vocabulary) to (rows,)."""
         raise NotImplementedError
 
-    def logits(self, rows):
-        return self.checked[rows]
+    def leave(self, exit_block, hidden, thresholds):
+        decision = super().leave(exit_block, hidden, thresholds)
+        return replace(decision, logits=self.checked[decision.leaves])
 
 
 class Softmax(LogitConfidence):
@@ -148,10 +167,8 @@ class Margin(LogitConfidence):
 class Patience(LogitConfidence):
     """At how many exits in a row, this one included, the most probable token has been the same."""
 
-    def leave(self, exit_block, hidden, thresholds):
-        leaving = self.confidence(exit_block, hidden) >= thresholds
-        self.stay(~leaving)
-        return leaving
+    def is_enough(self, confidence, thresholds):
+        return confidence >= thresholds
 
     def of(self, exit_block, logits):
         best = logits.argmax(-1)
@@ -167,9 +184,9 @@ class Patience(LogitConfidence):
 
 
 class Saturation(Confidence):
-    """The cosine of the hidden state with that at the exit before; at the first exit -1, which no threshold is below.
+    """The cosine of the hidden state with that at the exit before; at the first exit -1, which exceeds no threshold.
 
-    Lengths are left out of what it costs, as norms are everywhere (see `costs`): it is a dot product.
+    Its cost is that of a dot product: lengths are left out, as norms are everywhere (see `costs`).
     """
 
     def confidence(self, exit_block, hidden):

@@ -1,9 +1,9 @@
-"""Policies that ask nobody: tokens leave at one given exit, or at random ones.
+"""Policies without a check: tokens leave at one given exit, or at random ones.
 
-They answer no question about quality by themselves. `fixed` says what leaving costs and saves: with every token leaving
-where it is told to, measured speed can be held against the FLOPs of the same tokens; and as a rival it is a model cut
-short. `random` leaves as often at each exit as the run of another policy did, but with other tokens: what lies between
-the two is what that policy's decision is worth.
+`fixed` shows what leaving costs and saves: where every token leaves at the same exit, measured speed can be compared
+with the FLOPs of the same tokens; as a rival of other policies it is a model cut short. `random` leaves as often at
+each exit as the run of another policy did, but with other tokens: the difference between the two is what that policy's
+decisions are worth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ import pandas as pd
 import torch
 
 from early_exit.base.errors import InputError
-from early_exit.policies.base import Policy
+from early_exit.policies.base import Decision, Policy
 
 
 class FixedExit(Policy):
     """Every generated token after the first leaves at the first exit from block `setting` on.
 
-    The first comes out of the prompt's pass. A row's setting is a block; beyond the last exit it runs all of them.
+    The first token comes from the prompt's pass. A row whose setting is beyond the last exit runs all blocks.
     """
 
     def __init__(self, exits: Sequence[int]):
         self.exits = list(exits)
 
     def leave(self, exit_block, hidden, thresholds):
-        return thresholds <= exit_block
+        return Decision(thresholds <= exit_block)
 
 
 class RandomExit(FixedExit):
@@ -35,10 +35,10 @@ class RandomExit(FixedExit):
 
     Args:
         exits: the blocks, ascending.
-        rates: for each setting the share of passes that leave at each exit; what is left of 1 runs all blocks. None:
-            each exit and the full depth are equally likely.
-        seed: of the draws. One belongs to an example and a place in its answer, so it does not depend on the batch,
-            and is the same for all settings: with higher rates of early exits no token leaves later.
+        rates: for each setting the share of passes that leave at each exit; the others run all blocks. None: each
+            exit and the full depth are equally likely.
+        seed: of the draws. A draw belongs to an example and a place in its answer. So it does not depend on the batch,
+            and it is the same for all settings: with higher rates of early exits no token leaves later.
     """
 
     def __init__(self, exits: Sequence[int], rates: Mapping[float, Sequence[float]] | None, seed: int):
@@ -60,7 +60,7 @@ class RandomExit(FixedExit):
 def exit_rates(run: pd.DataFrame, exits: Sequence[int]) -> dict[float, list[float]]:
     """For each setting of a run (records.GENERATIONS) the share of its decode passes that left at each exit.
 
-    InputError if it left elsewhere: then it is of other exits.
+    InputError if a pass left elsewhere: then the run had other exits.
     """
     rates = {}
     for setting, rows in run.groupby("setting"):

@@ -1,8 +1,8 @@
 """Thresholds that adapt: from a row's setting, and what it has generated so far, to its thresholds in the coming step.
 
-Every rule is a function of the row alone. That is what keeps results independent of batches; `budget` pays for it,
-because a row cannot make up for what another has spent: it settles its account within its own answer. A budget shared
-by all rows would be met more exactly and make each answer a matter of which ones came before it.
+Every rule is a function of the row alone, so that results do not depend on batches. `Budget` pays for that: a row
+cannot make up for what another has spent, but balances its account within its own answer. A budget shared by all rows
+would be met more exactly, but each answer would depend on those before it.
 """
 
 import math
@@ -33,7 +33,7 @@ class Decay(Same):
 
     Args:
         temperature: how fast it falls.
-        tokens: N, the most tokens of an answer. t counts them from 0; 0 comes out of the prompt's pass.
+        tokens: N, the most tokens of an answer. t counts them from 0; token 0 comes from the prompt's pass.
     """
 
     def __init__(self, temperature: float, tokens: int):
@@ -45,32 +45,33 @@ class Decay(Same):
 
 
 class PerExit(Same):
-    """One threshold for each exit: `vectors` are by setting; see `planning` for how they are chosen."""
+    """One threshold for each exit: `vectors` are by setting; see `plan` for how they are chosen."""
 
     def __init__(self, vectors: Mapping[float, Sequence[float]]):
         self.vectors = vectors
 
     def __call__(self, rows, exits):
-        # A setting without a vector is the one at which nobody leaves: no confidence is above 1.
+        # A setting without a vector is the one at which no row leaves: no confidence exceeds 1.
         return torch.tensor([self.vectors.get(row.setting, [1.0] * exits) for row in rows])
 
 
 class Budget(Same):
-    """Steers a row's threshold so that its answer costs the share of the full model's FLOPs that its setting names.
+    """Sets a row's threshold so that its answer costs the share of the full model's FLOPs that its setting names.
 
     A row keeps account of its own decode passes, in the FLOPs that `costs` counts, checks and state fill included. What
-    it has spent too little or too much so far is to be settled over the next `horizon` tokens: the coming token shall
-    cost the setting's share, and its part of the balance. Which threshold costs how much, is a table of expected
-    shares, measured on the calibration split; it is read between its points. So in the mean a token costs what it
-    shall, as far as the table holds for it, and where it does not, the account shows, and the next tokens settle it.
+    it has spent too little or too much so far is balanced over the next `horizon` tokens: the coming token is to cost
+    the setting's share and its part of the balance. A table of expected shares by threshold, measured on the
+    calibration split and interpolated linearly, gives the threshold for that. So a token costs its share in the mean,
+    as far as the table is true of the row; where it is not, the next tokens balance the difference.
 
     Args:
         thresholds: ascending.
         shares: expected FLOPs of decode passes at each, over the full model's; ascending, too.
-        spend: from rows to their FLOPs so far, what the full model would have spent, and what it would on the coming
-            token: three arrays (rows,).
+        spend: from rows to three arrays (rows,): their FLOPs so far, the full model's so far, and the full model's on
+            the coming token.
         horizon: tokens.
-        aims: by setting, the share to aim at for the setting's to come out (see `steering`); itself where not given.
+        aims: by setting, the share to aim at so that the answers cost the setting's (see `budget.aims`); a setting
+            without one is its own aim.
     """
 
     def __init__(

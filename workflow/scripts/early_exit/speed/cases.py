@@ -10,7 +10,7 @@ Three groups of cases, each compared within itself:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,16 +22,17 @@ from early_exit.base.errors import InputError
 from early_exit.costs.passes import generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import fills, loop, speculate
-from early_exit.decoding.loop import Request
+from early_exit.decoding.batch import Decoder
+from early_exit.decoding.requests import Request
 from early_exit.decoding.stopping import StopRule
 from early_exit.models.backbone import Backbone
 from early_exit.policies import base, confidences, forced
-from early_exit.speed.interleaved import Answer, Case
+from early_exit.speed.interleaved import Case, TimedAnswer
 
 
 @dataclass(frozen=True)
-class HeadPolicy:
-    """A policy with trained heads: what it is called in the config, and the threshold that it is timed at."""
+class TimedHead:
+    """Trained heads of one policy: their name in the config, and the threshold at which they are timed."""
 
     head: str
     state_fill: str
@@ -39,28 +40,57 @@ class HeadPolicy:
     threshold: float
     heads: nn.ModuleDict
 
-    def __call__(self) -> base.Policy:
-        return confidences.HeadConfidence(self.heads, self.head_state)
+    @property
+    def variant(self) -> "Variant":
+        labels = {name: getattr(self, name) for name in ("head", "state_fill", "head_state", "threshold")}
+        return Variant(partial(confidences.HeadConfidence, self.heads, self.head_state), labels)
+
+
+@dataclass(frozen=True)
+class Exits:
+    """The exits that are timed: blocks, trained heads at them, and the exit block and drafts of self-speculations."""
+
+    blocks: Sequence[int]
+    heads: Sequence[TimedHead] = ()
+    drafts: Sequence[tuple[int, int]] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to decode: a policy, and what else the case's labels say (columns of the table)."""
+
+    policy: Callable[[], base.Policy] = base.FullDepth
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a case answers: prompts, so many rows at once, up to where the rule ends answers.
+
+    `calls` are the settings of each call of the loop; one call at the variant's threshold by default.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    rows: int
+    rule: StopRule
+    calls: Sequence[Sequence[float]] | None = None
 
 
 class Bench:
-    """A backbone, prompts and what is to be measured on them.
+    """A backbone, prompts, and the cases to be timed on them.
 
     Args:
         prompts: tokenised, in the order in which they are taken.
         rule: where answers end that may end by themselves.
-        costs: the backbone's cost table, see `costs`.
-        drafts: exit block and number of drafts of each self-speculation.
+        costs: the backbone's cost table (see `costs.passes`).
         settings: section `speed` of the config; `seed`; and as `slots` the rows at once of the pipeline's own jobs.
     """
 
     def __init__(
-        self, backbone: Backbone, prompts: Sequence[Sequence[int]], rule: StopRule, *, exits: Sequence[int],
-        heads: Sequence[HeadPolicy], costs: Mapping[str, Any], settings: Mapping[str, Any],
-        drafts: Sequence[tuple[int, int]] = (),
+        self, backbone: Backbone, prompts: Sequence[Sequence[int]], rule: StopRule, exits: Exits, *,
+        costs: Mapping[str, Any], settings: Mapping[str, Any],
     ):  # fmt: skip
-        self.backbone, self.prompts, self.exits = backbone, prompts, list(exits)
-        self.heads, self.costs, self.settings, self.drafts = heads, costs, settings, drafts
+        self.backbone, self.prompts, self.exits, self.costs, self.settings = backbone, prompts, exits, costs, settings
         self.fills = [name for name in fills.FILLS[backbone.family] if name in costs["state_fill"]]
         self.natural_rule = rule
         self.full_rule = replace(rule, eos_ids=(), stop_strings=(), max_new_tokens=settings["new_tokens"])
@@ -71,7 +101,7 @@ class Bench:
         sizes = self.settings["batch_sizes"]
         groups = {f"{rows} rows": self.fixed_length(rows) for rows in sizes}
         groups[f"{max(sizes)} rows, natural"] = self.natural(max(sizes))
-        return groups | ({"sweep": self.sweep(self.heads[0])} if self.heads else {})
+        return groups | ({"sweep": self.sweep(self.exits.heads[0])} if self.exits.heads else {})
 
     def fixed_length(self, rows: int) -> list[Case]:
         """Library and ours at full depth, every exit with every state fill, random exits, speculation, heads."""
@@ -79,92 +109,97 @@ class Bench:
         if rows > 1:
             length = min(self.settings["prompt_tokens"], *map(len, prompts))
             prompts = [prompt[-length:] for prompt in prompts]
-        ours = partial(self._ours, prompts, rows)
-        library_prefill = self._library(prompts, rows, "prefill", self.first_rule)
-        our_prefill = ours("prefill", self.first_rule, baseline=library_prefill)
-        library = self._library(prompts, rows, "full", self.full_rule, prefill=library_prefill)
-        full = ours("full", self.full_rule, prefill=our_prefill, baseline=library)
+        whole, first = Job(prompts, rows, self.full_rule), Job(prompts, rows, self.first_rule)
+        library_prefill = self._library("prefill", first)
+        our_prefill = self._ours("prefill", first, baseline=library_prefill)
+        library = self._library("full", whole, prefill=library_prefill)
+        full = self._ours("full", whole, prefill=our_prefill, baseline=library)
         cases = [library_prefill, our_prefill, library, full]
-
-        ours = partial(ours, rule=self.full_rule, baseline=full)
-        for fill in self.fills:
-            for block in self.exits:
-                labels = {"exit_block": block, "state_fill": fill}
-                policy = partial(forced.FixedExit, [block])
-                cases.append(ours("exit", policy=policy, prefill=our_prefill, labels=labels))
-            if rows > 1:
-                policy = partial(forced.RandomExit, self.exits, None, self.settings["seed"])
-                cases.append(ours("random", policy=policy, prefill=our_prefill, labels={"state_fill": fill}))
-        for block, count in self.drafts:
-            labels = {"exit_block": block, "draft_tokens": count}
-            cases.append(ours("speculative", prefill=our_prefill, labels=labels))
-        for policy in self.heads:
-            labels = self._labels(policy)
-            prefill = ours("prefill", rule=self.first_rule, policy=policy, labels=labels, baseline=our_prefill)
-            cases += [prefill, ours("heads", policy=policy, prefill=prefill, labels=labels)]
+        for name, variant in self._variants_without_heads(rows):
+            cases.append(self._ours(name, whole, variant, prefill=our_prefill, baseline=full))
+        for head in self.exits.heads:
+            prefill = self._ours("prefill", first, head.variant, baseline=our_prefill)
+            cases += [prefill, self._ours("heads", whole, head.variant, prefill=prefill, baseline=full)]
         return cases
 
     def natural(self, rows: int) -> list[Case]:
         """Library and ours at full depth on prompts and answers of their own lengths, `rows` at once."""
-        prompts = self._take(self.settings["natural_prompts"])
-        library = self._library(prompts, rows, "natural", self.natural_rule)
-        return [library, self._ours(prompts, rows, "natural", self.natural_rule, baseline=library)]
+        job = Job(self._take(self.settings["natural_prompts"]), rows, self.natural_rule)
+        library = self._library("natural", job)
+        return [library, self._ours("natural", job, baseline=library)]
 
-    def sweep(self, policy: HeadPolicy) -> list[Case]:
+    def sweep(self, head: TimedHead) -> list[Case]:
         """All thresholds in one job, against a job for each; both with as many rows at once as the pipeline's jobs."""
         prompts, thresholds = self._take(self.settings["sweep_prompts"]), self.settings["sweep_thresholds"]
-        labels = self._labels(policy) | {"threshold": None}
-        ours = partial(self._ours, prompts, self.settings["slots"], rule=self.natural_rule, policy=policy)
-        apart = ours("sweep-separate", labels=labels, jobs=[[threshold] for threshold in thresholds])
-        return [apart, ours("sweep-joint", labels=labels, jobs=[thresholds], baseline=apart)]
+        variant = replace(head.variant, labels=head.variant.labels | {"threshold": None})
+        job = Job(prompts, self.settings["slots"], self.natural_rule, [[threshold] for threshold in thresholds])
+        apart = self._ours("sweep-separate", job, variant)
+        return [apart, self._ours("sweep-joint", replace(job, calls=[thresholds]), variant, baseline=apart)]
+
+    def _variants_without_heads(self, rows: int) -> list[tuple[str, Variant]]:
+        """(case name, variant): every exit with every fill, random exits if rows run together, self-speculation."""
+        variants = []
+        for fill in self.fills:
+            for block in self.exits.blocks:
+                policy = partial(forced.FixedExit, [block])
+                variants.append(("exit", Variant(policy, {"exit_block": block, "state_fill": fill})))
+            if rows > 1:
+                policy = partial(forced.RandomExit, self.exits.blocks, None, self.settings["seed"])
+                variants.append(("random", Variant(policy, {"state_fill": fill})))
+        for block, count in self.exits.drafts:
+            variants.append(("speculative", Variant(labels={"exit_block": block, "draft_tokens": count})))
+        return variants
 
     def _take(self, count: int) -> list[Sequence[int]]:
         if count > len(self.prompts):
-            raise InputError(f"config key 'speed': {count} prompts are asked for, the test split has "
-                             f"{len(self.prompts)}; raise the dataset's examples.test, or lower speed's numbers of "
-                             "prompts and batch_sizes")  # fmt: skip
+            raise InputError(
+                f"config key 'speed': {count} prompts are asked for, the test split has {len(self.prompts)}; raise the "
+                "dataset's examples.test, or lower speed's numbers of prompts and batch_sizes"
+            )
         return list(self.prompts[:count])
 
-    @staticmethod
-    def _labels(policy: HeadPolicy) -> dict[str, Any]:
-        return {name: getattr(policy, name) for name in ("head", "state_fill", "head_state", "threshold")}
-
-    def _library(self, prompts, rows: int, name: str, rule: StopRule, prefill: Case | None = None) -> Case:
-        call = partial(library_answers, self.backbone, prompts, rows, rule)
-        return Case("huggingface", name, rows, call, self._flops({}, prefill, 1), prefill)
+    def _library(self, name: str, job: Job, prefill: Case | None = None) -> Case:
+        call = partial(library_answers, self.backbone, job.prompts, job.rows, job.rule)
+        return Case("huggingface", name, job.rows, call, self._flops({}, prefill, 1), prefill)
 
     def _ours(
-        self, prompts, rows: int, name: str, rule: StopRule, *, policy: Callable[[], Any] = base.FullDepth,
-        labels: Mapping[str, Any] | None = None, jobs: Sequence[Sequence[float]] | None = None,
-        prefill: Case | None = None, baseline: Case | None = None,
+        self, name: str, job: Job, variant: Variant = Variant(), *, prefill: Case | None = None,
+        baseline: Case | None = None,
     ) -> Case:  # fmt: skip
-        """Our loop as a case; each of `jobs` is the settings of one call of it, one by default."""
-        labels = labels or {}
-        jobs = jobs or [[labels.get("threshold", 1.0)]]
+        """Our loop as a case."""
+        labels = variant.labels
+        calls = job.calls or [[labels.get("threshold", 1.0)]]
+
+        def call() -> list[TimedAnswer]:
+            answers = []
+            for settings in calls:
+                requests = [Request(f"{k:06d}", prompt, tuple(settings)) for k, prompt in enumerate(job.prompts)]
+                rows = loop.generate(self._decoder(variant), requests, job.rule, slots=job.rows)
+                answers += sorted(rows, key=lambda row: (row.example_id, row.setting))
+            return [
+                TimedAnswer(row.prompt_tokens, *map(tuple, (row.exit_blocks, row.drafted, row.accepted)))
+                for row in answers
+            ]
+
+        # Passes over a prompt, for each of its answers.
+        passes = sum(-(-len(settings) // job.rows) for settings in calls) / sum(map(len, calls))
+        return Case("ours", name, job.rows, call, self._flops(labels, prefill, passes), prefill, baseline, labels)
+
+    def _decoder(self, variant: Variant) -> Decoder:
+        labels = variant.labels
         fill = fills.FILLS[self.backbone.family][labels["state_fill"]] if "state_fill" in labels else fills.Fill
         step = speculate.step(labels["exit_block"], labels["draft_tokens"]) if "draft_tokens" in labels else None
-
-        def call() -> list[Answer]:
-            answers = []
-            for settings in jobs:
-                requests = [Request(f"{k:06d}", prompt, tuple(settings)) for k, prompt in enumerate(prompts)]
-                done = loop.generate(self.backbone, policy(), fill(), requests, rule, slots=rows, step=step)
-                answers += sorted(done, key=lambda row: (row.example_id, row.setting))
-            return [Answer(row.prompt_tokens, *map(tuple, (row.exit_blocks, row.drafted, row.accepted)))
-                    for row in answers]  # fmt: skip
-
-        passes = sum(-(-len(job) // rows) for job in jobs) / sum(map(len, jobs))  # of a prompt, for each of its answers
-        return Case("ours", name, rows, call, self._flops(labels, prefill, passes), prefill, baseline, labels)
+        return Decoder(self.backbone, variant.policy(), fill(), step=step, drafted=labels.get("draft_tokens", 0))
 
     def _flops(self, labels: Mapping[str, Any], prefill: Case | None, passes: float):
         """A function of answers: FLOPs of their decode passes, and of their prompts if those are timed along."""
         names = {"head": None, "state_fill": None, "head_state": "skip"}
         names |= {name: value for name, value in labels.items() if name in names}
 
-        def flops(answers: Sequence[Answer]) -> float:
+        def flops(answers: Sequence[TimedAnswer]) -> float:
             prompt_tokens, exit_blocks, *rounds = zip(*answers, strict=True)
             counted = generation_flops(
-                self.costs, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, exits=self.exits, **names
+                self.costs, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, exits=self.exits.blocks, **names
             )
             if "draft_tokens" in labels:
                 drafts = dict(zip(("drafted", "accepted"), rounds, strict=True))
@@ -175,7 +210,9 @@ class Bench:
 
 
 @torch.inference_mode()
-def library_answers(backbone: Backbone, prompts: Sequence[Sequence[int]], rows: int, rule: StopRule) -> list[Answer]:
+def library_answers(
+    backbone: Backbone, prompts: Sequence[Sequence[int]], rows: int, rule: StopRule
+) -> list[TimedAnswer]:
     """Hugging Face `generate` on the same weights: greedy, with its cache, in batches padded on the left.
 
     Prompts go by length, which pads least. Answers count up to where `rule` ends them.
@@ -199,7 +236,7 @@ def library_answers(backbone: Backbone, prompts: Sequence[Sequence[int]], rows: 
                 max_new_tokens=rule.max_new_tokens,
                 stopping_criteria=StoppingCriteriaList([ends]),
             )
-            answers += [Answer(len(prompt), (depth,) * n) for prompt, n in zip(batch, ends.lengths, strict=True)]
+            answers += [TimedAnswer(len(prompt), (depth,) * n) for prompt, n in zip(batch, ends.lengths, strict=True)]
     finally:
         model.generation_config = own
     return answers

@@ -1,9 +1,9 @@
-"""How fast decoding is: calls that are compared are timed in turn, in one process, and end as rows of one table.
+"""How fast decoding is: calls that are compared are timed in turn, in one process, and become rows of one table.
 
-A round calls every case once - a, b, c, a, b, c - so that whatever else the machine does hits all of them; a time is
-the median of the rounds. A comparison is of tokens per second with a named baseline of the same rounds, twice: over
-the whole call, and over decoding alone, which is the call's time less that of the same prompts with one new token.
-The last is held against `implied`: what the FLOPs table says of the same tokens (see `costs`).
+A round calls every case once - a, b, c, a, b, c - so that whatever else the machine does affects all of them; a time is
+the median of the rounds. Tokens per second are compared with a named baseline of the same rounds, twice: over the whole
+call, and over decoding alone, which is the call's time less that of the same prompts with one new token. The latter is
+compared with `implied`, the speed-up that the FLOPs of the same tokens imply (see `costs`).
 """
 
 import ctypes
@@ -25,17 +25,16 @@ from early_exit.base import job
 
 COLUMNS = (
     "backbone", "dataset", "system", "case", "exit_block", "draft_tokens", "state_fill", "head", "head_state",
-    "threshold",
-    "batch_size", "prompts", "prompt_tokens", "tokens", "seconds", "seconds_low", "seconds_high",
+    "threshold", "batch_size", "prompts", "prompt_tokens", "tokens", "seconds", "seconds_low", "seconds_high",
     "tokens_per_second", "decode_seconds", "decode_tokens_per_second", "baseline", "ratio", "decode_ratio",
     "implied", "efficiency", "acceptance_rate", "peak_memory_mib", "repeats", "threads", "dtype", "device",
     "load_start", "load_end",
 )  # fmt: skip
 
 
-class Answer(NamedTuple):
-    """What a call gave for one row: `exit_blocks` are the blocks run for each useful token, as in records; `drafted`
-    and `accepted` are of each round of self-speculation."""
+class TimedAnswer(NamedTuple):
+    """What a timed call returned for one row, as records.GENERATIONS has it: `exit_blocks` for each useful token,
+    `drafted` and `accepted` for each round of self-speculation."""
 
     prompt_tokens: int
     exit_blocks: Sequence[int]
@@ -50,9 +49,9 @@ class Case:
     Args:
         system: huggingface or ours.
         name: what the call does: prefill, full, natural, exit, random, speculative, heads, sweep-joint, sweep-separate.
-        call: does it once, whole.
+        call: what is timed; returns its answers.
         flops: FLOPs of answers; of decode passes where there is a `prefill`, else of the whole call.
-        prefill: the case whose time is that of the prompts alone; None if decoding is not looked at by itself.
+        prefill: the case whose time is that of the prompts alone; None if decoding is not compared by itself.
         baseline: the case that it is compared with.
         labels: further columns: exit_block, draft_tokens, state_fill, head, head_state, threshold.
     """
@@ -60,20 +59,20 @@ class Case:
     system: str
     name: str
     batch_size: int
-    call: Callable[[], Sequence[Answer]]
-    flops: Callable[[Sequence[Answer]], float]
+    call: Callable[[], Sequence[TimedAnswer]]
+    flops: Callable[[Sequence[TimedAnswer]], float]
     prefill: "Case | None" = None
     baseline: "Case | None" = None
     labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class Measured:
+class Repeats:
     """The repeats of one case: `seconds` in the order of the rounds, the largest peak, the answers."""
 
     seconds: list[float] = field(default_factory=list)
     peak_memory_mib: float = 0.0
-    answers: Sequence[Answer] = ()
+    answers: Sequence[TimedAnswer] = ()
 
     @property
     def tokens(self) -> int:
@@ -81,7 +80,7 @@ class Measured:
 
 
 def measure(cases: Sequence[Case], repeats: int, probe: "Probe", **shared: Any) -> pd.DataFrame:
-    """Time the cases, log what came out, give their rows with COLUMNS; `shared` are columns equal in all rows."""
+    """Time the cases and log the results; returns their rows with COLUMNS. `shared` are columns equal in all rows."""
     before = load()
     measured = interleave(cases, repeats, probe)
     rows = table(measured, load_start=before, load_end=load(), **shared)
@@ -93,9 +92,9 @@ def measure(cases: Sequence[Case], repeats: int, probe: "Probe", **shared: Any) 
 
 def interleave(
     cases: Sequence[Case], repeats: int, probe: "Probe", clock: Callable[[], float] = time.perf_counter
-) -> dict[Case, Measured]:
-    """Call all cases in turn, `repeats` times; answers that differ between repeats are logged, the last ones count."""
-    measured = {case: Measured() for case in cases}
+) -> dict[Case, Repeats]:
+    """Call all cases in turn, `repeats` times; returns the last answers, and logs those that differ between repeats."""
+    measured = {case: Repeats() for case in cases}
     for _ in range(repeats):
         for case, record in measured.items():
             probe.begin()
@@ -110,26 +109,26 @@ def interleave(
     return measured
 
 
-def table(measured: Mapping[Case, Measured], **shared: Any) -> pd.DataFrame:
+def table(measured: Mapping[Case, Repeats], **shared: Any) -> pd.DataFrame:
     """One row per case, with COLUMNS; `shared` are columns that are the same in all rows."""
     rates = {case: _rates(case, measured) for case in measured}
     rows = [_row(case, measured, rates) | shared for case in measured]
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-def _rates(case: Case, measured: Mapping[Case, Measured]) -> dict[str, float]:
-    """Tokens per second of the call and of decoding; the latter nan where it is not measured or was too short."""
+def _rates(case: Case, measured: Mapping[Case, Repeats]) -> dict[str, float]:
+    """Tokens per second of the call and of decoding; the latter is NaN where it is not measured or was too short."""
     record = measured[case]
     rates = {"tokens_per_second": record.tokens / median(record.seconds)}
     if case.prefill:
         rounds = zip(record.seconds, measured[case.prefill].seconds, strict=True)
         rates["decode_seconds"] = median(whole - prompt for whole, prompt in rounds)
-        tokens = record.tokens - len(record.answers)  # first tokens come out of the prompts' pass
+        tokens = record.tokens - len(record.answers)  # first tokens come from the prompts' pass
         rates["decode_tokens_per_second"] = _over(tokens, rates["decode_seconds"])
     return rates
 
 
-def _row(case: Case, measured: Mapping[Case, Measured], rates: Mapping[Case, Mapping[str, float]]) -> dict[str, Any]:
+def _row(case: Case, measured: Mapping[Case, Repeats], rates: Mapping[Case, Mapping[str, float]]) -> dict[str, Any]:
     record = measured[case]
     row = {
         "system": case.system, "case": case.name, **case.labels, "batch_size": case.batch_size,
@@ -173,7 +172,7 @@ def _over(value: float, divisor: float) -> float:
 
 
 class Probe:
-    """Peak memory around a call, and the end of what it started: resident set on CPU, allocated memory on GPU."""
+    """Measures the peak memory of a call (resident set on CPU, allocated memory on GPU), and waits for its kernels."""
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
@@ -181,7 +180,7 @@ class Probe:
         self._trim = (lambda: trim(0)) if trim and not self.on_gpu else (lambda: None)
 
     def begin(self) -> None:
-        """Leave nothing of the call before: garbage, running kernels, the peak."""
+        """Remove what the call before left: garbage, running kernels, the peak."""
         gc.collect()
         self._trim()
         if self.on_gpu:
@@ -195,7 +194,7 @@ class Probe:
             torch.cuda.synchronize()
 
     def peak_mib(self) -> float:
-        """Since `begin`; where the system cannot start a peak again, since the process began."""
+        """The peak since `begin`; where the system cannot reset a peak, since the process began."""
         if self.on_gpu:
             return torch.cuda.max_memory_allocated() / 2**20
         status = Path("/proc/self/status")
@@ -206,5 +205,5 @@ class Probe:
 
 
 def load() -> float:
-    """Processes that want to run, a mean over the last minute; the measurement itself counts as its threads."""
+    """Load average of the last minute; the measurement itself counts as its threads."""
     return os.getloadavg()[0]

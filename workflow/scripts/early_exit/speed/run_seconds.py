@@ -3,13 +3,13 @@
 The protocol, which a report should state with the numbers:
 
 - The first examples of the test split (with their conversations' gold history where there is one) are answered whole,
-  at one setting a call, with as many rows at once as the run's own jobs have (`batch_size`, or all that there are).
-- A call with one new token gives the time of the prompts. Seconds per token are the whole call's less that, over the
-  decode passes: the tokens after each answer's first. So they stand beside `flops_per_token`, which counts the same.
-- All settings and the prompts' call are one round: rounds are repeated after one that does not count, and the median
-  of the differences within rounds is reported. The job takes all cores of the run, so that no job of it runs beside.
+  at one setting a call, with as many rows at once as the run's own jobs have (`batch_size`, or all examples).
+- A call with one new token measures the time of the prompts. Seconds per token are the whole call's less that, over the
+  decode passes: the tokens after each answer's first. `flops_per_token` counts the same passes.
+- A round is a call of each setting, and of its prompts alone. After a round that does not count, the median of the
+  differences within rounds is reported. The job takes all cores of the run, so that no other job runs beside it.
 
-What is measured holds for the hardware, dtype and threads that the provenance page names, and is not the same twice.
+The seconds hold for the hardware, dtype and threads that the provenance page names, and differ from time to time.
 """
 
 import time
@@ -22,7 +22,7 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import Answerer
-from early_exit.speed.interleaved import Answer, Case, Probe, interleave
+from early_exit.speed.interleaved import Case, Probe, TimedAnswer, interleave
 
 COLUMNS = ("setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
            "tokens", "examples", "repeats")  # fmt: skip
@@ -39,12 +39,11 @@ def measure(
     """
     if examples.empty:
         raise InputError("config key 'wallclock.examples': the test split has no examples to time; raise examples.test")
-    whole = answerer.rule
-    first = replace(whole, max_new_tokens=1)
+    first = replace(answerer.rules, stop=replace(answerer.rules.stop, max_new_tokens=1))
     cases = {}
     for setting in settings:
-        prompts = _case(answerer, examples, setting, first, None)
-        cases[setting] = _case(answerer, examples, setting, whole, prompts)
+        prompts = _case(replace(answerer, rules=first), examples, setting, None)
+        cases[setting] = _case(answerer, examples, setting, prompts)
     every = [one for case in cases.values() for one in (case.prefill, case)]
     interleave(every, 1, probe, clock)
     measured = interleave(every, repeats, probe, clock)
@@ -54,18 +53,17 @@ def measure(
         passes = record.tokens - len(record.answers)
         each = [(took - prompt) / passes if passes else float("nan")
                 for took, prompt in zip(record.seconds, before, strict=True)]  # fmt: skip
-        found = (setting, median(each), min(each), max(each), median(before), record.tokens, len(record.answers))
-        rows.append(dict(zip(COLUMNS, (*found, repeats), strict=True)))
+        row = (setting, median(each), min(each), max(each), median(before), record.tokens, len(record.answers), repeats)
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
     return pd.DataFrame(rows)
 
 
-def _case(answerer: Answerer, examples: pd.DataFrame, setting: float, rule, prefill: Case | None) -> Case:
-    """Answers at one setting as a case: the first round's prompts, which need no answers of the model's own."""
+def _case(answerer: Answerer, examples: pd.DataFrame, setting: float, prefill: Case | None) -> Case:
+    """Answers at one setting as a case: those of the first round, whose prompts hold no answers of the model."""
 
-    def call() -> list[Answer]:
-        answerer.rule = rule
+    def call() -> list[TimedAnswer]:
         prompts = next(iter(Rounds(examples, [setting])))
         answers = sorted(answerer(prompts), key=lambda row: row.example_id)
-        return [Answer(row.prompt_tokens, tuple(row.exit_blocks)) for row in answers]
+        return [TimedAnswer(row.prompt_tokens, tuple(row.exit_blocks)) for row in answers]
 
     return Case("ours", "wallclock", len(examples), call, lambda answers: float("nan"), prefill)
