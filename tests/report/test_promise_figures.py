@@ -50,6 +50,9 @@ def test_the_figure_of_a_calibration_shows_risks_bounds_and_what_was_chosen(foun
     assert tops == pytest.approx([100 * bound for bound in bounds])
     assert rings(figure.axes[2]) == []
     assert figure.get_suptitle() == "tiny-transformer, one: disagreement of at most 20 %, with 90 % probability"
+    other_order = promises.tested_thresholds(found[::-1])
+    again = promises.calibration(other_order, make_results(), "tiny-transformer", "one")
+    assert [axes.get_title() for axes in again.axes] == [axes.get_title() for axes in figure.axes]
     with pytest.raises(InputError, match="promise two"):
         promises.calibration(rows, make_results(), "tiny-transformer", "two")
 

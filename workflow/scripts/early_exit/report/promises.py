@@ -54,6 +54,8 @@ def calibration(rows: pd.DataFrame, results: pd.DataFrame, backbone: str, promis
     """
     rows = rows[(rows["backbone"] == backbone) & (rows["promise"] == promise)]
     rows = present_rows(rows, f"thresholds of backbone {backbone}, promise {promise}")
+    places = {dataset: place for place, dataset in enumerate(results["dataset"].unique())}  # as in the other figures
+    rows = rows.sort_values("dataset", key=lambda datasets: datasets.map(places), kind="stable")
     labels, looks = _labels(results), assign_looks(present_rows(results, "results.csv"))
     rows = rows.join(labels, on="policy")
     datasets, names = rows["dataset"].unique(), rows["name"].unique()
