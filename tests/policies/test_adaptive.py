@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_policies import DEPTH, EXITS, PAIRS, TOKENS, held_to_the_definition, in_batches, make
+from test_policies import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
 
 from conftest import Float64, make_random_model
 from early_exit.costs import passes as costs
@@ -63,14 +63,14 @@ def defined(adapt, table, fill):
 
 @pytest.mark.parametrize("adapt", SETTINGS)
 @pytest.mark.parametrize(("name", "fill"), PAIRS)
-def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, adapt):
+def test_exits_are_the_definition_s_and_tokens_the_reference_s(name, fill, adapt):
     model = make_random_model(name, torch.float64)
     backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {})
     requests = requests_for(prompts(2, seed=6, longest=7), SETTINGS[adapt])
     with Float64():
         policy = make("softmax", backbone, adapt=make_rule(adapt, table, fill))
         done = run(backbone, requests, policy, fills.FILLS[backbone.family][fill](), slots=4, rule=Length(TOKENS))
-        left = held_to_the_definition(model, fill, requests, done, "softmax", defined(adapt, table, fill))
+        left = compare_with_definition(model, fill, requests, done, "softmax", defined(adapt, table, fill))
     assert len(left) > 1, left
 
 

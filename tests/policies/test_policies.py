@@ -1,6 +1,6 @@
-"""Every policy against the slow reference: its tokens are those of its exits replayed, its exits the definition's.
+"""Every policy against the slow reference: the same tokens at the same exits, and exits as the definitions say.
 
-A run is replayed by the slow reference with the run's exits as a forced schedule: the tokens must be the same. On the
+The slow reference decodes with a run's exits as a forced schedule: the tokens must be the same. On the
 reference's hidden states the definition of the policy, written out here, must say the same exits. And rows must be what
 they are alone, whatever runs beside them. Confidences, in float64; thresholds that adapt are in test_adaptive.py.
 """
@@ -59,20 +59,20 @@ def defined_exit(kind, states, reference, thresholds, exits=EXITS):
     return DEPTH
 
 
-def replayed(model, fill, request, row):
+def traced(model, fill, request, row):
     """The slow reference's answer with the row's exits; its tokens must be the row's."""
     trace = slow_decode(model, request.token_ids, Schedule(row.exit_blocks[1:]), fill)
     assert trace.token_ids == row.token_ids
     return trace
 
 
-def held_to_the_definition(model, fill, requests, done, kind, thresholds):
-    """Each row of a run `done`, replayed and defined anew; `thresholds(row, i)` are those that token i is held to."""
+def compare_with_definition(model, fill, requests, done, kind, thresholds):
+    """Compares each row of a run with the reference and the definition; `thresholds(row, i)` are those of token i."""
     left = Counter()
     for request in requests:
         for setting in request.settings:
             row = done[request.example_id, setting]
-            trace = replayed(model, fill, request, row)
+            trace = traced(model, fill, request, row)
             for i in range(1, len(row.token_ids)):
                 states = trace.reference.hidden[row.prompt_tokens + i - 1]
                 expected = defined_exit(kind, states, trace.reference, thresholds(row, i))
@@ -83,14 +83,14 @@ def held_to_the_definition(model, fill, requests, done, kind, thresholds):
 
 @pytest.mark.parametrize("kind", UNTRAINED)
 @pytest.mark.parametrize(("name", "fill"), PAIRS)
-def test_exits_are_the_definition_s_and_tokens_the_replay_s(name, fill, kind):
+def test_exits_are_the_definition_s_and_tokens_the_reference_s(name, fill, kind):
     model = make_random_model(name, torch.float64)
     backbone = loading.adapt(model)
     requests = requests_for(prompts(2, seed=6, longest=7), SETTINGS[kind])
     with Float64():
         done = run(backbone, requests, make(kind, backbone), fills.FILLS[backbone.family][fill](), slots=4,
                    rule=Length(TOKENS))  # fmt: skip
-        left = held_to_the_definition(model, fill, requests, done, kind, lambda row, i: [row.setting] * len(EXITS))
+        left = compare_with_definition(model, fill, requests, done, kind, lambda row, i: [row.setting] * len(EXITS))
     assert len(left) > 2, left  # else it shows little
     assert kind != "saturation" or 1 not in left  # nothing to compare at the first exit
 

@@ -1,4 +1,4 @@
-"""Rule join_shards: the answers that several jobs gave, as the one file that a single job would have written."""
+"""Rule join_shards: the answers of several jobs in one file, equal to the file that a single job would have written."""
 
 from early_exit.base import job, records
 from early_exit.data import shards

@@ -2,8 +2,8 @@
 
 Usage: python workflow/scripts/show_prompt.py results/NAME/data/DATASET.parquet [EXAMPLE] [TEST.parquet SETTING]
 
-Without EXAMPLE, of the first test example. With a run's test.parquet and one of its settings, the prompt that this
-run used, which with `history: own` holds its own answers; else the prompt after the gold answers.
+EXAMPLE is the first test example by default. With a run's test.parquet and one of its settings, prints the prompt that
+this run used, which holds the model's answers under `history: own`; else the prompt with the gold answers.
 """
 
 import sys

@@ -11,6 +11,7 @@ _HOMES = {
     "Backbone": "models.backbone",
     "Confidence": "policies.confidences",
     "Cost": "costs.parts",
+    "Decision": "policies.base",
     "Ending": "api",
     "Fill": "decoding.fills",
     "Head": "heads.designs",

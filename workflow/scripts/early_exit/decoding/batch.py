@@ -65,7 +65,7 @@ class Batch:
 def open_batch(decoder: Decoder, rule: StopRule, slots: int, capacity: int, repetition_penalty: float) -> Batch:
     """An empty batch of `slots` rows with room for `capacity` tokens each."""
     backbone, policy = decoder.backbone, decoder.policy
-    # Positions of a prompt are independent in what they leave behind only where that is keys and values.
+    # A prefix can be shared only where a prompt leaves nothing but keys and values, one pair for each position.
     attends_only = backbone.family == "transformer" and not policy.reads_prompt
     policy.open(slots)
     decoder.fill.open(slots)

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-REASONS = ("eos", "stop", "length")
-
 
 @dataclass(frozen=True)
 class StopRule:
