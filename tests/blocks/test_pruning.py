@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from conftest import Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
-from early_exit.blocks import scores as scoring
+from early_exit.blocks.scores import greedy_losses, score_rows, similarities
 from early_exit.decoding import answer, memory, run_parts
 from early_exit.models import loading
 from early_exit.models.documents import Document
@@ -106,7 +106,7 @@ def angle(a, b):
 def test_similarities_in_batches_equal_those_of_single_documents(double_model):
     backbone, docs = loading.adapt(double_model), documents(5)
     with Float64(), torch.no_grad():
-        cosines, angles = scoring.similarities(backbone, docs, 32)
+        cosines, angles = similarities(backbone, docs, 32)
         alone = []
         for document in docs:
             tokens = torch.tensor([document.token_ids])
@@ -134,7 +134,7 @@ def cut(name, gone, dtype=torch.float32):
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_greedy_losses_equal_the_librarys_loss(name):
     backbone, docs = loading.adapt(make_random_model(name)), documents(4)
-    rows = scoring.greedy_losses(backbone, docs, 32, 2)
+    rows = greedy_losses(backbone, docs, 32, 2)
     gone = []
     for dropped in (1, 2):
         step = {block: value for count, block, value in rows if count == dropped}
@@ -152,9 +152,7 @@ def test_greedy_losses_equal_the_librarys_loss(name):
 
 def test_score_rows_have_every_candidate(random_model):
     backbone, docs = loading.adapt(random_model), [Document("a", [3, 4, 5, 6])]
-    found = pd.DataFrame(
-        [*scoring.score_rows(backbone, docs, 32, "likeness"), *scoring.score_rows(backbone, docs, 32, "loss", 2)]
-    )
+    found = pd.DataFrame([*score_rows(backbone, docs, 32, "likeness"), *score_rows(backbone, docs, 32, "loss", 2)])
     counts = found.groupby("by")["block"].count().to_dict()
     assert counts == {"block-influence": 6, "angular": 2 + 3 + 4 + 5 + 6, "one-by-one": 6 + 5}
     assert set(found.columns) | {"backbone"} == set(pruning.SCORE_COLUMNS)
