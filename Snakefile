@@ -15,21 +15,11 @@ report: "report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/resources.smk"
-include: "workflow/rules/inputs.smk"
-include: "workflow/rules/generate_inputs.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/exits.smk"
 include: "workflow/rules/heads.smk"
-include: "workflow/rules/head_report.smk"
-include: "workflow/rules/speed_inputs.smk"
-include: "workflow/rules/adapt.smk"
-include: "workflow/rules/pruning.smk"
-include: "workflow/rules/generate.smk"
-include: "workflow/rules/wallclock.smk"
+include: "workflow/rules/blocks.smk"
+include: "workflow/rules/answers.smk"
 include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/claims.smk"
-include: "workflow/rules/promise.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/speed.smk"
 include: "workflow/rules/targets.smk"
@@ -39,7 +29,6 @@ localrules:
     all,
     report,
     fetch,
-    status,
     estimate,
 
 

@@ -25,7 +25,7 @@ from early_exit.costs.passes import flops, generation_flops
 from early_exit.decoding import fills, loop
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.requests import Request
-from early_exit.experiment import policy_kinds
+from early_exit.experiment.config.policies import CHECKS
 from early_exit.heads import store
 from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
@@ -102,7 +102,7 @@ torch.set_num_threads(1)
 
 def cost_table(config, designs):
     """The table of a backbone and of heads as the config has them."""
-    return passes.cost_table(config, head_costs(designs, config.get("hidden_size", 0)))
+    return passes.cost_table(config, head_costs(designs, config.get("hidden_size", 0)), CHECKS)
 
 
 def head_costs(designs, width):
@@ -712,7 +712,12 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     write_json({"config": config, "depth": DEPTH}, tmp_path / "backbone.json")
     costs = tmp_path / "costs.json"
     run_script(
-        "layer_costs.py", tmp_path, inputs={"manifest": tmp_path / "backbone.json"}, output=costs, heads=TINY_HEADS
+        "layer_costs.py",
+        tmp_path,
+        inputs={"manifest": tmp_path / "backbone.json"},
+        output=costs,
+        heads=TINY_HEADS,
+        policies=[],
     )
     assert read_json(costs) == TABLES["mistral"]
 
@@ -738,19 +743,19 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
         )
         write_table(rows, tmp_path / "test.parquet", GENERATIONS)
         inputs = {"run": tmp_path / "test.parquet", "costs": costs}
-        run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", **params)
+        run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", exits=EXITS, **params)
         return read_table(tmp_path / "flops.parquet", FLOPS)
 
-    options = {"head": "mamba", "state_fill": "copy", "exits": EXITS}
-    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], kind="head", counted=options)
+    head = {"kind": "head", "recipe": "r", "head": "mamba", "state_fill": "copy"}
+    left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], policy=head)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
     assert left.drop(columns=["example_id", "setting"]).to_dict("records") == expected
 
-    none = policy_kinds.counted({"kind": "pruned"}, EXITS)
-    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], kind="pruned", counted=none)  # the prompt, too, and not
+    drops = {"kind": "pruned", "drop": [2]}
+    pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], policy=drops)  # the prompt, too, and not
     assert pruned["blocks"].tolist() == [8, 4]
     assert (pruned["prompt_flops"] < pruned["prompt_flops_full"]).tolist() == [True, False]
     assert (pruned["flops"] < pruned["flops_full"]).all()
 
-    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], kind="full", counted=none)
+    full = flops_of([1.0, 1.0], [[6, 6, 6], [6]], policy={"kind": "full"})
     assert full["flops"].tolist() == full["flops_full"].tolist()

@@ -22,6 +22,7 @@ from early_exit.data.conversations import Prompt
 from early_exit.decoding import answer, loop, memory, run_parts
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.run_parts import RunPart
+from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from early_exit.policies import base
 from engine import Length, prompts, requests_for
@@ -179,7 +180,7 @@ def test_prompts_without_a_window_are_never_cut():
 
 def test_parts_of_pruning_answer_each_setting_once(random_model):
     backbone = loading.adapt(random_model)
-    parts = run_parts.pruned({"kind": "pruned", "prompt": "pruned"}, backbone, {1.0: (5,), 2.0: (2, 3)})
+    parts = run_parts.pruned(parse({"kind": "pruned", "drop": [1, 2]}), backbone, {1.0: (5,), 2.0: (2, 3)})
     assert [part.decoder.backbone.depth for part in parts] == [5, 4]
     requests = requests_for(prompts(3), [1.0, 2.0])
     rows = [row for part in parts for row in answer.answer_part(part, requests, rules(Length(4)), LIMITS)]

@@ -14,6 +14,7 @@ from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import answer, loop, memory, run_parts, speculate
 from early_exit.decoding.requests import Generation, Request
+from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from engine import Length, prompts, requests_for, run, watch
 from reference import Schedule
@@ -203,12 +204,12 @@ def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
 def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     """Through the parts of a run: the exit is the backbone's first unless the policy names one."""
     backbone, requests = loading.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
-    policy = {"kind": "self-speculative", "exit": None}
+    policy, second = (parse({"kind": "self-speculative", "exit": block}) for block in (None, 2))
     parts = run_parts.self_speculative(policy, backbone, [2.0, 4.0], [3, 5])
     assert [part.decoder.step.keywords for part in parts] == [
         {"exit_block": 3, "draft_tokens": 2}, {"exit_block": 3, "draft_tokens": 4},
     ]  # fmt: skip
-    (named,) = run_parts.self_speculative(policy | {"exit": 2}, backbone, [1.0], [3, 5])
+    (named,) = run_parts.self_speculative(second, backbone, [1.0], [3, 5])
     assert named.decoder.step.keywords == {"exit_block": 2, "draft_tokens": 1}
     for part in parts:
         rows = list(answer.answer_part(part, requests, rules(Length(6)), LIMITS))

@@ -15,7 +15,7 @@ from scipy.stats import beta, binom
 
 from conftest import ROOT
 from early_exit.evaluation import calibrate, risks
-from early_exit.experiment import policy_kinds
+from early_exit.experiment.config.policies import parse
 
 LTT = {"risk": "disagreement", "method": "learn-then-test", "epsilon": 0.2, "delta": 0.1}
 CRC = LTT | {"method": "conformal-risk-control"}
@@ -284,6 +284,7 @@ def test_losses_of_single_answers_are_binary_except_for_graded_metrics():
 
 
 def test_the_order_of_testing_is_the_policy_s():
-    assert policy_kinds.safest_first({"kind": "head"}, [0.5, 0.9, 0.7]) == [0.9, 0.7, 0.5]
-    assert policy_kinds.safest_first({"kind": "pruned"}, [4, 1, 2]) == [1, 2, 4]
-    assert policy_kinds.is_calibrated({"kind": "head"}) is not policy_kinds.is_calibrated({"kind": "full"})
+    head = parse({"kind": "head", "recipe": "r", "head": "h", "state_fill": "copy"})
+    assert head.safest_first([0.5, 0.9, 0.7]) == [0.9, 0.7, 0.5]
+    assert parse({"kind": "pruned", "drop": [1]}).safest_first([4, 1, 2]) == [1, 2, 4]
+    assert head.is_calibrated and not parse({"kind": "full"}).is_calibrated

@@ -1,19 +1,31 @@
 """The config: what merges over what, what is filled in, and the one line that each mistake gets."""
 
 import json
-import os
+import math
 import runpy
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator
 
 from early_exit.base.errors import InputError
-from early_exit.experiment import config as module
-from early_exit.experiment import policy_kinds, runs
+from early_exit.blocks import pruning
+from early_exit.costs import passes
+from early_exit.decoding import fills
+from early_exit.experiment import runs
+from early_exit.experiment.config import load as module
+from early_exit.experiment.config import pages, policies
+from early_exit.experiment.config.entry import members
+from early_exit.experiment.config.experiment import Experiment
+from early_exit.experiment.config.heads import Distillation, FileHead, Mamba1Mixer, Mamba2Mixer
+from early_exit.experiment.config.pages import keys
+from early_exit.experiment.config.policies import parse
+from early_exit.heads import mixers, store, targets
+from early_exit.policies import confidences
+from early_exit.sources import user_code
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ["tiny", "small", "paper"]
@@ -39,44 +51,9 @@ def message(**user) -> str:
     return str(caught.value)
 
 
-def schema_nodes(node: dict, path: str = "config"):
-    """Every key of the schema, and what stands under it."""
-    for name, sub in node.get("properties", {}).items():
-        yield f"{path}.{name}", sub
-        yield from schema_nodes(sub, f"{path}.{name}")
-    if isinstance(node.get("additionalProperties"), dict):
-        yield f"{path}.*", node["additionalProperties"]
-        yield from schema_nodes(node["additionalProperties"], f"{path}.*")
-
-
-@pytest.fixture(scope="module")
-def schema():
-    return module.read_yaml(ROOT / module.SCHEMA)
-
-
-def test_schemas_are_valid_and_closed():
-    for path in (ROOT / "workflow/schemas").glob("*.yaml"):
-        content = module.read_yaml(path)
-        Draft202012Validator.check_schema(content)
-        for name, node in [("", content), *schema_nodes(content)]:
-            if "properties" in node:
-                closed = node.get("additionalProperties", node.get("unevaluatedProperties"))
-                assert closed is False, f"{path.name}: {name}"
-
-
-def test_every_key_has_a_description_and_a_default_that_fits(schema):
-    for name, node in schema_nodes(schema):
-        assert node.get("description"), name
-        assert "default" in node, name
-        if node["default"] not in (None, {}, []):
-            Draft202012Validator(node).validate(node["default"])
-
-
-def test_every_key_of_the_schema_stands_in_config_yaml(schema):
-    text = (ROOT / "config.yaml").read_text()
-    for name, _ in schema_nodes(schema):
-        key = name.rpartition(".")[2]
-        assert key == "*" or f"{key}:" in text, name
+def test_every_key_has_a_description():
+    for path, field in keys(Experiment):
+        assert field.description, path
 
 
 def test_config_yaml_is_right_when_uncommented():
@@ -87,36 +64,41 @@ def test_config_yaml_is_right_when_uncommented():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_load(preset, schema):
-    Draft202012Validator(schema).validate(module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml"))
+def test_presets_load(preset):
     config = load(preset=preset)
-    assert config["name"] == preset
+    assert config.name == preset
     assert len(runs.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
-    for backbone in config["backbones"].values():
-        assert len(backbone["exits"]) == 4
-    assert json.loads(json.dumps(config)) == config
+    for backbone in config.backbones.values():
+        assert len(backbone.exits) == 4
+    dumped = config.model_dump()
+    assert json.loads(json.dumps(dumped)) == dumped
+    assert Experiment.model_validate(dumped).model_dump() == dumped
 
 
 def test_the_paper_s_shapes():
     config = load(preset="paper")
-    assert config["backbones"]["mistral-7b"]["exits"] == [16, 20, 24, 28]
-    assert config["backbones"]["codestral-mamba-7b"]["exits"] == [32, 40, 48, 56]
+    assert config.backbones["mistral-7b"].exits == [16, 20, 24, 28]
+    assert config.backbones["codestral-mamba-7b"].exits == [32, 40, 48, 56]
     shape = {"expand": 2, "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4, "chunk_size": 64}
-    assert config["heads"]["mamba"] == {"kind": "mamba", "normalise": "rms", "mixer": "mamba2", **shape}
-    assert config["heads"]["calm"] == {"kind": "calm", "normalise": "rms"}
-    assert config["distillation"]["k"] == 15 and config["distillation"]["learning_rate"] == 2.5e-4
+    assert config.heads["mamba"].model_dump() == {"kind": "mamba", "normalise": "rms", "mixer": "mamba2", **shape}
+    assert config.heads["calm"].model_dump() == {"kind": "calm", "normalise": "rms"}
+    assert config.distillation.k == 15 and config.distillation.learning_rate == 2.5e-4
 
 
 def test_defaults_and_facts_of_the_model_are_filled_in():
     config = load()
-    backbone = config["backbones"]["tiny-mamba"]
-    assert (backbone["family"], backbone["depth"], backbone["dtype"]) == ("mamba", 16, "float32")
-    assert backbone["parameters"] == 16 * (128 * (2 * 256 + 2 * 2 * 32 + 4) + 4 * 384 + 256 * 128) + 2 * 768 * 128
-    assert config["degeneration"] == {"ngram": 4, "repeats": 4}
-    assert config["policies"]["full"] == {"kind": "full"}
-    assert config["policies"]["calm-copy"]["thresholds"] == config["thresholds"]
-    assert config["policies"]["calm-copy"]["head_state"] == "skip"
-    assert config["datasets"]["coqa"]["splits"] == {"shots": "train", "calibration": "validation", "test": "test"}
+    backbone = config.backbones["tiny-mamba"]
+    assert (backbone.family, backbone.depth, backbone.dtype) == ("mamba", 16, "float32")
+    assert backbone.parameters == 16 * (128 * (2 * 256 + 2 * 2 * 32 + 4) + 4 * 384 + 256 * 128) + 2 * 768 * 128
+    assert config.degeneration.model_dump() == {"ngram": 4, "repeats": 4}
+    assert config.policies["full"].model_dump() == {"kind": "full"}
+    assert config.policies["calm-copy"].rule.thresholds == config.thresholds
+    assert config.policies["calm-copy"].head_state == "skip"
+    assert config.datasets["coqa"].splits.model_dump() == {
+        "shots": "train",
+        "calibration": "validation",
+        "test": "test",
+    }
 
 
 def test_a_design_gets_the_keys_and_defaults_of_its_kind_and_mixer(tmp_path):
@@ -128,17 +110,17 @@ def test_a_design_gets_the_keys_and_defaults_of_its_kind_and_mixer(tmp_path):
     })  # fmt: skip
     shape = {"mixer": "mamba2", "expand": 2, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "chunk_size": 64}
     shared = {"normalise": "rms", "rank": 128}
-    assert config["heads"]["slim"] == {"kind": "mamba-slim", **shared, **shape, "n_groups": 1}
+    assert config.heads["slim"].model_dump() == {"kind": "mamba-slim", **shared, **shape, "n_groups": 1}
     old = {"mixer": "mamba1", "expand": 2, "state_size": 16, "conv_kernel": 4}
-    assert config["heads"]["old"] == {"kind": "hybrid", **shared, **old}
-    assert config["heads"]["lean"] == {"kind": "ffn-slim", **shared}
-    assert config["heads"]["mine"] == {"normalise": "rms", **mine}
-    assert runs.head_files(config, ["slim", "mine", "mine"]) == [os.path.relpath(tmp_path / "mine.py")]
+    assert config.heads["old"].model_dump() == {"kind": "hybrid", **shared, **old}
+    assert config.heads["lean"].model_dump() == {"kind": "ffn-slim", **shared}
+    assert config.heads["mine"].model_dump() == {"normalise": "rms", **mine}
+    assert user_code.files(head.kind for head in config.heads.values()) == [str(tmp_path / "mine.py")]
 
 
 def test_the_seed_of_training_is_the_experiment_s_unless_given():
-    assert load(seed=5)["distillation"]["seed"] == 5
-    assert load(seed=5, distillation={"seed": 0})["distillation"]["seed"] == 0
+    assert load(seed=5).distillation.seed == 5
+    assert load(seed=5, distillation={"seed": 0}).distillation.seed == 0
 
 
 def test_user_keys_go_before_the_preset_s_and_null_takes_away():
@@ -146,13 +128,13 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
         name="mine", datasets={"coqa": {"examples": {"test": 7}}}, backbones={"tiny-mamba": None},
         policies={"pruned": None, "calm-copy": {"thresholds": [0.3]}}, thresholds=[0.1, 0.2],
     )  # fmt: skip
-    assert config["name"] == "mine"
-    assert config["datasets"]["coqa"]["examples"] == {"calibration": 100, "test": 7}
-    assert list(config["backbones"]) == ["tiny-transformer"]
-    assert "pruned" not in config["policies"]
-    assert config["policies"]["calm-copy"]["thresholds"] == [0.3]
-    assert config["policies"]["ffn-copy"]["thresholds"] == [0.1, 0.2]
-    policies = {policy for _, _, policy in runs.runs(config)}
+    assert config.name == "mine"
+    assert config.datasets["coqa"].examples.model_dump() == {"calibration": 100, "test": 7}
+    assert list(config.backbones) == ["tiny-transformer"]
+    assert "pruned" not in config.policies
+    assert config.policies["calm-copy"].rule.thresholds == [0.3]
+    assert config.policies["ffn-copy"].rule.thresholds == [0.1, 0.2]
+    policies = {run.policy for run in runs.runs(config)}
     assert policies == {
         "full",
         "oracle",
@@ -166,26 +148,28 @@ def test_groups_run_only_where_they_are_asked_for(preset):
     presets = module.read_yaml(ROOT / module.PRESETS / f"{preset}.yaml")
     grouped = {group: set(names) for group, names in presets["groups"].items()}
     every, apart = set(presets["policies"]), set().union(*grouped.values())
-    assert set(load(preset=preset)["policies"]) == every - apart
-    assert set(load(preset=preset, group="rivals")["policies"]) == every - apart | grouped["rivals"]
+    assert set(load(preset=preset).policies) == every - apart
+    assert set(load(preset=preset, group="rivals").policies) == every - apart | grouped["rivals"]
     everything = load(preset=preset, group="all")
-    assert set(everything["policies"]) == every
-    assert {run[1:] for run in runs.runs(everything)} >= set(product(everything["datasets"], every))
+    assert set(everything.policies) == every
+    ran = {(run.dataset, run.policy) for run in runs.runs(everything)}
+    assert ran >= set(product(everything.datasets, every))
 
 
 def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
     policies = {"mine": RIVAL, "calm-copy": None, "chance": {"kind": "random", "match": "margin"}}
     config = load(policies=policies, groups={"more": ["chance"], "gone": ["calm-copy"]})
-    assert "mine" in config["policies"] and "margin" not in config["policies"]
+    assert "mine" in config.policies and "margin" not in config.policies
     config = load(policies=policies, groups={"more": ["chance"]}, group="more")
-    assert {"mine", "margin", "chance", "full"} <= set(config["policies"])
-    assert config["policies"]["chance"]["state_fill"] == "propagate"
-    assert "softmax" not in config["policies"]
-    assert "random" not in load(policies={"calm-propagate": None}, group="all")["policies"]
+    assert {"mine", "margin", "chance", "full"} <= set(config.policies)
+    assert config.policies["chance"].state_fill == "propagate"
+    assert "softmax" not in config.policies
+    assert "random" not in load(policies={"calm-propagate": None}, group="all").policies
 
 
 def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
-    policies = load(group="all", thresholds=[0.3])["policies"]
+    config = load(group="all", thresholds=[0.3])
+    policies = {name: policy.model_dump() for name, policy in config.policies.items()}
     assert policies["softmax"] == {"kind": "softmax", "state_fill": "propagate", "thresholds": [0.3], "adapt": "none",
                                    "datasets": None}  # fmt: skip
     assert policies["saturation"]["thresholds"][-1] == 0.999
@@ -194,54 +178,57 @@ def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
     assert policies["calm-per-exit"]["levels"][-1] == 1.0
     assert policies["patience"]["patience"] == [2, 3, 4] and "adapt" not in policies["patience"]
     assert policies["fixed"] == {"kind": "fixed", "state_fill": "propagate", "datasets": None}
-    exits = [8, 10, 12, 14]
-    assert {name: policy_kinds.settings(policies[name], exits) for name in ("fixed", "patience", "full", "random")} == {
+    assert all(parse(policy).model_dump() == policy for policy in policies.values())
+
+
+def test_each_kind_says_its_settings_and_what_they_are():
+    policies, exits = load(group="all").policies, [8, 10, 12, 14]
+    assert {name: policies[name].settings(exits) for name in ("fixed", "patience", "full", "random")} == {
         "fixed": exits, "patience": [2, 3, 4], "full": [1.0], "random": [],
     }  # fmt: skip
-    kinds = {name: policy_kinds.setting_kind(policies[name]) for name in ("calm-decay", "calm-budget", "patience")}
-    assert kinds == {"calm-decay": "threshold", "calm-budget": "budget", "patience": "exits in a row"}
-    assert policy_kinds.setting_kind(policies["full"]) == "none"
-    assert policy_kinds.settings(policies["calm-budget"], exits) == policies["calm-budget"]["budgets"]
+    kinds = {name: policies[name].setting_kind for name in ("calm-decay", "calm-budget", "patience", "pruned", "full")}
+    assert kinds == {"calm-decay": "threshold", "calm-budget": "budget", "patience": "exits in a row",
+                     "pruned": "blocks dropped", "full": "none"}  # fmt: skip
+    assert policies["calm-budget"].settings(exits) == policies["calm-budget"].rule.budgets
 
 
 def test_the_safest_setting_comes_first():
-    policies = load(group="all")["policies"]
+    policies = load(group="all").policies
     for policy in policies.values():
-        values = policy_kinds.settings(policy, [8, 10, 12, 14])
-        first = policy_kinds.safest_first(policy, values)
-        assert first == (values if policy["kind"] == "pruned" else values[::-1])
-    asked = {name for name, policy in policies.items() if policy_kinds.is_calibrated(policy)}
-    assert asked >= {"calm-copy", "calm-decay", "calm-per-exit", "softmax", "patience"}
-    assert not asked & {"full", "oracle", "pruned", "fixed", "random", "calm-budget", "mamba-budget"}
+        values = policy.settings([8, 10, 12, 14])
+        assert policy.safest_first(values) == (values if policy.kind == "pruned" else values[::-1])
+    calibrated = {name for name, policy in policies.items() if policy.is_calibrated}
+    assert calibrated >= {"calm-copy", "calm-decay", "calm-per-exit", "softmax", "patience"}
+    assert not calibrated & {"full", "oracle", "pruned", "fixed", "random", "calm-budget", "mamba-budget"}
 
 
 def test_text_from_the_command_line_is_read_as_yaml():
     config = load(
         thresholds=["0.25", "1"], policies={"pruned": "null"}, backbones={"tiny-mamba": {"exits": ["8", "9"]}}
     )
-    assert config["thresholds"] == [0.25, 1]
-    assert "pruned" not in config["policies"]
-    assert config["backbones"]["tiny-mamba"]["exits"] == [8, 9]
+    assert config.thresholds == [0.25, 1]
+    assert "pruned" not in config.policies
+    assert config.backbones["tiny-mamba"].exits == [8, 9]
 
 
 def test_exits_are_fractions_of_the_depth_unless_given():
-    assert load(backbones={"tiny-mamba": {"exits": None}})["backbones"]["tiny-mamba"]["exits"] == [8, 10, 12, 14]
+    assert load(backbones={"tiny-mamba": {"exits": None}}).backbones["tiny-mamba"].exits == [8, 10, 12, 14]
     small = load(preset="small", backbones={"smollm2-135m": {"exits": None}})
-    assert small["backbones"]["smollm2-135m"]["exits"] == [15, 19, 23, 27]
+    assert small.backbones["smollm2-135m"].exits == [15, 19, 23, 27]
 
 
 def test_a_revision_of_the_user_s_goes_before_a_pinned_one():
     config = load(preset="small", datasets={"coqa": {"revision": "f" * 40}})
-    assert config["datasets"]["coqa"]["revision"] == "f" * 40
-    assert config["datasets"]["triviaqa"]["revision"] == COMMIT
+    assert config.datasets["coqa"].revision == "f" * 40
+    assert config.datasets["triviaqa"].revision == COMMIT
 
 
 def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
     (tmp_path / "model.gguf").touch()
     spec = {"source": str(tmp_path), "gguf": "model.gguf", "family": "transformer", "depth": 30, "parameters": 1.3e8}
-    backbone = load(backbones={"mine": spec}, policies={"pruned": {"drop": [1]}})["backbones"]["mine"]
-    assert backbone["exits"] == [15, 19, 23, 27] and backbone["path"] == str(tmp_path)
-    assert runs.model_files(backbone) == [str(tmp_path / "model.gguf")]
+    backbone = load(backbones={"mine": spec}, policies={"pruned": {"drop": [1]}}).backbones["mine"]
+    assert backbone.exits == [15, 19, 23, 27] and backbone.path == str(tmp_path)
+    assert backbone.files == [str(tmp_path / "model.gguf")]
     assert "backbones.mine.gguf" in message(backbones={"mine": {**spec, "gguf": "other.gguf"}})
     for fact in ("depth", "parameters"):
         assert f"backbones.mine.{fact}" in message(backbones={"mine": {**spec, fact: None}})
@@ -261,6 +248,17 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"seed": 1.5}, ["seed", "1.5"]),
         ({"resources": {"mem_mb": 0}}, ["resources.mem_mb", "0"]),
         ({"estimate": {"utilisation": 2}}, ["estimate.utilisation", "2"]),
+        ({"seed": math.nan}, ["seed", "nan"]),
+        ({"memory": math.inf}, ["memory", "inf", "finite"]),
+        ({"estimate": {"tflops": math.nan}}, ["estimate.tflops", "nan", "finite"]),
+        ({"distillation": {"learning_rate": "1e-3"}}, ["distillation.learning_rate", "'1e-3'", "write 1.0e-3"]),
+        ({"thresholds": ["5E-1"]}, ["thresholds[0]", "'5E-1'", "write 5.0e-1"]),
+        ({"recipes": {"r": ["calm", False]}}, ["recipes.r[1]", "False", "quotes"]),
+        ({"group": True}, ["group", "True", "boolean", "quotes"]),
+        ({"name": 2024}, ["name", "2024", "number", "quotes"]),
+        ({"backbones": {False: None}}, ["backbones.False", "boolean", "quotes"]),
+        ({"heads": {2024: {"kind": "calm"}}}, ["heads.2024", "number", "quotes"]),
+        ({"policies": {"p": "softmax"}}, ["policies.p", "'softmax'", "mapping"]),
         ({"device": "gpu"}, ["device", "'gpu'", "'cpu'"]),
         ({"backbones": {"Big One": {"source": "workflow"}}}, ["backbones.Big One", "no name"]),
         ({"backbones": {"tiny-mamba": {"exits": [8, 20]}}}, ["backbones.tiny-mamba.exits", "20", "beyond", "16"]),
@@ -290,7 +288,7 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"heads": {"h": {"kind": "no/such.py:Mine"}}}, ["heads.h.kind", "'no/such.py:Mine'", "does not exist"]),
         ({"heads": {"h": {"kind": "tests/conftest.py:Mine"}}}, ["heads.h.kind", "names no class of the file"]),
         ({"heads": {"h": {"kind": "tests/conftest.py"}}}, ["heads.h.kind", "file.py:Class"]),
-        ({"distillation": {"exit_weights": [1, 2, 3]}}, ["distillation.exit_weights", "[1, 2, 3]", "has 4 exits"]),
+        ({"distillation": {"exit_weights": [1, 2, 3]}}, ["distillation.exit_weights", "[1.0, 2.0, 3.0]", "4 exits"]),
         ({"distillation": {"exit_weights": [1, 2, 3, 0]}}, ["distillation.exit_weights[3]", "0"]),
         ({"distillation": {"exit_weights": "cubic"}}, ["distillation.exit_weights", "'cubic'", "linear, uniform"]),
         ({"distillation": {"class_balance": "balance"}}, ["distillation.class_balance", "'balanced'"]),
@@ -389,31 +387,47 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
     runpy.run_path(str(ROOT / "workflow/scripts/pin_revisions.py"), run_name="__main__")
     assert sorted(asked) == sorted(set(HUB_IDS) - {"EleutherAI/coqa"})
     pinned = module.load({"preset": "paper"}, ROOT)
-    assert pinned["backbones"]["mistral-7b"]["revision"] == COMMIT
-    assert pinned["datasets"]["coqa"]["revision"] == "e" * 40
+    assert pinned.backbones["mistral-7b"].revision == COMMIT
+    assert pinned.datasets["coqa"].revision == "e" * 40
 
 
-def test_what_the_schema_allows_is_what_the_package_knows():
-    """config.py must not import torch, so it names state fills, heads and labels a second time."""
-    from early_exit.blocks import pruning
-    from early_exit.costs import passes
-    from early_exit.decoding import fills
-    from early_exit.heads import mixers, store, targets
-    from early_exit.policies import confidences
+def test_what_the_config_allows_is_what_the_package_knows():
+    """The config must not import torch, so it names state fills, heads and labels a second time."""
 
-    schema = yaml.safe_load((ROOT / module.SCHEMA).read_text())["properties"]
-    assert {family: tuple(fills) for family, fills in fills.FILLS.items()} == module.STATE_FILLS
-    design, distillation = schema["heads"]["additionalProperties"]["properties"], schema["distillation"]["properties"]
-    assert set(design["kind"]["then"]["enum"]) == set(store.KINDS)
-    assert set(design["mixer"]["enum"]) == set(mixers.MIXERS)
-    assert tuple(distillation["label"]["enum"]) == targets.LABELS
-    assert tuple(distillation["exit_weights"]["then"]["enum"]) == targets.EXIT_WEIGHTS
-    assert tuple(distillation["class_balance"]["enum"]) == targets.CLASS_BALANCES
-    policy = schema["policies"]["additionalProperties"]["properties"]
-    assert set(policy["state_fill"]["enum"]) == {fill for fills in module.STATE_FILLS.values() for fill in fills}
-    assert tuple(policy["head_state"]["enum"]) == passes.HEAD_STATES
-    assert set(policy["kind"]["enum"]) == set(policy_kinds.KINDS)
-    assert tuple(policy["adapt"]["enum"]) == policy_kinds.ADAPTS
-    assert set(confidences.UNTRAINED) == set(policy_kinds.UNTRAINED)
-    assert tuple(policy["by"]["enum"]) == pruning.BY and set(runs.MEASURES) == set(pruning.BY) - {"last"}
-    assert tuple(policy["prompt"]["enum"]) == pruning.PROMPTS
+    def choices(model, name):
+        return set(get_args(model.model_fields[name].annotation))
+
+    assert {family: tuple(known) for family, known in fills.FILLS.items()} == policies.STATE_FILLS
+    kinds = [*members(Experiment.model_fields["heads"].annotation)]
+    assert {choice for kind in kinds for choice in choices(kind, "kind") if kind is not FileHead} == set(store.KINDS)
+    assert {choice for kind in (Mamba1Mixer, Mamba2Mixer) for choice in choices(kind, "mixer")} == set(mixers.MIXERS)
+    assert choices(Distillation, "label") == set(targets.LABELS)
+    assert choices(Distillation, "class_balance") == set(targets.CLASS_BALANCES)
+    assert choices(policies.TrainedHead, "head_state") == set(passes.HEAD_STATES)
+    assert set(confidences.UNTRAINED) == set(policies.CHECKS)
+    assert choices(policies.Pruned, "by") == set(pruning.BY) == {"last", *policies.Pruned.MEASURES}
+    assert choices(policies.Pruned, "prompt") == set(pruning.PROMPTS)
+
+
+def test_an_integral_float_is_an_integer():
+    assert load(batch_size=1.0e3).batch_size == 1000
+
+
+def test_another_kind_of_the_same_name_starts_afresh():
+    """The preset's keys of the other kind are not the user's, and must not be refused as strays."""
+    policy = load(policies={"calm-copy": {"kind": "pruned", "drop": [3]}}).policies["calm-copy"]
+    assert policy.model_dump() == {"kind": "pruned", "drop": [3], "by": "last", "prompt": "pruned", "datasets": None}
+
+
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path):
+    path = tmp_path / "user.yaml"
+    path.write_text("seed: 1\nthresholds: [0.5]\nseed: 2\n")
+    with pytest.raises(InputError, match=r"user\.yaml\", line 3: key 'seed' stands twice|line 3: key 'seed'"):
+        module.check_files([path])
+    path.write_text("seed: 1\n")
+    module.check_files([path])
+
+
+@pytest.mark.parametrize(("path", "text"), [(pages.SCHEMA, pages.schema), (pages.PAGE, pages.page)])
+def test_the_pages_of_the_config_are_as_the_classes_say(path, text):
+    assert (ROOT / path).read_text(encoding="utf-8") == text(), "stale: run make config-pages"

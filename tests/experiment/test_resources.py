@@ -7,16 +7,20 @@ import re
 import pytest
 import test_dag
 import torch
-from test_config import REVISIONS, load
+import yaml
+from test_config import COMMIT, REVISIONS, ROOT, load
 from test_costs import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 from test_dag import EXPECTED, SMALLEST, jobs, snakemake
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit.costs import parts as block_costs
-from early_exit.experiment import estimate, resources, runs, work
+from early_exit.experiment import estimate, work
+from early_exit.experiment.runs import Run, runs
 from early_exit.heads import store
 
 copy = test_dag.copy  # the fixture
+RISK = {"risk": "degenerate", "epsilon": 0.1}
+TINY = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
@@ -35,8 +39,8 @@ MODELS = {
 }
 
 
-def of_all_presets() -> dict[str, dict]:
-    return {name: spec for preset in ("small", "paper") for name, spec in load(preset=preset)["backbones"].items()}
+def of_all_presets():
+    return {name: spec for preset in ("small", "paper") for name, spec in load(preset=preset).backbones.items()}
 
 
 # --- sizes -------------------------------------------------------------------------------------------------------
@@ -56,19 +60,19 @@ def test_the_presets_say_what_the_shapes_give():
     mistral, codestral = 32 * 218_103_808 + 2 * 32768 * 4096, 64 * 109_617_152 + 2 * 32768 * 4096
     assert block_costs.parameters(MISTRAL_7B) == mistral and block_costs.parameters(CODESTRAL_7B) == codestral
     for name, spec in of_all_presets().items():
-        assert math.isclose(spec["parameters"], block_costs.parameters(MODELS[name]), rel_tol=2e-3), name
+        assert math.isclose(spec.parameters, block_costs.parameters(MODELS[name]), rel_tol=2e-3), name
 
 
 def test_a_local_config_goes_before_a_rounded_number(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL_7B))
-    local = load(preset="paper", backbones={"mistral-7b": {"source": str(tmp_path)}})["backbones"]["mistral-7b"]
-    assert local["parameters"] == block_costs.parameters(MISTRAL_7B) == 7_247_757_312
+    local = load(preset="paper", backbones={"mistral-7b": {"source": str(tmp_path)}}).backbones["mistral-7b"]
+    assert local.parameters == block_costs.parameters(MISTRAL_7B) == 7_247_757_312
 
 
 @pytest.mark.parametrize("name", ["mistral-7b", "codestral-mamba-7b"])
 def test_the_size_of_heads_is_bounded_from_the_backbones_alone(name):
     config = load(preset="paper")
-    designs = [config["heads"][head] for head in config["recipes"]["paper"]]
+    designs = [config.heads[head].model_dump() for head in config.recipes["paper"]]
     real = 4 * sum(store.cost(design, 4096, "x")["linear"] // 2 for design in designs)
     assert real < work.head_weights(config, name, "paper") < 2 * real
 
@@ -82,123 +86,116 @@ ASKED = {
 }
 
 
-def model_jobs(config):
-    named = {rule: names for rule, names in runs.jobs(config).items() if rule in work.WORK}
-    return [(rule, job) for rule, names in named.items() for job in names]
+def work_of(config, name) -> dict[str, list[work.Work]]:
+    """By rule the work of all its jobs with one backbone."""
+    of_run = [run for run in runs(config) if run.backbone == name]
+    return {
+        "train_heads": [work.train(config, name, recipe) for recipe in config.recipes],
+        "measure_heads": [work.measure_heads(config, name, recipe) for recipe in config.recipes],
+        "settle": [work.settle(config, name)],
+        "score_blocks": [work.score_blocks(config, name, *measure) for measure in (("likeness", 1), ("loss", 8))],
+        "adapt": [work.adapt(config, run) for run in of_run if config.policies[run.policy].is_planned],
+        "generate": [work.generate(config, run) for run in of_run],
+    }
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_requests_for_7b_models_grow_with_each_try(name):
+def test_requests_for_7b_models(name):
     config = load(preset="paper", group="all")
-    assert work.weight_bytes(config["backbones"][name]) == config["backbones"][name]["parameters"] * 2
-    seen = {}
-    for rule, job in model_jobs(config):
-        if job.split("/")[0] != name:
-            continue
-        first, minutes = resources.memory_mb(config, rule, job), resources.runtime_minutes(config, rule, job)
-        for attempt in (1, 2, 3):
-            assert resources.memory_mb(config, rule, job, attempt) == attempt * first
-            assert resources.runtime_minutes(config, rule, job, attempt) == attempt * minutes
-        assert 60 * minutes >= 4 * work.seconds(config, rule, job) and 30 <= minutes <= 24 * 60
-        assert seen.setdefault(rule, first) == first
-    assert {rule: seen[rule] for rule in ASKED[name]} == ASKED[name]
-    assert seen.keys() == work.WORK.keys() - {"measure_wallclock", "measure_speed"}
+    assert config.backbones[name].weight_bytes == config.backbones[name].parameters * 2
+    for one in (one for jobs_of_rule in work_of(config, name).values() for one in jobs_of_rule):
+        minutes = work.minutes(config, one.seconds)
+        assert 60 * minutes >= 4 * one.seconds and 30 <= minutes <= 24 * 60
+    requests = work_of(config, name) | {"train_heads": [work.train(config, name, "paper")]}
+    for rule, memory_mb in ASKED[name].items():
+        assert {one.memory_mb for one in requests[rule]} == {memory_mb}
 
 
-def test_the_config_s_numbers_go_before_the_model_s():
-    config = load(resources={"mem_mb": 2000, "runtime": 7})
-    job = "tiny-mamba/coqa/full"
-    assert [resources.memory_mb(config, "generate", job, k) for k in (1, 2, 3)] == [2000, 4000, 6000]
-    assert [resources.runtime_minutes(config, "generate", job, k) for k in (1, 2)] == [7, 14]
-
-
-def test_tiny_models_ask_little_and_real_ones_on_a_cpu_have_room_for_a_batch():
+def test_tiny_models_request_little_and_real_ones_on_a_cpu_have_room_for_a_batch():
     config = load()
-    assert {resources.memory_mb(config, *job) for job in model_jobs(config)} == {4500}
+    asked = [one.memory_mb for name in config.backbones for jobs in work_of(config, name).values() for one in jobs]
+    assert set(asked) == {4500}
     real = load(preset="paper", device="cpu", dtype="float32")
-    asked = resources.memory_mb(real, "generate", "mistral-7b/coqa/full")
-    assert 1e6 * asked > 3 * 4 * 7.25e9  # weights, their packed copy, and as much for a batch
-    assert resources.memory_mb(real, "settle", "mistral-7b") < asked
+    generate = work.generate(real, Run("mistral-7b", "coqa", "full")).memory_mb
+    assert 1e6 * generate > 3 * 4 * 7.25e9  # weights, their packed copy, and as much for a batch
+    assert work.settle(real, "mistral-7b").memory_mb < generate
 
 
-def test_downloads_ask_for_their_size():
+def test_downloads_request_their_size():
     config = load(preset="paper")
-    assert resources.disk_mb(config, "mistral-7b") == 14_500
-    assert [resources.download_minutes(config, "mistral-7b", k) for k in (1, 2)] == [50, 100]  # 725 s, four times
+    assert work.download(config, "mistral-7b").output_mb == 14_500
+    assert work.minutes(config, work.download(config, "mistral-7b").seconds) == 50  # 725 s, four times
 
 
 # --- the estimate ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
-def test_jobs_are_counted_as_snakemake_counts_them(preset):
-    assert estimate.jobs(load(preset=preset)) == EXPECTED
-
-
 def small_case(**more):
     """One backbone of 10 blocks and a thousand million weights, on a machine of round numbers."""
-    backbone = {
-        "parameters": 1e9,
-        "depth": 10,
-        "dtype": "bfloat16",
-        "family": "transformer",
-        "exits": [5, 8],
-        "path": None,
-    }
-    return {
-        "name": "small", "device": "cuda", "batch_size": 8, "resources": {"gpu": 1},
-        "estimate": {"tflops": 100, "gbytes_per_second": 1000, "utilisation": 0.5, "milliseconds_per_block": 0.1,
-                     "safety": 4},
-        "backbones": {"one": backbone},
-        "datasets": {"qa": {"kind": "triviaqa", "max_new_tokens": 20, "examples": {"calibration": 10, "test": 100}}},
-        "policies": {"full": {"kind": "full"}, "pruned": {"kind": "pruned", "drop": [1, 2]}},
+    backbone = {"source": "a/b", "revision": COMMIT, "parameters": 1e9, "depth": 10, "dtype": "bfloat16",
+                "family": "transformer", "exits": [5, 8]}  # fmt: skip
+    keys = {
+        "name": "small", "device": "cuda", "batch_size": 8,
+        "estimate": {"tflops": 100, "gbytes_per_second": 1000, "utilisation": 0.5, "milliseconds_per_block": 0.1},
+        "backbones": {"tiny-transformer": None, "tiny-mamba": None, "one": backbone},
+        "datasets": {"triviaqa": {"max_new_tokens": 20, "examples": {"calibration": 10, "test": 100}}},
+        "policies": dict.fromkeys(set(TINY["policies"]) - {"full", "pruned", "softmax"}) | {"pruned": {"drop": [1, 2]}},
+        "groups": dict.fromkeys(TINY["groups"]),
         "corpus": {"documents": 100, "held_out": 10, "max_tokens": 500},
-        "recipes": {"r": ["calm", "ffn"]}, "heads": {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"}},
-        "distillation": {"batch_tokens": 1000, "epochs": 2, "max_training_tokens": None},
-        "generation": {"shards": 1}, "calibration": {"promises": {}},
-    } | more  # fmt: skip
+        "recipes": {"r": ["calm", "ffn"]},
+        "distillation": {"batch_tokens": 1000, "epochs": 2},
+        "calibration": {"promises": dict.fromkeys(TINY["calibration"]["promises"])},
+    }  # fmt: skip
+    for key, value in more.items():
+        keys[key] = {**keys[key], **value} if isinstance(keys.get(key), dict) else value
+    return load(**keys)
+
+
+def run(policy):
+    return Run("one", "triviaqa", policy)
 
 
 def test_seconds_are_the_sums_by_hand():
     """2 GB of weights are read in 4 ms, eight tokens take 0.32 ms of computing and ten blocks 1 ms."""
-    config = small_case()
+    alone = {"softmax": None}
+    config = small_case(policies=alone)
     start = 30 + 2  # two seconds to load 2 GB
     prompts = 100 * 80 * 2e9 / 50e12  # computing is longest, of 8,000 tokens in one pass
-    assert math.isclose(work.seconds(config, "generate", "one/qa/full"), start + prompts + 13 * 20 * 0.004)
-    assert math.isclose(work.seconds(config, "generate", "one/qa/pruned"), start + 2 * prompts + 25 * 20 * 0.004)
-    kept = small_case(calibration={"promises": {"one": {}}})
-    kept["policies"]["softmax"] = {"kind": "softmax", "state_fill": "copy", "thresholds": [0.5]}
-    # Held against the full model's, which answers the ten calibration questions, too.
+    assert math.isclose(work.generate(config, run("full")).seconds, start + prompts + 13 * 20 * 0.004)
+    assert math.isclose(work.generate(config, run("pruned")).seconds, start + 2 * prompts + 25 * 20 * 0.004)
+    promise = {"promises": {**dict.fromkeys(TINY["calibration"]["promises"]), "one": RISK}}
+    calibrated = small_case(calibration=promise)
+    # Compared with the full model, which answers the ten calibration questions, too.
     both = 1.1 * prompts + (13 + 2) * 20 * 0.004
-    assert math.isclose(work.seconds(kept, "generate", "one/qa/full"), start + both)
-    kept["generation"]["shards"] = 2
-    assert math.isclose(work.seconds(kept, "generate", "one/qa/full/0-of-2"), start + both / 2)
-    assert math.isclose(work.seconds(config, "settle", "one"), start + 2 * 5 * 1000 * 2e9 / 50e12)
+    assert math.isclose(work.generate(calibrated, run("full")).seconds, start + both)
+    sharded = small_case(calibration=promise, generation={"shards": 2})
+    assert math.isclose(work.generate(sharded, run("full")).seconds, start + both / 2)
+    assert math.isclose(work.settle(config, "one").seconds, start + 2 * 5 * 1000 * 2e9 / 50e12)
     width = math.sqrt(1e9 / 10 / 13)
     weights = 2 * (8 * width**2 + 2 * 2 * width)  # two exits, an ffn head and two rows for each of the two heads
     assert math.isclose(work.head_weights(config, "one", "r"), weights)
     training = 100_000 * 2e9 / 50e12 + 100_000 * 6 * weights / 50e12
-    assert math.isclose(work.seconds(config, "train_heads", "one/r"), start + training)
-    config["distillation"]["max_training_tokens"] = 25_000
-    assert math.isclose(work.seconds(config, "train_heads_seed", "one/r/2"), start + training / 4)
-    slow = small_case(estimate=config["estimate"] | {"milliseconds_per_block": 1})  # now the blocks take longest: 10 ms
-    assert math.isclose(work.seconds(slow, "generate", "one/qa/full"), start + prompts + 13 * 20 * 0.010)
+    assert math.isclose(work.train(config, "one", "r").seconds, start + training)
+    short = small_case(policies=alone, distillation={"max_training_tokens": 25_000})
+    assert math.isclose(work.train(short, "one", "r").seconds, start + training / 4)
+    slow = small_case(policies=alone, estimate={"milliseconds_per_block": 1})  # now the blocks take longest: 10 ms
+    assert math.isclose(work.generate(slow, run("full")).seconds, start + prompts + 13 * 20 * 0.010)
 
 
 def test_on_a_cpu_other_speeds_are_assumed():
-    config = small_case(device="cpu")
-    config["estimate"] |= {"tflops": None, "gbytes_per_second": None}
+    config = small_case(device="cpu", estimate={"tflops": None, "gbytes_per_second": None})
     assert work.machine(config, "float32") == work.Machine(0.04e12 * 0.5, 15e9 * 0.5, 0.0001)
-    assert not work.is_on_gpu(small_case(resources={"gpu": 0}))
+    assert not small_case(resources={"gpu": 0}).is_on_gpu
 
 
-def test_the_papers_estimate_names_what_it_assumes():
-    text = "\n".join(estimate.lines(load(preset="paper")))
-    for part in ("220 jobs: score 60", "GPU hours: generate", "not measured", "14.5 GB at 1020 GB/s", "14.2 ms",
-                 "16 ms (32 blocks)", "one token of each of 64 rows", "A100", "weights to download 29.1"):  # fmt: skip
+def test_the_estimate_sums_the_jobs_and_names_what_it_assumes():
+    jobs_planned = [estimate.PlannedJob("generate", 3600, 500)] * 3 + [estimate.PlannedJob("score")] * 2
+    text = "\n".join(estimate.lines(load(preset="paper"), jobs_planned))
+    for part in ("5 jobs: generate 3, score 2", "3 GPU hours: generate 3", "1.5 GB of disk: generate 1.5",
+                 "not measured", "14.5 GB at 1020 GB/s", "14.2 ms", "16 ms (32 blocks)", "one token of each of 64 rows", "A100"):  # fmt: skip
         assert part in text, part
     assert max(map(len, text.splitlines())) < 160
-    assert "CPU hours" in "\n".join(estimate.lines(load()))
+    assert "CPU hours" in "\n".join(estimate.lines(load(), jobs_planned))
 
 
 # --- in a run ----------------------------------------------------------------------------------------------------
@@ -229,7 +226,7 @@ def test_the_papers_jobs_ask_for_gpus_memory_and_time(tmp_path):
             asked.setdefault(rule[1], dict(part.split("=") for part in line[1].split(", ")))
     asked = {rule: parts for rule, parts in asked.items() if rule != "all"}
     with_gpu = {rule for rule, parts in asked.items() if parts.get("gpu") == "1"}
-    assert with_gpu == EXPECTED.keys() & work.WORK.keys()
+    assert with_gpu == {rule for rule, parts in asked.items() if "work_s" in parts} >= {"generate", "train_heads"}
     assert all(int(parts["mem_mb"]) > 0 and parts["runtime"] for parts in asked.values())
     assert {asked[rule]["mem_mb"] for rule in ("generate", "settle")} == {"26500"}
-    assert int(asked["fetch_backbone"]["disk_mb"]) >= 14_500
+    assert int(asked["fetch_backbone"]["output_mb"]) >= 14_500

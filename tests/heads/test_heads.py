@@ -7,13 +7,14 @@ import textwrap
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from transformers import DynamicCache
 from transformers.models.mamba import modeling_mamba
 
 from conftest import ROOT, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
-from early_exit.experiment import config as config_module
+from early_exit.experiment.config.heads import HeadDesign
 from early_exit.heads import store
 from early_exit.models import caches
 from early_exit.policies import confidences
@@ -103,9 +104,9 @@ def test_the_error_names_a_bad_option(design, message):
 
 def test_the_config_s_defaults_are_the_classes_own():
     """At 7B width, where every default fits."""
-    schema = config_module.read_yaml(ROOT / config_module.SCHEMA)["properties"]["heads"]["additionalProperties"]
+    designs = TypeAdapter(HeadDesign)
     for design in [{"kind": kind} for kind in store.KINDS] + [{"kind": "hybrid", "mixer": "mamba1"}]:
-        filled = config_module._fill(design, schema, ("heads", "x"))
+        filled = designs.validate_python(design).model_dump()
         assert len(filled) > len(design)
         assert store.cost(filled, 4096) == store.cost(design, 4096)
         with torch.device("meta"):
@@ -283,9 +284,9 @@ def test_a_users_file_is_searched_in_the_repository_and_then_in_the_working_dire
         (folder / "mine.py").write_text("class Mine:\n    pass\n")
     (work / "other.py").write_text("class Other:\n    pass\n")
     monkeypatch.chdir(work)
-    designs = [{"kind": "mine.py:Mine"}, {"kind": "other.py:Other"}, {"kind": "calm"}]
+    designs = ["mine.py:Mine", "other.py:Other", "calm"]
     assert user_code.files(designs, repository) == [str(repository / "mine.py"), str(work / "other.py")]
-    assert user_code.files([{"kind": f"{work}/mine.py:Mine"}], repository) == [str(work / "mine.py")]
+    assert user_code.files([f"{work}/mine.py:Mine"], repository) == [str(work / "mine.py")]
 
 
 @pytest.mark.parametrize(

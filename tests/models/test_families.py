@@ -8,11 +8,11 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from conftest import Float64
+from conftest import ROOT, Float64
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.decoding.batch import Decoder
-from early_exit.experiment import config
+from early_exit.experiment.config.load import load as load_config
 from early_exit.models import cache_updates, conformance, loading
 from early_exit.sources import families, manifests
 from early_exit.sources.families import SUPPORTED, TESTED
@@ -124,7 +124,7 @@ def test_an_unsupported_config_is_refused_before_weights_are_loaded(name, why, t
     source = {"source": str(tmp_path)}
     assert refusal(lambda: manifests.describe("m", source, tmp_path, None)).startswith(f"backbones.m: {name} is not")
     user = {"backbones": {"m": source}}
-    message = refusal(lambda: config.load(user, config.Path(__file__).parents[2]))
+    message = refusal(lambda: load_config(user, ROOT))
     assert message.startswith(f"backbones.m.source: {name} is not supported (") and why in message
 
     asked = []

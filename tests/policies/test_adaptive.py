@@ -12,6 +12,7 @@ from conftest import Float64, make_random_model
 from early_exit.costs import passes as costs
 from early_exit.costs.passes import flops
 from early_exit.decoding import fills
+from early_exit.experiment.config.policies import CHECKS, BudgetedThreshold, parse
 from early_exit.models import loading
 from early_exit.policies import budget as budgets
 from early_exit.policies import build, forced
@@ -65,7 +66,7 @@ def defined(adapt, table, fill):
 @pytest.mark.parametrize(("name", "fill"), PAIRS)
 def test_exits_are_the_definition_s_and_tokens_the_reference_s(name, fill, adapt):
     model = make_random_model(name, torch.float64)
-    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {})
+    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {}, CHECKS)
     requests = requests_for(prompts(2, seed=6, longest=7), SETTINGS[adapt])
     with Float64():
         policy = make("softmax", backbone, adapt=make_rule(adapt, table, fill))
@@ -78,7 +79,7 @@ def test_exits_are_the_definition_s_and_tokens_the_reference_s(name, fill, adapt
 @pytest.mark.parametrize(("name", "fill"), [PAIRS[1], PAIRS[2]])
 def test_rows_are_what_they_are_alone(name, fill, adapt):
     model = make_random_model(name, torch.float64)
-    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {})
+    backbone, table = loading.adapt(model), costs.cost_table(model.config.to_dict(), {}, CHECKS)
 
     def policy():
         return make("softmax", backbone, adapt=make_rule(adapt, table, fill))
@@ -104,7 +105,7 @@ def test_above_all_settings_nobody_leaves(adapt, random_model):
 
 LLAMA = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8,
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
-TABLE = costs.cost_table(LLAMA, {"calm": costs.linear(64)})
+TABLE = costs.cost_table(LLAMA, {"calm": costs.linear(64)}, CHECKS)
 COSTS = {"exits": [4, 5, 6, 7], "state_fill": "propagate", "head": "calm"}
 
 
@@ -186,17 +187,17 @@ def test_answers_that_end_surely_miss_a_budget_and_what_is_aimed_at_mends_that()
     """Aims are found on some answers, and tried on others of the kind, by a loop of their own."""
     generator = np.random.default_rng(3)
     known, fresh = answers(generator), answers(generator)
-    policy = {"horizon": 4, "budgets": [0.7, 0.8, 0.9]}
+    policy = BudgetedThreshold(adapt="budget", budgets=[0.7, 0.8, 0.9])
     points = plans.curve(known)
     aims = budgets.aims(known, policy, points)
-    assert [entry["budget"] for entry in aims] == policy["budgets"]
+    assert [entry["budget"] for entry in aims] == policy.budgets
     naive, aimed = (budgets.rule(points, TABLE, COSTS, 4, found) for found in ((), aims))
     for entry in aims:
         budget = entry["budget"]
         assert spent_at(known, budget, aimed) == pytest.approx(entry["share"])  # the same account
         assert entry["share"] == pytest.approx(budget, abs=0.002)
         assert spent_at(fresh, budget, aimed) == pytest.approx(budget, abs=0.01)
-    assert max(abs(spent_at(fresh, budget, naive) - budget) for budget in policy["budgets"]) > 0.02
+    assert max(abs(spent_at(fresh, budget, naive) - budget) for budget in policy.budgets) > 0.02
 
 
 def test_the_spending_of_rows_is_what_costs_count():
@@ -221,7 +222,7 @@ PLAN = {
 
 
 def entry(**options):
-    return {"state_fill": "propagate", **options}
+    return parse({"state_fill": "propagate", **options})
 
 
 def given(plan=PLAN, **options):
@@ -240,7 +241,7 @@ def given(plan=PLAN, **options):
 )
 def test_an_entry_becomes_its_policy(policy, rule, random_model):
     made = build.build(policy, loading.adapt(random_model), given())
-    assert type(made).__name__.lower() == policy["kind"] and type(made.adapt) is rule
+    assert type(made).__name__.lower() == policy.kind and type(made.adapt) is rule
     rows = [SimpleNamespace(setting=0.9, prompt_tokens=3, token_ids=[0], exit_blocks=[DEPTH])]
     assert made.thresholds(rows).shape == (1, len(EXITS))
     if rule is Decay:
@@ -254,4 +255,4 @@ def test_entries_that_ask_nobody(random_model):
     assert type(build.build(entry(kind="fixed"), backbone, given())) is forced.FixedExit
     made = build.build(entry(kind="random", match="x"), backbone, given(rates={0.9: [1.0, 0, 0, 0]}))
     assert made.thresholds([SimpleNamespace(setting=0.9, example_id="a", token_ids=[0])]).tolist() == [[1] * 4]
-    assert build.build({"kind": "full"}, backbone, given()).exits == ()
+    assert build.build(parse({"kind": "full"}), backbone, given()).exits == ()

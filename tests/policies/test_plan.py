@@ -18,6 +18,7 @@ from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills, teacher_forced
 from early_exit.decoding.teacher_forced import FullAnswer
+from early_exit.experiment.config.policies import BudgetedThreshold, ThresholdPerExit
 from early_exit.heads import store
 from early_exit.models import loading
 from early_exit.policies import confidences, plan
@@ -155,16 +156,19 @@ def test_vectors_come_close_to_the_best_there_is():
 def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
     schema = yaml.safe_load((ROOT / "workflow/schemas/adaptive.schema.yaml").read_text())
     found = some_measured(5)
-    for policy in ({"adapt": "per-exit", "levels": [0.9]}, {"adapt": "budget", "budgets": [0.7, 0.9], "horizon": 4}):
-        made = plan.plan("mine", policy, found)
+    for rule in (
+        ThresholdPerExit(adapt="per-exit", levels=[0.9]),
+        BudgetedThreshold(adapt="budget", budgets=[0.7, 0.9]),
+    ):
+        made = plan.plan("mine", rule, found)
         jsonschema.validate(made, schema)
         assert (made["answers"], made["passes"]) == (12, len(found.answer))
-        assert bool(made["settings"]) == (policy["adapt"] == "per-exit")
+        assert bool(made["settings"]) == (rule.adapt == "per-exit")
     with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):
-        plan.plan("mine", {"adapt": "budget", "budgets": [0.4, 0.9], "horizon": 4}, found)
+        plan.plan("mine", BudgetedThreshold(adapt="budget", budgets=[0.4, 0.9]), found)
     none = MeasuredConfidences(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
     with pytest.raises(InputError, match=r"policy mine: .* one token long"):
-        plan.plan("mine", {"adapt": "budget", "budgets": [0.9], "horizon": 4}, none)
+        plan.plan("mine", BudgetedThreshold(adapt="budget", budgets=[0.9]), none)
 
 
 def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():

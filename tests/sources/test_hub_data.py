@@ -17,7 +17,7 @@ from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
 from early_exit.data.corpus import load_corpus
-from early_exit.experiment import config
+from early_exit.experiment.config.load import load as load_config
 from early_exit.sources import rows
 
 COMMIT = "c" * 40
@@ -261,7 +261,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["small", "paper"])
 def preset(request):
-    return config.load({"preset": request.param, "revisions": dict.fromkeys(IDS, COMMIT)}, ROOT)
+    return load_config({"preset": request.param, "revisions": dict.fromkeys(IDS, COMMIT)}, ROOT)
 
 
 def through_the_hub(monkeypatch, folder):

@@ -14,7 +14,7 @@ from early_exit.base.errors import InputError
 from early_exit.costs import passes
 from early_exit.decoding import fills
 from early_exit.decoding.stopping import StopRule
-from early_exit.experiment import config as config_module
+from early_exit.experiment.config.load import load
 from early_exit.heads import store
 from early_exit.models import loading
 from early_exit.report import speed
@@ -258,22 +258,26 @@ def test_too_few_prompts_are_named(bench):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return config_module.load({"preset": "tiny"}, ROOT)
+    return timed()
+
+
+def timed(speed=None, **user):
+    return load({"preset": "tiny", "speed": speed or {}, **user}, ROOT)
 
 
 def test_the_plan_takes_one_head_with_a_state_and_one_without(tiny):
     plans = plan(tiny, "results/x")
     assert list(plans) == ["tiny-transformer", "tiny-mamba"]
     for entries in plans.values():
-        assert [entry["dataset"] for entry in entries] == list(tiny["datasets"])
+        assert [entry["dataset"] for entry in entries] == list(tiny.datasets)
         assert [head["head"] for head in entries[0]["heads"]] == ["mamba", "calm"]
         assert all(head["threshold"] == 0.9 and head["calibrated"] is None for head in entries[0]["heads"])
-    chosen = tiny | {"speed": tiny["speed"] | {"policies": ["ffn-skip", "ffn-propagate"], "threshold": None}}
-    (head,) = plan(chosen, "results/x")["tiny-transformer"][0]["heads"]
+    chosen = {"policies": ["ffn-skip", "ffn-propagate"], "threshold": None}
+    (head,) = plan(timed(chosen), "results/x")["tiny-transformer"][0]["heads"]
     assert head["calibrated"] == "results/x/thresholds/tiny-transformer/triviaqa.json"
     assert (head["policy"], head["promise"]) == ("ffn-propagate", "same-answer")
     with pytest.raises(InputError, match=r"speed\.threshold.*calibration\.promises has none"):
-        plan(chosen | {"calibration": chosen["calibration"] | {"promises": {}}}, "results/x")
+        plan(timed(chosen, calibration={"promises": dict.fromkeys(tiny.calibration.promises)}), "results/x")
 
 
 @pytest.mark.parametrize(
@@ -284,9 +288,9 @@ def test_the_plan_takes_one_head_with_a_state_and_one_without(tiny):
         ("policies", ["full"], r"speed\.policies\[0\]': 'full' has no heads"),
     ],
 )
-def test_a_wrong_name_is_named(tiny, key, value, message):
+def test_a_wrong_name_is_named(key, value, message):
     with pytest.raises(InputError, match=message):
-        plan(tiny | {"speed": tiny["speed"] | {key: value}}, "results/x")
+        plan(timed({key: value}), "results/x")
 
 
 def test_the_target_measures_every_backbone_and_draws_once(tmp_path):

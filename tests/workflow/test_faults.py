@@ -12,6 +12,7 @@ from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.data import datasets, shards
 from early_exit.decoding import answer, memory, run_parts, stopping
+from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from early_exit.sources import manifests
 
@@ -66,7 +67,7 @@ def run(folder, history, every=2, place=None, batch_size=4):
     backbone, tokenizer = loading.open_backbone(manifest, runtime)
     ends = loading.stop_token_ids(backbone, tokenizer)
     stop = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], 8)
-    parts = run_parts.pruned(PRUNED, backbone, dropped)
+    parts = run_parts.pruned(parse(PRUNED), backbone, dropped)
     limits = memory.Limits(batch_size, 2**31)
     answerer = answer.Answerer(tokenizer, parts, answer.Rules(stop, **rules), limits, "blocks dropped", 1)
     frame = answer.run(answerer, examples, journal)

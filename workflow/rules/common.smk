@@ -1,4 +1,4 @@
-"""What all rules share: the config, and the parts of it that a job depends on.
+"""What all rules share: the config, what a job requests, the parts of the config that it depends on, and hooks.
 
 A job gets as params exactly the keys that change its result, so that a change re-runs that job and no other.
 """
@@ -8,29 +8,29 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(workflow.basedir, "workflow", "scripts")))
+REPOSITORY = Path(workflow.current_basedir).parents[1]  # of this file, also where another workflow imports it
+sys.path.insert(0, str(REPOSITORY / "workflow/scripts"))
 
-from early_exit.experiment import offline, code_digest, runs, policy_kinds
-from early_exit.base import redaction
-from early_exit.experiment.config import load
+from early_exit.base import files, redaction
 from early_exit.base.errors import InputError
+from early_exit.experiment import code_digest, estimate, offline, runs, work
+from early_exit.experiment.config.load import check_files, load
+from early_exit.sources import user_code
 
 # With the package `kernels` installed, transformers would fetch code from the hub and run it.
 os.environ.update(USE_HUB_KERNELS="NO")
 
 USER_CONFIG = json.dumps(config, default=str)
 try:
-    config.update(load(config, Path(workflow.basedir)))
+    check_files(path for path in map(Path, workflow.configfiles) if path.is_file())
+    EXPERIMENT = load(config, REPOSITORY)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
-offline.use(config["cache"], Path(workflow.basedir))
+offline.use(EXPERIMENT.cache, REPOSITORY)
 
-ROOT = os.path.relpath(workflow.basedir)  # the repository, where relative sources start
-R = f"results/{config['name']}"
-GPUS = 0 if config["device"] == "cpu" else config["resources"]["gpu"]
+R = f"results/{EXPERIMENT.name}"
+GPUS = EXPERIMENT.resources.gpu if EXPERIMENT.is_on_gpu else 0
 MODEL_ENV = f"../../envs/{'gpu' if GPUS else 'model'}.yaml"
-
-SECTIONS = {"backbone": "backbones", "dataset": "datasets", "policy": "policies"}
 
 
 wildcard_constraints:
@@ -44,66 +44,136 @@ wildcard_constraints:
 
 
 def code(script):
-    """The code that a script runs, as a param: an edit of a module re-runs the rules that use it, a touch none."""
-    return code_digest.digest(Path(workflow.basedir, "workflow/scripts", f"{script}.py"))
+    """Digest of the modules that a script runs, as a param: an edit of one re-runs the rules that use it."""
+    return code_digest.digest(REPOSITORY / f"workflow/scripts/{script}.py")
 
 
 def templates(page):
     """The templates that a page is made from, as inputs: an edit of one makes the page anew."""
-    folder = f"{ROOT}/workflow/scripts/early_exit/report/templates"
+    folder = os.path.relpath(REPOSITORY / "workflow/scripts/early_exit/report/templates")
     return [f"{folder}/{name}.html" for name in ("base", "tables", page)]
 
 
-def spec(wildcards, name):
-    """The config of the backbone, dataset or policy that a job is for."""
-    return config[SECTIONS[name]][getattr(wildcards, name)]
+def whole_machine(threads):
+    """All cores that this run has, so that no other job runs beside a timed one; on a cluster those that torch uses."""
+
+    def cores(wildcards):
+        return workflow.resource_settings.cores or threads
+
+    return cores
 
 
-def of(name, key):
-    """A function of wildcards: one key of the job's backbone, dataset or policy, None where it has none."""
-
-    def value(wildcards):
-        return spec(wildcards, name).get(key)
-
-    return value
+def fill(pattern, **job):
+    """The file that a pattern of a rule names for a job."""
+    return str(pattern).format(**job)
 
 
-def source(config_part, *others):
-    """What a source is: its config but for keys that say what is done with it, and `path`, which follows from it."""
-    return {key: value for key, value in config_part.items() if key not in ("path", *others)}
+def each(pattern, jobs):
+    """The files that a pattern of a rule names for these jobs (dicts of wildcards)."""
+    return [fill(pattern, **job) for job in jobs]
 
 
-def backbone_source(wildcards):
-    return source(spec(wildcards, "backbone"), "exits", "dtype", "parameters")
+def run_of(wildcards):
+    return runs.Run(wildcards.backbone, wildcards.dataset, wildcards.policy)
 
 
-def dataset_source(wildcards):
-    return source(spec(wildcards, "dataset"), "max_new_tokens")
-
-
-def is_local(wildcards):
-    return spec(wildcards, "backbone")["path"] is not None
+def policy_of(wildcards):
+    return EXPERIMENT.policies[wildcards.policy]
 
 
 def policy(wildcards):
-    return spec(wildcards, "policy")
+    """The policy of a job, as its script reads it."""
+    return policy_of(wildcards).model_dump()
 
 
-def grid(wildcards):
-    """What a policy is run at: thresholds, or what else its settings are."""
-    return policy_kinds.settings(policy(wildcards), spec(wildcards, "backbone")["exits"])
+def price(wildcards):
+    """What the tokens of a job's policy cost beside their blocks."""
+    return policy_of(wildcards).price(exits(wildcards))
+
+
+def exits(wildcards):
+    return EXPERIMENT.backbones[wildcards.backbone].exits
+
+
+def dataset_kind(wildcards):
+    return EXPERIMENT.datasets[wildcards.dataset].kind
+
+
+def max_new_tokens(wildcards):
+    return EXPERIMENT.datasets[wildcards.dataset].max_new_tokens
 
 
 def torch_settings(wildcards):
-    """Everything but its own task that may change a number that a model gives."""
-    shared = {key: config[key] for key in ("seed", "device", "threads")}
-    return {**shared, "dtype": spec(wildcards, "backbone")["dtype"]}
+    """Everything but its own task that may change a number that a model computes."""
+    shared = EXPERIMENT.model_dump(include={"seed", "device", "threads"})
+    return {**shared, "dtype": EXPERIMENT.backbones[wildcards.backbone].dtype}
 
 
 def decode_settings(wildcards):
-    return {**torch_settings(wildcards), "batch_size": config["batch_size"], "memory": config["memory"]}
+    return {**torch_settings(wildcards), "batch_size": EXPERIMENT.batch_size, "memory": EXPERIMENT.memory}
 
 
-def recipe_heads(wildcards):
-    """The heads of a recipe, {name: design}."""
-    return {name: config["heads"][name] for name in config["recipes"][wildcards.recipe]}
+def designs(heads):
+    """The designs of these heads, {name: keys}."""
+    return {name: EXPERIMENT.heads[name].model_dump() for name in heads}
+
+
+def user_files(entries):
+    """The files of those of these heads or policies that are classes of the user's."""
+    return [os.path.relpath(file) for file in user_code.files(entry.kind for entry in entries)]
+
+
+def model_job(work_of):
+    """The resources of a rule that runs a model; `work_of` gives the work of a job from its wildcards.
+
+    `work_s`, its estimated seconds, and `output_mb` are what the estimate of a run is summed from.
+    """
+
+    def mem_mb(wildcards, attempt):
+        return attempt * (EXPERIMENT.resources.mem_mb or work_of(wildcards).memory_mb)
+
+    def runtime(wildcards, attempt):
+        limit = EXPERIMENT.resources.runtime or work.minutes(EXPERIMENT, work_of(wildcards).seconds)
+        return attempt * limit
+
+    def work_s(wildcards):
+        return round(work_of(wildcards).seconds)
+
+    def output_mb(wildcards):
+        return round(work_of(wildcards).output_mb)
+
+    return {"gpu": GPUS, "mem_mb": mem_mb, "runtime": runtime, "work_s": work_s, "output_mb": output_mb}
+
+
+def planned(jobs):
+    """Jobs of the graph as the estimate sums them."""
+    for job in jobs:
+        resources = job.resources
+        yield estimate.PlannedJob(job.rule.name, resources.get("work_s", 0), resources.get("output_mb", 0))
+
+
+# Snakemake calls this, and of several such blocks the last alone, in the first process: not in a job's, nor where a
+# report is drawn, nor in a dry run. Only here is it known which jobs will run.
+onstart:
+    if workflow.is_main_process:
+        limit = workflow.scheduling_settings.max_jobs_per_timespan
+        if workflow.local_exec and (limit.max_jobs, limit.timespan) == (100, 1):
+            # The default, which no option takes away, is for clusters. For each job that ended it looks at all waiting
+            # ones anew every few seconds for the rest of the run: after 200 jobs, two fifths of a core (Snakemake
+            # 9.27.1; its pull request 3744).
+            workflow.scheduler.job_rate_limiter = None
+        waiting = list(workflow.dag.needrun_jobs())
+        command = offline.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
+        try:
+            offline.check(EXPERIMENT, R, waiting, command)
+        except InputError as error:
+            sys.exit(redaction.redact(f"Error: {error}"))
+        if any(job.resources.get("work_s") for job in waiting):
+            logger.info("\n".join(estimate.lines(EXPERIMENT, planned(waiting))))
+
+
+# Not the jobs themselves: one whose Snakemake was killed ends well, and is run again all the same.
+onsuccess:
+    if workflow.is_main_process:
+        for path in (files.partial(path) for job in workflow.dag.jobs for path in job.output):
+            path.unlink(missing_ok=True)

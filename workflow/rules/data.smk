@@ -1,6 +1,35 @@
 """Question sets, corpus and backbones as hand-over files; and the embedded default, made from its seed."""
 
 
+def backbone_files(wildcards):
+    return EXPERIMENT.backbones[wildcards.backbone].files
+
+
+def backbone_source(wildcards):
+    """Where a backbone lies; its manifest does not depend on how it is used."""
+    return EXPERIMENT.backbones[wildcards.backbone].model_dump(exclude={"exits", "dtype", "parameters"})
+
+
+def backbone_is_local(wildcards):
+    return EXPERIMENT.backbones[wildcards.backbone].path is not None
+
+
+def download_minutes(wildcards, attempt):
+    return attempt * work.minutes(EXPERIMENT, work.download(EXPERIMENT, wildcards.backbone).seconds)
+
+
+def download_size(wildcards):
+    return round(work.download(EXPERIMENT, wildcards.backbone).output_mb)
+
+
+def dataset_files(wildcards):
+    return EXPERIMENT.datasets[wildcards.dataset].files
+
+
+def dataset_source(wildcards):
+    return EXPERIMENT.datasets[wildcards.dataset].model_dump(exclude={"max_new_tokens"})
+
+
 rule fetch_dataset:
     input:
         source=dataset_files,
@@ -14,22 +43,19 @@ rule fetch_dataset:
     conda:
         "../../envs/data.yaml"
     threads: 1
-    resources:
-        mem_mb=each_try(4000),
-        runtime=each_try(60),
     params:
         code=code("fetch_dataset"),
         name="{dataset}",
         spec=dataset_source,
-        seed=config["seed"],
-        root=ROOT,
+        seed=EXPERIMENT.seed,
+        root=os.path.relpath(REPOSITORY),
     script:
         "../scripts/fetch_dataset.py"
 
 
 rule fetch_corpus:
     input:
-        source=layout.data_files(config["corpus"]),
+        source=EXPERIMENT.corpus.files,
     output:
         f"{R}/data/corpus.parquet",
     log:
@@ -41,20 +67,19 @@ rule fetch_corpus:
         "../../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=each_try(4000),
-        runtime=each_try(120),
+        output_mb=round(work.corpus(EXPERIMENT).output_mb),
     params:
         code=code("fetch_corpus"),
-        spec=source(config["corpus"], "max_tokens"),
-        seed=config["seed"],
-        root=ROOT,
+        spec=EXPERIMENT.corpus.model_dump(exclude={"max_tokens"}),
+        seed=EXPERIMENT.seed,
+        root=os.path.relpath(REPOSITORY),
     script:
         "../scripts/fetch_corpus.py"
 
 
 rule fetch_backbone:
     input:
-        source=model_files,
+        source=backbone_files,
     output:
         f"{R}/backbones/{{backbone}}.json",
     log:
@@ -65,15 +90,37 @@ rule fetch_backbone:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=each_try(4000),
-        disk_mb=download_disk,
-        runtime=download_time,
+        runtime=download_minutes,
+        output_mb=download_size,
     params:
         code=code("fetch_backbone"),
         spec=backbone_source,
-        local=is_local,
+        local=backbone_is_local,
     script:
         "../scripts/fetch_backbone.py"
+
+
+# No table is made before this passes. It goes before all else, so that a run that cannot pass ends before it trains.
+# As an input of the training it would train all heads again for each new dataset; and `ancient` would not do: Snakemake
+# takes all jobs behind it as looked at, also those whose own params have changed.
+rule check_disjoint:
+    input:
+        corpus=rules.fetch_corpus.output[0],
+        datasets=each(rules.fetch_dataset.output[0], [{"dataset": name} for name in EXPERIMENT.datasets]),
+    output:
+        f"{R}/data/disjoint.json",
+    log:
+        f"{R}/logs/check_disjoint.log",
+    benchmark:
+        f"{R}/benchmarks/check_disjoint.tsv"
+    priority: 100
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    params:
+        code=code("check_disjoint"),
+    script:
+        "../scripts/check_disjoint.py"
 
 
 # `make pretrain` copies the folder to workflow/resources/tiny, which no rule writes.
@@ -88,8 +135,7 @@ rule pretrain_tiny:
         "../../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=each_try(4000),
-        runtime=each_try(600),
+        runtime=600,
     params:
         code=code("pretrain_tiny"),
         world_seed=7,

@@ -1,4 +1,78 @@
-"""How good heads are at their task: further trainings, from other seeds, and what all of them say of held-out text."""
+"""Exit heads: training on text that is in no other split, and how good they are at their task."""
+
+SEEDS = [EXPERIMENT.distillation.seed + k for k in range(EXPERIMENT.head_quality.seeds)]
+MEASURED_HEADS = [
+    {"backbone": backbone, "recipe": recipe} for backbone, recipe in runs.measured_heads(EXPERIMENT)
+]
+RECIPES = {
+    recipe: {head: EXPERIMENT.heads[head].kind for head in heads} for recipe, heads in EXPERIMENT.recipes.items()
+}
+
+
+def recipe_heads(wildcards):
+    return designs(EXPERIMENT.recipes[wildcards.recipe])
+
+
+def recipe_code(wildcards):
+    """The files of a recipe's heads that are classes of the user's."""
+    return user_files(EXPERIMENT.heads[head] for head in EXPERIMENT.recipes[wildcards.recipe])
+
+
+def training_work(wildcards):
+    return work.train(EXPERIMENT, wildcards.backbone, wildcards.recipe)
+
+
+def measuring_work(wildcards):
+    return work.measure_heads(EXPERIMENT, wildcards.backbone, wildcards.recipe)
+
+
+def seed_distillation(wildcards):
+    return {**EXPERIMENT.distillation.settings(), "seed": int(wildcards.seed)}
+
+
+def seed_settings(wildcards):
+    return {**torch_settings(wildcards), "seed": int(wildcards.seed)}
+
+
+def all_seeds(part):
+    """A function of wildcards: a file of the recipe's trainings from every seed, the run's own first."""
+
+    def paths(wildcards):
+        first = getattr(rules.train_heads.output, part)
+        others = getattr(rules.train_heads_seed.output, part)
+        return [fill(first, **wildcards), *each(others, ({**wildcards, "seed": seed} for seed in SEEDS[1:]))]
+
+    return paths
+
+
+rule train_heads:
+    input:
+        manifest=rules.fetch_backbone.output[0],
+        corpus=rules.fetch_corpus.output[0],
+        head_code=recipe_code,
+    output:
+        heads=f"{R}/heads/{{backbone}}/{{recipe}}/heads.safetensors",
+        manifest=f"{R}/heads/{{backbone}}/{{recipe}}/manifest.json",
+        training=f"{R}/heads/{{backbone}}/{{recipe}}/training.csv",
+    log:
+        f"{R}/logs/train_heads/{{backbone}}/{{recipe}}.log",
+    benchmark:
+        f"{R}/benchmarks/train_heads/{{backbone}}/{{recipe}}.tsv"
+    priority: 100  # most runs wait for it
+    conda:
+        MODEL_ENV
+    threads: EXPERIMENT.threads
+    resources:
+        **model_job(training_work),
+    params:
+        code=code("train_heads"),
+        heads=recipe_heads,
+        exits=exits,
+        distillation=EXPERIMENT.distillation.settings(),
+        max_tokens=EXPERIMENT.corpus.max_tokens,
+        runtime=torch_settings,
+    script:
+        "../scripts/train_heads.py"
 
 
 use rule train_heads as train_heads_seed with:
@@ -17,11 +91,11 @@ use rule train_heads as train_heads_seed with:
 
 rule measure_heads:
     input:
-        manifest=f"{R}/backbones/{{backbone}}.json",
-        corpus=f"{R}/data/corpus.parquet",
-        heads=all_seeds("heads.safetensors"),
-        heads_manifests=all_seeds("manifest.json"),
-        head_code=head_code,
+        manifest=rules.fetch_backbone.output[0],
+        corpus=rules.fetch_corpus.output[0],
+        heads=all_seeds("heads"),
+        heads_manifests=all_seeds("manifest"),
+        head_code=recipe_code,
     output:
         f"{R}/quality/{{backbone}}/{{recipe}}/confidences.parquet",
     log:
@@ -30,19 +104,78 @@ rule measure_heads:
         f"{R}/benchmarks/measure_heads/{{backbone}}/{{recipe}}.tsv"
     conda:
         MODEL_ENV
-    threads: config["threads"]
+    threads: EXPERIMENT.threads
     resources:
-        gpu=GPUS,
-        mem_mb=memory_of("measure_heads"),
-        runtime=time_of("measure_heads"),
+        **model_job(measuring_work),
     params:
         code=code("measure_heads"),
         heads=recipe_heads,
-        exits=of("backbone", "exits"),
-        label=config["distillation"]["label"],
-        k=config["distillation"]["k"],
-        batch_tokens=config["distillation"]["batch_tokens"],
-        max_tokens=config["corpus"]["max_tokens"],
+        exits=exits,
+        label=EXPERIMENT.distillation.label,
+        k=EXPERIMENT.distillation.k,
+        batch_tokens=EXPERIMENT.distillation.batch_tokens,
+        max_tokens=EXPERIMENT.corpus.max_tokens,
         runtime=torch_settings,
     script:
         "../scripts/measure_heads.py"
+
+
+rule layer_costs:
+    input:
+        manifest=rules.fetch_backbone.output[0],
+        head_code=user_files(EXPERIMENT.heads.values()),
+        policy_code=user_files(EXPERIMENT.policies.values()),
+    output:
+        f"{R}/costs/{{backbone}}.json",
+    log:
+        f"{R}/logs/layer_costs/{{backbone}}.log",
+    benchmark:
+        f"{R}/benchmarks/layer_costs/{{backbone}}.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    params:
+        code=code("layer_costs"),
+        heads=designs(EXPERIMENT.heads),
+        policies=sorted({one.kind for one in EXPERIMENT.policies.values() if user_code.is_external(one.kind)}),
+    script:
+        "../scripts/layer_costs.py"
+
+
+rule head_tables:
+    input:
+        confidences=each(rules.measure_heads.output[0], MEASURED_HEADS),
+        costs=each(
+            rules.layer_costs.output,
+            [{"backbone": name} for name in dict.fromkeys(head["backbone"] for head in MEASURED_HEADS)],
+        ),
+        disjoint=rules.check_disjoint.output[0],
+    output:
+        heads=report(
+            f"{R}/tables/heads.csv",
+            caption="../../report/heads.rst",
+            category="3. Exit heads",
+            labels={"table": "heads", "format": "csv"},
+        ),
+        differences=report(
+            f"{R}/tables/head_differences.csv",
+            caption="../../report/head_differences.rst",
+            category="3. Exit heads",
+            labels={"table": "head differences", "format": "csv"},
+        ),
+        reliability=f"{R}/tables/reliability.csv",
+    log:
+        f"{R}/logs/head_tables.log",
+    benchmark:
+        f"{R}/benchmarks/head_tables.tsv"
+    conda:
+        "../../envs/score.yaml"
+    threads: 1
+    params:
+        code=code("head_tables"),
+        measured=runs.measured_heads(EXPERIMENT),
+        recipes=RECIPES,
+        bootstrap=EXPERIMENT.bootstrap.model_dump(),
+        seed=EXPERIMENT.seed,
+    script:
+        "../scripts/head_tables.py"

@@ -4,7 +4,28 @@ from dataclasses import asdict
 
 from early_exit.experiment import figures
 
-FIGURES = figures.figures(config)
+FIGURES = figures.figures(EXPERIMENT)
+HAS_PROMISES, HAS_SCORED_BLOCKS = bool(CALIBRATIONS), bool(runs.measured_blocks(EXPERIMENT))
+TABLES = ["tables", "compare", "claims", "figures", "provenance"]
+TABLES += ["head_tables"] * bool(MEASURED_HEADS) + ["promise"] * HAS_PROMISES + ["pruned_blocks"] * HAS_SCORED_BLOCKS
+
+
+def benchmarks():
+    """The files in which Snakemake notes what each job that runs a model took, by rule."""
+    backbones = [{"backbone": name} for name in EXPERIMENT.backbones]
+    seeds = [{**head, "seed": seed} for head in MEASURED_HEADS for seed in SEEDS[1:]]
+    shards = [{"shard": f"{k}-of-{SHARDS}"} for k in range(SHARDS)]
+    jobs = {
+        "fetch_backbone": backbones,
+        "train_heads": [dict(zip(("backbone", "recipe"), pair)) for pair in runs.trainings(EXPERIMENT)],
+        "train_heads_seed": seeds,
+        "measure_heads": MEASURED_HEADS,
+        "settle": backbones,
+        "score_blocks": [dict(zip(("backbone", "measure"), pair)) for pair in runs.measured_blocks(EXPERIMENT)],
+        "adapt": list(map(vars, runs.planned_runs(EXPERIMENT))),
+        "generate": [{**vars(run), **shard} for run in RUNS for shard in shards],
+    }
+    return {name: each(getattr(rules, name).benchmark, wildcards) for name, wildcards in jobs.items()}
 
 
 rule figures:
@@ -12,7 +33,7 @@ rule figures:
         tables=sorted(
             {f"{R}/tables/{table}.csv" for figure in FIGURES for table in figure.tables if table != "thresholds"}
         ),
-        thresholds=[f"{R}/thresholds/{backbone}/{dataset}.json" for backbone, dataset in CALIBRATIONS],
+        thresholds=sorted({run["thresholds"] for run in RUN_FILES if run["thresholds"]}),
     output:
         [
             report(
@@ -32,13 +53,10 @@ rule figures:
     conda:
         "../../envs/plot.yaml"
     threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
     params:
         code=code("figures"),
         figures=[asdict(figure) for figure in FIGURES],
-        paper_policies=[name for name, spec in config["policies"].items() if policy_kinds.is_plain(spec)],
+        paper_policies=[name for name, one in EXPERIMENT.policies.items() if one.is_plain],
     script:
         "../scripts/figures.py"
 
@@ -46,8 +64,8 @@ rule figures:
 rule provenance:
     input:
         results=rules.tables.output.results,
-        disjoint=f"{R}/data/disjoint.json",
-        manifests=expand(f"{R}/backbones/{{backbone}}.json", backbone=config["backbones"]),
+        disjoint=rules.check_disjoint.output[0],
+        manifests=each(rules.fetch_backbone.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
         templates=templates("provenance"),
     output:
         html=report(
@@ -63,29 +81,20 @@ rule provenance:
     conda:
         "../../envs/plot.yaml"
     threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
     params:
         code=code("provenance"),
-        config=config,
-        benchmarks=layout.benchmarks(config, R),
+        config=EXPERIMENT.model_dump(),
+        benchmarks=benchmarks(),
     script:
         "../scripts/provenance.py"
 
 
 # Snakemake can draw its report only when all jobs are done, so this job calls it a second time. That call must not
-# lock the folder, which is locked by the first, and gets the same config in a file.
+# lock the folder, which is locked by the first, and gets the same config in a file. (--report-after-run would draw it
+# as well, but leaves `rule all` without its one output, and a run on a cluster without a report.)
 rule report:
     input:
-        rules.tables.output,
-        rules.compare.output,
-        rules.claims.output,
-        rules.figures.output,
-        rules.head_tables.output if MEASURED else [],
-        rules.promise.output if CALIBRATIONS else [],
-        rules.pruned_blocks.output if MEASURED_BLOCKS else [],
-        rules.provenance.output,
+        [getattr(rules, name).output for name in TABLES],
     output:
         html=f"{R}/report.html",
         config=f"{R}/config.json",
@@ -96,19 +105,13 @@ rule report:
     conda:
         "../../envs/snakemake.yaml"
     threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
     params:
         python=sys.executable,
-        snakefile=workflow.main_snakefile,
+        snakefile=REPOSITORY / "Snakefile",
         config=USER_CONFIG,
-        others=["head_tables"] * bool(MEASURED)
-        + ["promise"] * bool(CALIBRATIONS)
-        + ["pruned_blocks"] * bool(MEASURED_BLOCKS),
+        targets=TABLES,
     shell:
         "(printf '%s' {params.config:q} > {output.config} &&"
         " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
-        " --replace-workflow-config --configfile {output.config} --report {output.html}"
-        " -- tables compare claims figures {params.others} provenance"
+        " --replace-workflow-config --configfile {output.config} --report {output.html} -- {params.targets}"
         ") > {log} 2>&1"

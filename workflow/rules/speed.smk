@@ -3,11 +3,46 @@
 Timings are no function of their inputs: what this makes is not the same twice, unlike all else here.
 """
 
+from early_exit.speed import plan as speed_plan
+
+try:
+    TIMED = speed_plan.plan(EXPERIMENT, R)
+except InputError as error:
+    sys.exit(redaction.redact(f"Error: {error}"))
+TIMED_THREADS = EXPERIMENT.speed.threads or EXPERIMENT.threads
+
+
+def timed(wildcards):
+    return TIMED[wildcards.backbone]
+
+
+def timed_data(wildcards):
+    return [entry["data"] for entry in timed(wildcards)]
+
+
+def timed_heads(wildcards):
+    """Weights and manifests of the heads, and calibrated thresholds where no threshold is given."""
+    heads = [head for entry in timed(wildcards) for head in entry["heads"]]
+    paths = [f"{head['folder']}/{file}" for head in heads for file in ("heads.safetensors", "manifest.json")]
+    return sorted({*paths, *(head["calibrated"] for head in heads if head["calibrated"])})
+
+
+def timed_head_code(wildcards):
+    return user_files(EXPERIMENT.heads[head["head"]] for entry in timed(wildcards) for head in entry["heads"])
+
+
+def timed_runtime(wildcards):
+    return {**torch_settings(wildcards), "threads": TIMED_THREADS}
+
+
+def speed_work(wildcards):
+    return work.speed(EXPERIMENT, wildcards.backbone)
+
 
 rule measure_speed:
     input:
-        manifest=f"{R}/backbones/{{backbone}}.json",
-        costs=f"{R}/costs/{{backbone}}.json",
+        manifest=rules.fetch_backbone.output[0],
+        costs=rules.layer_costs.output[0],
         data=timed_data,
         heads=timed_heads,
         head_code=timed_head_code,
@@ -19,16 +54,14 @@ rule measure_speed:
         f"{R}/benchmarks/measure_speed/{{backbone}}.tsv"
     conda:
         MODEL_ENV
-    threads: whole_machine
+    threads: whole_machine(TIMED_THREADS)
     resources:
-        gpu=GPUS,
-        mem_mb=memory_of("measure_speed"),
-        runtime=time_of("measure_speed"),
+        **model_job(speed_work),
     params:
         code=code("measure_speed"),
         plan=timed,
-        exits=of("backbone", "exits"),
-        settings={**config["speed"], "seed": config["seed"], "slots": config["batch_size"]},
+        exits=exits,
+        settings={**EXPERIMENT.speed.model_dump(), "seed": EXPERIMENT.seed, "slots": EXPERIMENT.batch_size},
         runtime=timed_runtime,
     script:
         "../scripts/measure_speed.py"
@@ -36,7 +69,7 @@ rule measure_speed:
 
 rule speed:
     input:
-        measured=expand(f"{R}/speed/{{backbone}}.csv", backbone=SPEED),
+        measured=each(rules.measure_speed.output[0], [{"backbone": name} for name in TIMED]),
     output:
         table=report(
             f"{R}/tables/speed.csv",
@@ -63,9 +96,6 @@ rule speed:
     conda:
         "../../envs/plot.yaml"
     threads: 1
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
     params:
         code=code("speed"),
     script:

@@ -1,40 +1,22 @@
-"""Targets to ask for by name: `fetch` gets all that comes from a hub, `status` says what is done, `estimate` what a run
-takes."""
+"""Targets to ask for by name: `fetch` brings all that comes from a hub, `estimate` says what a run takes."""
 
 
 rule fetch:
     input:
-        expand(f"{R}/backbones/{{backbone}}.json", backbone=config["backbones"]),
-        expand(f"{R}/data/{{dataset}}.parquet", dataset=config["datasets"]),
-        f"{R}/data/corpus.parquet",
+        each(rules.fetch_backbone.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
+        each(rules.fetch_dataset.output[0], [{"dataset": name} for name in EXPERIMENT.datasets]),
+        rules.fetch_corpus.output,
 
 
-# Nothing is its input, so that asking runs nothing; it has no output and no benchmark, so that it can be asked again.
-rule status:
-    log:
-        f"{R}/logs/status.log",
-    conda:
-        "../../envs/score.yaml"
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    params:
-        jobs=layout.outputs(config, R),
-    script:
-        "../scripts/status.py"
-
-
+# It has no input, so that asking runs nothing; no output and no benchmark, so that it can be asked again.
 rule estimate:
     log:
         f"{R}/logs/estimate.log",
     conda:
-        "../../envs/score.yaml"
+        "../../envs/snakemake.yaml"
     threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        lines=estimate_lines,
+        config=USER_CONFIG,
+        snakefile=REPOSITORY / "Snakefile",
     script:
         "../scripts/estimate.py"

@@ -7,7 +7,7 @@ import pandas as pd
 from early_exit.base import job, records
 from early_exit.costs import passes
 from early_exit.evaluation import calibrate, risks, scoring
-from early_exit.experiment import policy_kinds
+from early_exit.experiment.config.policies import parse
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -20,11 +20,11 @@ with job.logged(snakemake) as log:
     table, losses = records.read_json(files.costs), {}
     for policy, run in runs.items():
         answers = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
-        work = pd.DataFrame(passes.generation_flops(table, **answers, **params.counted[policy]))
+        work = pd.DataFrame(passes.generation_flops(table, **answers, **params.prices[policy]))
         losses[policy] = risks.answer_losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
     chosen = {}
     for policy, spec in params.policies.items():
-        order = policy_kinds.safest_first(spec, losses[policy]["setting"].unique())
+        order = parse(spec).safest_first(losses[policy]["setting"].unique())
         sample = risks.unit_losses(losses[policy], order, params.kind)
         chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in params.promises.items()}
         log.info("%s: %s", policy, {name: one["threshold"] for name, one in chosen[policy].items()})

@@ -5,6 +5,7 @@ from early_exit.base.files import partial
 from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.decoding import answer, job_inputs
+from early_exit.experiment.config.policies import parse
 
 with job.logged(snakemake) as log:
     params, files, output = snakemake.params, snakemake.input, snakemake.output
@@ -13,7 +14,7 @@ with job.logged(snakemake) as log:
     fingerprint = resume.fingerprint(files, dict(params.items()) | of_this)
     rows = snakemake.config["generation"]["checkpoint_rows"]
     journals = {split: Journal(partial(path), fingerprint, rows) for split, path in output.items()}
-    is_oracle, answerer, answers = params.policy["kind"] == "oracle", None, {}
+    is_oracle, answerer, answers = parse(params.policy).kind == "oracle", None, {}
     for split in journals:
         these = examples[examples["split"] == split]
         if these.empty:

@@ -3,12 +3,15 @@
 from early_exit.base import job
 from early_exit.base.records import read_json, write_json
 from early_exit.costs.passes import cost_table, flops
+from early_exit.experiment.config.policies import CHECKS
 from early_exit.heads import store
+from early_exit.sources import user_code
 
 with job.logged(snakemake) as log:
-    config, designs = read_json(snakemake.input.manifest)["config"], snakemake.params.heads
-    checks = {name: store.cost(design, config["hidden_size"], name) for name, design in designs.items()}
-    table = cost_table(config, checks)
+    config, params = read_json(snakemake.input.manifest)["config"], snakemake.params
+    heads = {name: store.cost(design, config["hidden_size"], name) for name, design in params.heads.items()}
+    checks = CHECKS | {kind: user_code.load_class(kind).check for kind in params.policies}
+    table = cost_table(config, heads, checks)
     block = flops(table["block"])
     for part in ("heads", "state_fill"):
         for name, cost in table[part].items():

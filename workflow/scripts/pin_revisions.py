@@ -12,23 +12,22 @@ from huggingface_hub import HfApi
 
 from early_exit.base import redaction
 from early_exit.base.errors import InputError
-from early_exit.experiment import config
-
-ROOT = Path(__file__).resolve().parents[2]
+from early_exit.base.files import ROOT
+from early_exit.experiment.config import load
+from early_exit.experiment.config.sources import local_path
 
 
 def main(files: list[str]) -> None:
-    path = ROOT / config.REVISIONS
-    known = config.read_yaml(path) if path.exists() else {}
-    presets = [{"preset": file.stem} for file in (ROOT / config.PRESETS).glob("*.yaml") if file != path]
-    for user in [*presets, *(config.read_yaml(Path(file)) for file in files)]:
-        for key, spec in config.sources(config.merge_preset(user, ROOT)):
-            source = spec["source"]
-            if spec["revision"] or source in known or config.local_path(source, ROOT):
+    path = ROOT / load.REVISIONS
+    known = load.read_yaml(path) if path.exists() else {}
+    presets = [{"preset": file.stem} for file in (ROOT / load.PRESETS).glob("*.yaml") if file != path]
+    for user in [*presets, *(load.read_yaml(Path(file)) for file in files)]:
+        for key, spec in load.merge_preset(user, ROOT).sources():
+            if spec.revision or spec.source in known or local_path(spec.source, ROOT):
                 continue
             ask = HfApi().model_info if key[0] == "backbones" else HfApi().dataset_info
-            known[source] = ask(source).sha
-            print(f"{source}: {known[source]}")
+            known[spec.source] = ask(spec.source).sha
+            print(f"{spec.source}: {known[spec.source]}")
     path.write_text(yaml.safe_dump(known), encoding="utf-8")
     print(f"{len(known)} revisions in {path}")
 

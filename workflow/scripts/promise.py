@@ -2,6 +2,7 @@
 
 from early_exit.base import job, records
 from early_exit.evaluation import promise
+from early_exit.experiment.config.policies import parse
 
 with job.logged(snakemake) as log:
     params = snakemake.params
@@ -9,7 +10,9 @@ with job.logged(snakemake) as log:
     losses = {
         pair: records.read_table(path, records.LOSSES) for pair, path in zip(pairs, snakemake.input.losses, strict=True)
     }
-    pools = list(promise.pooled_units(params.settings, losses, params.policies))
+    pools = list(
+        promise.pooled_units(params.settings, losses, {name: parse(spec) for name, spec in params.policies.items()})
+    )
     table = promise.observe(pools, params.promises, splits=params.splits, seed=params.seed)
     records.write_csv(table, snakemake.output[0])
     log.info("%d policies, %d rows", len(pools), len(table))

@@ -17,7 +17,7 @@
 | tables/results.csv | tables | `RESULTS_COLUMNS` |
 
 In all of them: `setting` is the number that a policy ran at, and `setting_kind` what it is (a threshold, blocks
-dropped, tokens drafted, ...: see `experiment.policy_kinds`). Shares (`agreement`, `degenerate`) are 0..1, metrics
+dropped, tokens drafted, ...: see `experiment.config.policies`). Shares (`agreement`, `degenerate`) are 0..1, metrics
 0..100. A decode pass is a pass of one token through the model: each generated token needs one, but for the first,
 which the pass over the prompt gives.
 
@@ -69,7 +69,7 @@ GENERATIONS = pa.schema(
     {
         "example_id": pa.string(),
         "setting": pa.float64(),  # what the policy ran at: a threshold, a number of blocks, ...
-        "setting_kind": pa.string(),  # what that number is: see `policy_kinds.setting_kind`
+        "setting_kind": pa.string(),  # what that number is: see `experiment.config.policies`
         "prompt_sha256": pa.string(),  # of the whole prompt
         "prompt_tokens": pa.int32(),  # that the backbone read
         "prompt_cut": pa.int32(),  # tokens cut off, for which the backbone's context had no room

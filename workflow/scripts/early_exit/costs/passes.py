@@ -24,39 +24,58 @@ The cost of each part is in `parts`.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from early_exit.base.errors import InputError
 from early_exit.costs.parts import Cost, add, backbone, flops, linear, read
-from early_exit.experiment.policy_kinds import LOGIT_CHECKS, UNTRAINED
 
 __all__ = ["Cost", "add", "cost_table", "flops", "generation_flops", "linear"]
 HEAD_STATES = ("skip", "propagate")
 
 
-def cost_table(config: Mapping[str, Any], heads: Mapping[str, Cost]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Check:
+    """What one check at an exit costs where no trained head decides.
+
+    `at_first_exit`: whether there is one at the first exit, too. `gives_logits`: whether it computes the LM head's
+    logits, of which a token that leaves is then chosen, so that they are not paid again.
+    """
+
+    cost: Cost
+    at_first_exit: bool = True
+    gives_logits: bool = False
+
+
+def cost_table(
+    config: Mapping[str, Any],
+    heads: Mapping[str, Cost],
+    checks: Mapping[str, Callable[[int, Cost], Check]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """The cost of each part of a backbone, as JSON.
 
     `config` is the Hugging Face config as a dict, `heads` the cost of one check of each exit head, as its own class
-    says it (`heads.cost`). Gives `model_type, family, depth, hidden` and the costs
+    says it (`heads.store.cost`); `checks` returns the `Check` of each confidence without training for a backbone of a
+    hidden size whose LM head costs so much. Returns `model_type, family, depth, hidden` and the costs
     `{"linear", "recurrence", "per_context"}` in FLOPs a token: `block`, `lm_head`, `state_fill[name]` for each
-    skipped block, `heads[name]` for each check, `checks[kind]` for one by a confidence without training. InputError
+    skipped block, `heads[name]` for each check; `checks[kind]` is a `Check`. InputError
     for an unsupported model, or a missing key.
     """
     family, block, fills, lm_head = backbone(config)
-    cosine = linear(read(config, "hidden_size"))
+    hidden = read(config, "hidden_size")
     return {
         "model_type": config.get("model_type"),
         "family": family,
         "depth": read(config, "num_hidden_layers"),
-        "hidden": read(config, "hidden_size"),
+        "hidden": hidden,
         "block": block,
         "state_fill": fills,
         "heads": dict(heads),
-        "checks": {kind: lm_head if kind in LOGIT_CHECKS else cosine for kind in UNTRAINED},
+        "checks": {kind: asdict(check(hidden, lm_head)) for kind, check in checks.items()},
         "lm_head": lm_head,
     }
 
@@ -99,8 +118,9 @@ def generation_flops(
     InputError if a name is unknown, or if a pass left elsewhere than at an exit.
     """
     depth, block, lm_head = table["depth"], table["block"], flops(table["lm_head"])
-    part, name = ("heads", head) if check is None else ("checks", check)
-    checked, fill = _pick(table, part, name), flops(_pick(table, "state_fill", state_fill))
+    untrained = Check(linear(0)) if check is None else Check(**_pick(table, "checks", check))
+    checked = untrained.cost if head is None else _pick(table, "heads", head)
+    fill = flops(linear(0) if state_fill is None else _pick(table, "state_fill", state_fill))
     a_check, is_stateful = flops(checked), checked["recurrence"] > 0
     if head_state not in HEAD_STATES:
         raise InputError(f"head_state: {head_state} is not one of {', '.join(HEAD_STATES)}")
@@ -122,8 +142,8 @@ def generation_flops(
     ran = _deepest_later(blocks, row) if state_fill == "deferred" else blocks
     every = is_stateful and head_state == "propagate"
     met = np.full(len(blocks), len(exits)) if every else np.searchsorted(exits, blocks, side="right")
-    met = np.maximum(met - 1, 0) if check == "saturation" else met  # there is nothing to compare at the first
-    answered = np.isin(blocks, exits) & (check in LOGIT_CHECKS)  # by the logits of the last check
+    met = met if untrained.at_first_exit else np.maximum(met - 1, 0)
+    answered = np.isin(blocks, exits) & untrained.gives_logits  # by the logits of the last check
     overhead = met * a_check + (depth - blocks) * fill + lm_head * ~answered
 
     def per_row(values: np.ndarray) -> np.ndarray:
@@ -144,9 +164,7 @@ def generation_flops(
     }
 
 
-def _pick(table: Mapping[str, Any], part: str, name: str | None) -> Cost:
-    if name is None:
-        return linear(0)
+def _pick(table: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
     if name not in table[part]:
         raise InputError(f"{part}: {name} is not one of this {table['family']}'s: {', '.join(sorted(table[part]))}")
     return table[part][name]

@@ -11,7 +11,7 @@ from early_exit.decoding import memory, oracle, run_parts, teacher_forced
 from early_exit.decoding.answer import Answerer, Rules
 from early_exit.decoding.run_parts import RunPart
 from early_exit.decoding.stopping import StopRule
-from early_exit.experiment import policy_kinds
+from early_exit.experiment.config.policies import Pruned, SelfSpeculative, parse
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies import forced, plan
@@ -48,17 +48,18 @@ def answerer(params, files, job_mib: float) -> Answerer:
     budget = memory.budget(params.runtime["memory"], job_mib, backbone.device)
     limits = memory.Limits(params.runtime["batch_size"], budget)
     matched = records.read_table(files.matched, records.GENERATIONS) if files.get("matched") else None
-    kind = policy_kinds.setting_kind(params.policy) if matched is None else matched["setting_kind"].iloc[0]
+    kind = parse(params.policy).setting_kind if matched is None else matched["setting_kind"].iloc[0]
     parts = _parts(params, files, backbone, matched)
     return Answerer(tokenizer, parts, rules, limits, kind, params.runtime["seed"])
 
 
 def _parts(params, files, backbone: Backbone, matched: pd.DataFrame | None) -> list[RunPart]:
     """The decoders of the job's policy; `matched` is the run that it draws random exits from, if it does."""
-    if params.policy["kind"] == "pruned":
-        return run_parts.pruned(params.policy, backbone, dropped(params, files))
-    if params.policy["kind"] == "self-speculative":
-        return run_parts.self_speculative(params.policy, backbone, params.grid, params.exits)
+    policy = parse(params.policy)
+    if isinstance(policy, Pruned):
+        return run_parts.pruned(policy, backbone, dropped(params, files))
+    if isinstance(policy, SelfSpeculative):
+        return run_parts.self_speculative(policy, backbone, params.settings, params.exits)
     rates = None if matched is None else forced.exit_rates(matched, params.exits)
     given = Given(
         records.read_json(files.manifest),
@@ -69,8 +70,8 @@ def _parts(params, files, backbone: Backbone, matched: pd.DataFrame | None) -> l
         plan=records.read_json(files.plan) if files.get("plan") else None,
         rates=rates,
     )
-    settings = params.grid or sorted(rates)  # a policy that matches a run has its settings
-    return run_parts.whole(params.policy, backbone, settings, given)
+    settings = params.settings or sorted(rates)  # a policy that matches a run has its settings
+    return run_parts.whole(policy, backbone, settings, given)
 
 
 def oracle_run(params, files, examples: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ import pandas as pd
 from early_exit.base.records import ALL_METRICS, MAIN_METRIC
 from early_exit.evaluation import bootstrap
 from early_exit.evaluation.resampled import Curve, ResampledRuns
-from early_exit.experiment.policy_kinds import UNTRAINED
+from early_exit.experiment.config.policies import is_untrained
 
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)  # shares of FLOPs saved at which curves are compared
 COMPARISONS = ("static-pruning", "stateless-head", "state-fill", "adaptive-threshold", "no-training", "random-exits")
@@ -65,7 +65,7 @@ def compared_pairs(runs: ResampledRuns) -> list[tuple[str, str, str]]:
     for one, other in product(curves, curves):
         if one.adapt and not other.adapt and alike(one) == alike(other):
             pairs.append(("adaptive-threshold", one, other))
-        if one.is_head and other.kind in UNTRAINED and not other.adapt and one.state_fill == other.state_fill:
+        if one.is_head and is_untrained(other.kind) and not other.adapt and one.state_fill == other.state_fill:
             pairs.append(("no-training", one, other))
         if other.match == one.policy:
             pairs.append(("random-exits", one, other))

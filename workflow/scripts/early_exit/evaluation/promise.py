@@ -27,7 +27,7 @@ from early_exit.base.errors import InputError
 from early_exit.evaluation import calibrate, resampled, risks
 from early_exit.evaluation.calibrate import DIGITS, NONE
 from early_exit.evaluation.risks import UnitLosses
-from early_exit.experiment import policy_kinds
+from early_exit.experiment.config.policies import Policy
 
 LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")
 COLUMNS = (
@@ -62,7 +62,7 @@ class PooledUnits:
 
 def pooled_units(
     settings: Sequence[Mapping[str, Any]], losses: Mapping[tuple[str, str], pd.DataFrame],
-    policies: Mapping[str, Mapping[str, Any]],
+    policies: Mapping[str, Policy],
 ) -> Iterator[PooledUnits]:  # fmt: skip
     """The pooled units of every calibrated run, at the settings that both of its splits were run at.
 
@@ -77,7 +77,7 @@ def pooled_units(
         for run in (run for run in runs if run["policy"] in policies):
             rows = _losses_of_both_splits(run["policy"], calibration, tested, kind)
             settings_of = rows.groupby("split")["setting"].unique()
-            order = policy_kinds.safest_first(policies[run["policy"]], set(settings_of[0]) & set(settings_of[1]))
+            order = policies[run["policy"]].safest_first(set(settings_of[0]) & set(settings_of[1]))
             sample = risks.unit_losses(rows, order, kind)
             # A policy may be calibrated on fewer examples: without those that its plan was made from.
             reference = full[full["example_id"].isin(rows["example_id"])]

@@ -4,15 +4,14 @@ A new figure takes an entry here, a function of the entry's name in package `rep
 and a caption `report/NAME.rst`. The Snakefile reads this list before any job runs, so nothing heavy is imported here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from early_exit.base.records import COMPARED_HEADS
-from early_exit.experiment import policy_kinds, runs
+from early_exit.experiment import runs
+from early_exit.experiment.config.experiment import Experiment
 
-Config = Mapping[str, Any]
 Subjects = list[tuple[str, str]]  # (dataset or backbone, promise), each empty if a figure is not of a single one
 
 COMPUTE, EXITS, HEADS, PROMISES = (
@@ -60,82 +59,81 @@ class Kind:
     """A kind of figure: `subjects` are what there is one figure for each of; the rest as in `Figure`."""
 
     name: str
-    subjects: Callable[[Config], Subjects]
+    subjects: Callable[[Experiment], Subjects]
     tables: tuple[str, ...]
     category: str
     paper_only: bool = False
 
 
-def figures(config: Config) -> list[Figure]:
+def figures(experiment: Experiment) -> list[Figure]:
     """All figures of the report."""
     return [
         Figure(kind.name, kind.category, kind.tables, key, promise, kind.paper_only)
         for kind in KINDS
-        for key, promise in kind.subjects(config)
+        for key, promise in kind.subjects(experiment)
     ]
 
 
-def _once(config: Config) -> Subjects:
+def _once(experiment: Experiment) -> Subjects:
     return [("", "")]
 
 
-def _datasets(config: Config) -> Subjects:
-    return [(dataset, "") for dataset in config["datasets"]]
+def _datasets(experiment: Experiment) -> Subjects:
+    return [(dataset, "") for dataset in experiment.datasets]
 
 
-def _kinds_run(config: Config) -> set[str]:
+def _kinds_run(experiment: Experiment) -> set[str]:
     """The kinds of all policies that run somewhere."""
-    return {config["policies"][policy]["kind"] for _, _, policy in runs.runs(config)}
+    return {experiment.policies[run.policy].kind for run in runs.runs(experiment)}
 
 
-def _datasets_with_losses(config: Config) -> Subjects:
+def _datasets_with_losses(experiment: Experiment) -> Subjects:
     """Where some policy may lose quality."""
-    return _datasets(config) if _kinds_run(config) - {"full", "oracle", "self-speculative"} else []
+    return _datasets(experiment) if _kinds_run(experiment) - {"full", "oracle", "self-speculative"} else []
 
 
-def _datasets_with_pruning(config: Config) -> Subjects:
+def _datasets_with_pruning(experiment: Experiment) -> Subjects:
     """Where some policy is compared with static pruning."""
-    kinds = _kinds_run(config)
-    return _datasets(config) if "pruned" in kinds and kinds - {"full", "pruned", "self-speculative"} else []
+    kinds = _kinds_run(experiment)
+    return _datasets(experiment) if "pruned" in kinds and kinds - {"full", "pruned", "self-speculative"} else []
 
 
-def _backbones_with_paper_heads(config: Config) -> Subjects:
-    policies = config["policies"]
-    plain = [backbone for backbone, _, policy in runs.head_runs(config) if policy_kinds.is_plain(policies[policy])]
+def _backbones_with_paper_heads(experiment: Experiment) -> Subjects:
+    plain = [run.backbone for run in runs.head_runs(experiment) if experiment.policies[run.policy].is_plain]
     return [(backbone, "") for backbone in dict.fromkeys(plain)]
 
 
-def _trained_backbones(config: Config) -> Subjects:
-    return [(backbone, "") for backbone in dict(runs.trainings(config))]
+def _trained_backbones(experiment: Experiment) -> Subjects:
+    return [(backbone, "") for backbone in dict(runs.trainings(experiment))]
 
 
-def _measured_backbones(config: Config) -> Subjects:
+def _measured_backbones(experiment: Experiment) -> Subjects:
     """Those whose heads' quality is measured."""
-    return [(backbone, "") for backbone in dict(runs.measured_heads(config))]
+    return [(backbone, "") for backbone in dict(runs.measured_heads(experiment))]
 
 
-def _measured_backbones_with_pairs(config: Config) -> Subjects:
+def _measured_backbones_with_pairs(experiment: Experiment) -> Subjects:
     """Those of them with heads that are compared with each other."""
-    recipes = dict.fromkeys(recipe for _, recipe in runs.measured_heads(config))
-    kinds = {config["heads"][head]["kind"] for recipe in recipes for head in config["recipes"][recipe]}
-    return _measured_backbones(config) if any(kinds.issuperset(pair) for pair in COMPARED_HEADS) else []
+    recipes = dict.fromkeys(recipe for _, recipe in runs.measured_heads(experiment))
+    kinds = {experiment.heads[head].kind for recipe in recipes for head in experiment.recipes[recipe]}
+    return _measured_backbones(experiment) if any(kinds.issuperset(pair) for pair in COMPARED_HEADS) else []
 
 
-def _once_with_measured_heads(config: Config) -> Subjects:
-    return _once(config) if runs.measured_heads(config) else []
+def _once_with_measured_heads(experiment: Experiment) -> Subjects:
+    return _once(experiment) if runs.measured_heads(experiment) else []
 
 
-def _backbones_and_promises(config: Config) -> Subjects:
-    return list(product(dict(runs.calibrations(config)), config["calibration"]["promises"]))
+def _backbones_and_promises(experiment: Experiment) -> Subjects:
+    return list(product(dict(runs.calibrations(experiment)), experiment.calibration.promises))
 
 
-def _once_with_transfer(config: Config) -> Subjects:
+def _once_with_transfer(experiment: Experiment) -> Subjects:
     """If thresholds of one dataset can be tested on another."""
-    return _once(config) if _backbones_and_promises(config) and len(config["datasets"]) > 1 else []
+    return _once(experiment) if _backbones_and_promises(experiment) and len(experiment.datasets) > 1 else []
 
 
-def _once_with_scored_blocks(config: Config) -> Subjects:
-    return _once(config) if runs.measured_blocks(config) else []
+def _once_with_scored_blocks(experiment: Experiment) -> Subjects:
+    return _once(experiment) if runs.measured_blocks(experiment) else []
 
 
 KINDS = (

@@ -1,28 +1,26 @@
-"""What a job that runs a model has to do, and how long that takes on an assumed machine, from the config alone.
+"""Memory and time of the jobs that run a model, from the config and the models' sizes alone.
 
-Jobs are named as in `layout.jobs`: backbone/recipe, backbone/dataset/policy and so on. Nothing is measured, and nothing
-here changes a result. A pass over n tokens takes the longest of three times:
+Nothing is measured, and nothing here changes a result. A pass over n tokens takes the longest of three times:
 
 - computing: 2 FLOPs for each of the weights and each token;
-- memory: all weights are read once, be it for one token or for many (what makes decoding slow);
+- memory: all weights are read once, for one token as for many (what makes decoding slow);
 - the blocks' own: each is a few small calls from Python.
 
 An upper bound on that machine: every text and answer is as long as it may be, no token leaves early, no prompts share a
-beginning. Not counted: attention over the context, and heads in decoding, some per cent of the FLOPs each.
+beginning. Attention over the context and heads in decoding are not counted, some per cent of the FLOPs each.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import Any
 
-from early_exit.experiment import policy_kinds, runs
+from early_exit.experiment.config.experiment import Experiment
+from early_exit.experiment.config.sources import Backbone
+from early_exit.experiment.runs import Run, policy_of, splits
 
-Config = Mapping[str, Any]
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # A GPU: an NVIDIA A100 with 80 GB, by its data sheet. A CPU: two cores of a small server, twice what SmolLM2-135M took
 # of them in float32, 14 tokens a second one by one and 70 with 16 rows.
-TFLOPS = {"gpu": {"float32": 19.5, "bfloat16": 312, "float16": 312}, "cpu": dict.fromkeys(BYTES, 0.04)}
+TFLOPS = {"gpu": {"float32": 19.5, "bfloat16": 312, "float16": 312},
+          "cpu": {"float32": 0.04, "bfloat16": 0.04, "float16": 0.04}}  # fmt: skip
 GBYTES_PER_SECOND = {"gpu": 2039, "cpu": 15}
 START = {"gpu": 30, "cpu": 6}  # seconds until torch and transformers are imported, and the device is up
 LOADED = 1e9  # bytes of weights that a job loads a second
@@ -32,25 +30,28 @@ QUESTIONS = {"triviaqa": 17_944, "coqa": 7_983, "truthfulqa": 817}
 PROMPT_TOKENS = {"triviaqa": 80, "coqa": 500, "truthfulqa": 60}
 SQUARES = {"transformer": 13.0, "mamba": 6.5}  # weights of a block, in squares of its width: Mistral's, Codestral's
 FULL_WIDTH_HEAD = 8  # an `ffn` head's, d -> 4d -> 2; a `mamba` head has fewer, calm and the slim ones hardly any
-SMALL_HEADS = ("calm", "ffn-slim", "mamba-slim", "hybrid")
+PROMPT_PASS = 8192  # tokens of a pass over prompts, at most
+
+MB = 1e6
+# Beside the weights: Python, torch and transformers (0.7 GB; CUDA's libraries take more), tables, a text's logits.
+BASE_MB = {"gpu": 8000, "cpu": 4000}
+# On a GPU the weights pass through main memory once, with a quarter for what is being converted. On a CPU they stay, in
+# float32 with a copy for products with few rows, and decoding gets as much again for its batch.
+ON_GPU, ON_CPU, DECODING_ON_CPU = 1.25, 2.0, 3.0
+TRAINED, LOADED_HEAD = 16, 4  # bytes for a head's weight: itself, gradient, two averages, in float32; itself
+STEP_MB, STEP_MINUTES, LEAST_MINUTES = 500, 10, 30
+# Bytes before compression: of a held-out token for each seed and exit; of an answer's token; of an answer beside them.
+CONFIDENCE, ANSWER_TOKEN, ANSWER = 40, 12, 700
+CHARACTERS = 4  # of a token of text
 
 
-def is_on_gpu(config: Config) -> bool:
-    return config["device"] != "cpu" and config["resources"]["gpu"] > 0
+@dataclass(frozen=True)
+class Work:
+    """What a job is estimated to take: seconds on the assumed machine, main memory, and what it writes (both in MB)."""
 
-
-def weight_bytes(backbone: Config) -> float:
-    """A backbone's weights in memory."""
-    return backbone["parameters"] * BYTES[backbone["dtype"]]
-
-
-def head_weights(config: Config, name: str, recipe: str) -> float:
-    """Of all heads of a recipe at all exits of the backbone `name`; the hidden width follows from the blocks' size."""
-    backbone = config["backbones"][name]
-    square = backbone["parameters"] / backbone["depth"] / SQUARES[backbone["family"]]
-    wide = [head for head in config["recipes"][recipe] if config["heads"][head]["kind"] not in SMALL_HEADS]
-    small = 2 * sqrt(square) * len(config["recipes"][recipe])
-    return len(backbone["exits"]) * (FULL_WIDTH_HEAD * square * len(wide) + small)
+    seconds: float
+    memory_mb: int
+    output_mb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,137 +62,159 @@ class Machine:
     bytes: float
     block: float
 
-    def passes(self, backbone: Config, tokens: float, of: float) -> float:
+    def passes(self, backbone: Backbone, tokens: float, of: float) -> float:
         """Seconds for `tokens` tokens in passes of at most `of` tokens each."""
-        count, compute = ceil(tokens / of), 2 * backbone["parameters"] * tokens / self.flops
-        return max(compute, count * weight_bytes(backbone) / self.bytes, count * backbone["depth"] * self.block)
+        count, compute = ceil(tokens / of), 2 * backbone.parameters * tokens / self.flops
+        return max(compute, count * backbone.weight_bytes / self.bytes, count * backbone.depth * self.block)
 
 
-def machine(config: Config, dtype: str) -> Machine:
-    kind, given = "gpu" if is_on_gpu(config) else "cpu", config["estimate"]
-    tflops = given["tflops"] or TFLOPS[kind][dtype]
-    gbytes = given["gbytes_per_second"] or GBYTES_PER_SECOND[kind]
-    used = given["utilisation"]
-    return Machine(tflops * 1e12 * used, gbytes * 1e9 * used, given["milliseconds_per_block"] / 1e3)
+def machine(experiment: Experiment, dtype: str) -> Machine:
+    """The machine that the config's section `estimate` assumes, for weights in this number format."""
+    kind, given = _device(experiment), experiment.estimate
+    tflops = given.tflops or TFLOPS[kind][dtype]
+    gbytes = given.gbytes_per_second or GBYTES_PER_SECOND[kind]
+    used = given.utilisation
+    return Machine(tflops * 1e12 * used, gbytes * 1e9 * used, given.milliseconds_per_block / 1e3)
 
 
-def questions(config: Config, dataset: str, split: str) -> int:
-    """Questions of a split, `calibration` or `test`; where the config says all, as many as the official set has."""
-    spec = config["datasets"][dataset]
-    return spec["examples"][split] or QUESTIONS[spec["kind"]]
+def minutes(experiment: Experiment, seconds: float) -> int:
+    """A time limit for what is estimated to take so long."""
+    return max(LEAST_MINUTES, STEP_MINUTES * ceil(experiment.estimate.safety * seconds / 60 / STEP_MINUTES))
 
 
-def settings(config: Config, backbone: str, policy: str) -> int:
-    """How many answers a policy gives to each question."""
-    spec = config["policies"][policy]
-    if spec["kind"] == "random":
-        return settings(config, backbone, spec["match"])
-    return len(policy_kinds.settings(spec, config["backbones"][backbone]["exits"]))
+def download(experiment: Experiment, name: str) -> Work:
+    """Bring a backbone from the hub; a local one is only read."""
+    backbone = experiment.backbones[name]
+    size = backbone.weight_bytes
+    return Work(size / DOWNLOADED, BASE_MB["cpu"], 0.0 if backbone.path else size / MB)
 
 
-def seconds(config: Config, rule: str, job: str) -> float:
-    """How long a job of a rule that runs a model takes, from its start."""
-    name, *rest = job.split("/")
-    backbone = config["backbones"][name]
-    kind = "gpu" if is_on_gpu(config) else "cpu"
-    return START[kind] + weight_bytes(backbone) / LOADED + WORK[rule](config, name, *rest)
+def corpus(experiment: Experiment) -> Work:
+    """Write the documents."""
+    tokens = (experiment.corpus.documents + experiment.corpus.held_out) * experiment.corpus.max_tokens
+    return Work(0.0, BASE_MB["cpu"], tokens * CHARACTERS / MB)
 
 
-def download_seconds(backbone: Config) -> float:
-    return weight_bytes(backbone) / DOWNLOADED
-
-
-def _read(config: Config, name: str, documents: int, times: float = 1.0) -> float:
-    """Documents of the corpus at full depth, `times` over."""
-    backbone, tokens = config["backbones"][name], documents * config["corpus"]["max_tokens"]
-    of = config["distillation"]["batch_tokens"]
-    return times * machine(config, backbone["dtype"]).passes(backbone, tokens, of)
-
-
-def _train(config: Config, name: str, recipe: str, *_: str) -> float:
+def train(experiment: Experiment, name: str, recipe: str) -> Work:
     """The backbone reads once an epoch; heads, in float32, go forwards and, twice as dear, backwards."""
-    options = config["distillation"]
-    documents = config["corpus"]["documents"] * options["epochs"]
-    tokens = documents * config["corpus"]["max_tokens"]
-    share = min(1.0, (options["max_training_tokens"] or tokens) / tokens)
-    heads = 3 * 2 * head_weights(config, name, recipe) * tokens / machine(config, "float32").flops
-    return share * (_read(config, name, documents) + heads)
+    options = experiment.distillation
+    documents = experiment.corpus.documents * options.epochs
+    tokens, weights = documents * experiment.corpus.max_tokens, head_weights(experiment, name, recipe)
+    share = min(1.0, (options.max_training_tokens or tokens) / tokens)
+    heads = 3 * 2 * weights * tokens / machine(experiment, "float32").flops
+    seconds = share * (_read(experiment, name, documents) + heads)
+    return _work(experiment, name, seconds, extra=TRAINED * weights, written=4 * weights)
 
 
-def _measure_heads(config: Config, name: str, recipe: str) -> float:
-    documents, seeds = config["corpus"]["held_out"], config["head_quality"]["seeds"]
-    tokens, speed = documents * config["corpus"]["max_tokens"], machine(config, config["backbones"][name]["dtype"])
-    return _read(config, name, documents) + seeds * 2 * head_weights(config, name, recipe) * tokens / speed.flops
+def measure_heads(experiment: Experiment, name: str, recipe: str) -> Work:
+    """The backbone and the heads of all seeds read the held-out documents."""
+    backbone, seeds = experiment.backbones[name], experiment.head_quality.seeds
+    documents, weights = experiment.corpus.held_out, head_weights(experiment, name, recipe)
+    tokens = documents * experiment.corpus.max_tokens
+    heads = seeds * 2 * weights * tokens / machine(experiment, backbone.dtype).flops
+    written = tokens * seeds * CONFIDENCE * len(backbone.exits)
+    seconds = _read(experiment, name, documents) + heads
+    return _work(experiment, name, seconds, extra=LOADED_HEAD * seeds * weights, written=written)
 
 
-def _settle(config: Config, name: str) -> float:
+def settle(experiment: Experiment, name: str) -> Work:
     """The LM head after every block costs less than the blocks once more."""
-    return _read(config, name, config["corpus"]["held_out"], times=2)
+    return _work(experiment, name, _read(experiment, name, experiment.corpus.held_out, times=2))
 
 
-def _score_blocks(config: Config, name: str, measure: str) -> float:
-    """One pass for likeness; for the loss one half of the blocks, for each block and each that goes."""
-    drops = [max(policy["drop"]) for policy in config["policies"].values() if policy.get("by") == "one-by-one"]
-    passes = max(drops, default=1) * config["backbones"][name]["depth"] / 2 if measure == "loss" else 1
-    return _read(config, name, config["pruning"]["documents"], times=1 + passes)
+def score_blocks(experiment: Experiment, name: str, measure: str, most: int) -> Work:
+    """One pass for likeness; for the loss half of the blocks, for each block and each of `most` that go."""
+    passes = max(most, 1) * experiment.backbones[name].depth / 2 if measure == "loss" else 1
+    return _work(experiment, name, _read(experiment, name, experiment.pruning.documents, times=1 + passes))
 
 
-def _replay(config: Config, name: str, dataset: str, split: str) -> float:
-    """The full model's answers once more, one at a time."""
-    backbone, spec = config["backbones"][name], config["datasets"][dataset]
-    length = PROMPT_TOKENS[spec["kind"]] + spec["max_new_tokens"]
-    tokens = questions(config, dataset, split) * length
-    return machine(config, backbone["dtype"]).passes(backbone, tokens, length)
+def adapt(experiment: Experiment, run: Run) -> Work:
+    """The full model's answers to the calibration questions once more."""
+    return _work(experiment, run.backbone, _teacher_forced(experiment, run, "calibration"))
 
 
-def _adapt(config: Config, name: str, dataset: str, policy: str) -> float:
-    return _replay(config, name, dataset, "calibration")
+def generate(experiment: Experiment, run: Run) -> Work:
+    """One shard of a run's answers, to all its splits."""
+    answered, shards = splits(experiment, run), experiment.generation.shards
+    seconds = sum(_answer(experiment, run, split) for split in answered) / shards
+    rows = sum(questions(experiment, run.dataset, split) for split in answered) * settings(experiment, run)
+    written = rows * (ANSWER + ANSWER_TOKEN * experiment.datasets[run.dataset].max_new_tokens) / shards
+    return _work(experiment, run.backbone, seconds, decodes=True, written=written)
 
 
-def _answer(config: Config, name: str, dataset: str, policy: str, split: str) -> float:
-    """Prompts run once for all settings, but for those of other models (pruned) or other passes (speculation)."""
-    backbone, spec, kind = config["backbones"][name], config["datasets"][dataset], config["policies"][policy]["kind"]
-    if kind == "oracle":
-        return _replay(config, name, dataset, split)
-    asked, each = questions(config, dataset, split), settings(config, name, policy)
-    speed, rows = machine(config, backbone["dtype"]), config["batch_size"]
-    prompts = asked * PROMPT_TOKENS[spec["kind"]] * (each if kind in ("pruned", "self-speculative") else 1)
-    answers = speed.passes(backbone, asked * each, rows) * spec["max_new_tokens"]
-    return speed.passes(backbone, prompts, 8192) + answers
+def wallclock(experiment: Experiment, run: Run) -> Work:
+    """The first test examples, several times over."""
+    options = experiment.wallclock
+    share = (options.examples or 1) / questions(experiment, run.dataset, "test")
+    seconds = 2 * (options.repeats + 1) * share * _answer(experiment, run, "test")
+    return _work(experiment, run.backbone, seconds, decodes=True)
 
 
-def splits(config: Config, *run: str) -> list[str]:
-    """The splits whose questions a run, (backbone, dataset, policy), answers."""
-    return ["calibration", "test"] if run in runs.answering_both(config) else ["test"]
-
-
-def _generate(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
-    """All splits in one job, or a share of them."""
-    answers = sum(_answer(config, name, dataset, policy, split) for split in splits(config, name, dataset, policy))
-    return answers / config["generation"]["shards"]
-
-
-def _wallclock(config: Config, name: str, dataset: str, policy: str, *_: str) -> float:
-    options = config["wallclock"]
-    share = (options["examples"] or 1) / questions(config, dataset, "test")
-    return 2 * (options["repeats"] + 1) * share * _answer(config, name, dataset, policy, "test")
-
-
-def _speed(config: Config, name: str) -> float:
+def speed(experiment: Experiment, name: str) -> Work:
     """About a hundred calls, each as long as some hundred steps one at a time."""
-    backbone, options = config["backbones"][name], config["speed"]
-    steps = (options["repeats"] + 1) * options["prompts"] * options["new_tokens"] * len(options["batch_sizes"])
-    return 100 * machine(config, backbone["dtype"]).passes(backbone, steps, 1)
+    backbone, options = experiment.backbones[name], experiment.speed
+    steps = (options.repeats + 1) * options.prompts * options.new_tokens * len(options.batch_sizes)
+    seconds = 100 * machine(experiment, backbone.dtype).passes(backbone, steps, 1)
+    return _work(experiment, name, seconds, decodes=True)
 
 
-WORK = {
-    "train_heads": _train,
-    "train_heads_seed": _train,
-    "measure_heads": _measure_heads,
-    "settle": _settle,
-    "score_blocks": _score_blocks,
-    "adapt": _adapt,
-    "generate": _generate,
-    "measure_wallclock": _wallclock,
-    "measure_speed": _speed,
-}
+def questions(experiment: Experiment, dataset: str, split: str) -> int:
+    """Questions of a split, `calibration` or `test`; where the config says all, as many as the official set has."""
+    spec = experiment.datasets[dataset]
+    return getattr(spec.examples, split) or QUESTIONS[spec.kind]
+
+
+def settings(experiment: Experiment, run: Run) -> int:
+    """How many answers a run gives to each question."""
+    policy = policy_of(experiment, run)
+    policy = experiment.policies[policy.matched] if policy.matched else policy
+    return len(policy.settings(experiment.backbones[run.backbone].exits))
+
+
+def head_weights(experiment: Experiment, name: str, recipe: str) -> float:
+    """Of all heads of a recipe at all exits of the backbone `name`; the hidden width follows from the blocks' size."""
+    backbone, heads = experiment.backbones[name], experiment.recipes[recipe]
+    square = backbone.parameters / backbone.depth / SQUARES[backbone.family]
+    wide = sum(not experiment.heads[head].is_slim for head in heads)
+    return len(backbone.exits) * (FULL_WIDTH_HEAD * square * wide + 2 * sqrt(square) * len(heads))
+
+
+def _device(experiment: Experiment) -> str:
+    return "gpu" if experiment.is_on_gpu else "cpu"
+
+
+def _work(
+    experiment: Experiment, name: str, seconds: float, *, decodes: bool = False, extra: float = 0, written: float = 0
+) -> Work:
+    """A job with the backbone `name`: its start, its weights, `extra` bytes beside them, and `written` bytes."""
+    size, device = experiment.backbones[name].weight_bytes, _device(experiment)
+    times = ON_GPU if device == "gpu" else DECODING_ON_CPU if decodes else ON_CPU
+    memory = STEP_MB * ceil((BASE_MB[device] + (times * size + extra) / MB) / STEP_MB)
+    return Work(START[device] + size / LOADED + seconds, memory, written / MB)
+
+
+def _read(experiment: Experiment, name: str, documents: int, times: float = 1.0) -> float:
+    """Seconds for documents of the corpus at full depth, `times` over."""
+    backbone, tokens = experiment.backbones[name], documents * experiment.corpus.max_tokens
+    return times * machine(experiment, backbone.dtype).passes(backbone, tokens, experiment.distillation.batch_tokens)
+
+
+def _teacher_forced(experiment: Experiment, run: Run, split: str) -> float:
+    """Seconds for the full model's answers once more, one at a time."""
+    backbone, spec = experiment.backbones[run.backbone], experiment.datasets[run.dataset]
+    length = PROMPT_TOKENS[spec.kind] + spec.max_new_tokens
+    tokens = questions(experiment, run.dataset, split) * length
+    return machine(experiment, backbone.dtype).passes(backbone, tokens, length)
+
+
+def _answer(experiment: Experiment, run: Run, split: str) -> float:
+    """Prompts run once for all settings, but for those of other models (pruned) or other passes (speculation)."""
+    backbone, spec = experiment.backbones[run.backbone], experiment.datasets[run.dataset]
+    policy = policy_of(experiment, run)
+    if policy.kind == "oracle":
+        return _teacher_forced(experiment, run, split)
+    count, each = questions(experiment, run.dataset, split), settings(experiment, run)
+    speed, shares_prompts = machine(experiment, backbone.dtype), policy.kind not in ("pruned", "self-speculative")
+    prompts = count * PROMPT_TOKENS[spec.kind] * (1 if shares_prompts else each)
+    answers = speed.passes(backbone, count * each, experiment.batch_size) * spec.max_new_tokens
+    return speed.passes(backbone, prompts, PROMPT_PASS) + answers

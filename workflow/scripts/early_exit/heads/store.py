@@ -91,7 +91,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
         raise InputError(f"{folder}: has no head '{name}', only {', '.join(manifest['heads'])}")
     design = manifest["heads"][name]
     heads = build(design, manifest["hidden_size"], manifest["exits"], name)
-    for kind, digest in user_code.digests([design]).items():
+    for kind, digest in user_code.digests([design["kind"]]).items():
         if manifest["code"].get(kind) != digest:
             raise InputError(f"{folder}: '{name}' was trained before {kind} was edited; train it again")
     weights = folder / "heads.safetensors"
@@ -123,7 +123,7 @@ def save(
         **description,
         "backbone": {key: backbone[key] for key in ("name", "source", "revision", "sha256")},
         "heads": {name: dict(config) for name, config in configs.items()},
-        "code": user_code.digests(configs.values()),
+        "code": user_code.digests(config["kind"] for config in configs.values()),
         "hidden_size": backbone["config"]["hidden_size"],
         "exits": list(exits),
         "sha256": model_files.sha256(weights),

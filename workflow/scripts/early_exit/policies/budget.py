@@ -14,6 +14,7 @@ import numpy as np
 
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import flops, generation_flops
+from early_exit.experiment.config.policies import BudgetedThreshold
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget
 
@@ -57,10 +58,10 @@ def rule(
     return Budget(thresholds, shares, spending(table, costs), horizon, aimed)
 
 
-def aims(measured: MeasuredConfidences, policy: Mapping[str, Any], points: Points) -> list[dict[str, float]]:
+def aims(measured: MeasuredConfidences, given: BudgetedThreshold, points: Points) -> list[dict[str, float]]:
     """For each `budget` of a policy its `aim`, and the `share` of the full model's FLOPs that the answers then cost."""
-    budget_rule = rule(points, measured.table, measured.costs, policy["horizon"])
-    budgets, shares = np.array(policy["budgets"], dtype=float), [point["share"] for point in points]
+    budget_rule = rule(points, measured.table, measured.costs, given.horizon)
+    budgets, shares = np.array(given.budgets, dtype=float), [point["share"] for point in points]
     low, high = np.full(len(budgets), min(shares)), np.full(len(budgets), max(shares))
     for _ in range(HALVINGS):
         middle = (low + high) / 2

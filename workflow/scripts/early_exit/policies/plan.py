@@ -7,7 +7,7 @@ examples); the other half is left to rule calibrate, which may not see what a ve
 arXiv 2210.07913).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from early_exit.base.errors import InputError
+from early_exit.experiment.config.policies import BudgetedThreshold, Rule, ThresholdPerExit
 from early_exit.policies import budget
 from early_exit.policies.measured import MeasuredConfidences
 
@@ -23,7 +24,7 @@ TRADES = np.geomspace(0.01, 100.0, 41)  # FLOPs of full passes that a different 
 SWEEPS = 20  # over the exits, at most: the descent ends where no threshold changes
 
 
-def plan(name: str, policy: Mapping[str, Any], measured: MeasuredConfidences) -> dict[str, Any]:
+def plan(name: str, rule: Rule, measured: MeasuredConfidences) -> dict[str, Any]:
     """The plan that rule `adapt` writes for the policy `name` (schemas/adaptive.schema.yaml).
 
     InputError if there was no decode pass to measure, or a budget cannot be met.
@@ -34,16 +35,16 @@ def plan(name: str, policy: Mapping[str, Any], measured: MeasuredConfidences) ->
             "chosen on them; give more questions (examples.calibration)"
         )
     points, aims = curve(measured), []
-    if policy["adapt"] == "budget":
-        budget.check(name, policy["budgets"], points)
-        aims = budget.aims(measured, policy, points)
+    if isinstance(rule, BudgetedThreshold):
+        budget.check(name, rule.budgets, points)
+        aims = budget.aims(measured, rule, points)
     return {
-        "adapt": policy["adapt"],
+        "adapt": rule.adapt,
         "answers": len(measured.prompt_tokens),
         "passes": len(measured.answer),
         "curve": points,
         "aims": aims,
-        "settings": per_exit(measured, policy["levels"]) if policy["adapt"] == "per-exit" else [],
+        "settings": per_exit(measured, rule.levels) if isinstance(rule, ThresholdPerExit) else [],
         "costs": dict(measured.table),
     }
 

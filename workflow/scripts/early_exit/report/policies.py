@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from early_exit.evaluation.tables import metric_name
-from early_exit.experiment.policy_kinds import UNTRAINED
+from early_exit.experiment.config.policies import is_untrained
 from early_exit.report.style import WIDTH, draws_figure, label_rows, present_rows
 
 LEVELS = (0.1, 0.2, 0.3)  # savings that are shown
@@ -64,7 +64,7 @@ def sort_of(row: Mapping[str, str]) -> str:
     """The one of SORTS that a policy belongs to, by its kind and by how its thresholds adapt."""
     if row["adapt"]:
         return "adapt"
-    if row["kind"] in UNTRAINED:
+    if is_untrained(row["kind"]):
         return "untrained"
     kind = {"random": "fixed"}.get(row["kind"], row["kind"])
     return kind if kind in SORTS else "pruned"

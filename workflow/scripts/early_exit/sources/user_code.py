@@ -1,4 +1,4 @@
-"""Classes of exit heads in Python files of the user.
+"""Classes of exit heads and policies in Python files of the user.
 
 In the config, `kind: folder/my_head.py:MyHead` names the class `MyHead` defined in that file. A relative path starts at
 the repository, else at the working directory. Nothing is downloaded. Only `load_class` runs the file, in a job; all
@@ -10,9 +10,8 @@ import hashlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from early_exit.base.errors import InputError
 from early_exit.base.files import ROOT
@@ -38,15 +37,14 @@ def problem(kind: str, root: Path = ROOT) -> str | None:
     return None if name in classes else f"names no class of the file; it has {', '.join(classes) or 'none'}"
 
 
-def files(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> list[str]:
-    """Returns the files that define the classes of these heads (entries of the config), sorted, without repeats."""
-    external = [head["kind"] for head in heads if is_external(head["kind"])]
-    return sorted({str(_split(kind, root)[0]) for kind in external})
+def files(kinds: Iterable[str], root: Path = ROOT) -> list[str]:
+    """Returns the files that define the classes of these kinds (of heads or policies), sorted, without repeats."""
+    return sorted({str(_split(kind, root)[0]) for kind in kinds if is_external(kind)})
 
 
-def digests(heads: Iterable[Mapping[str, Any]], root: Path = ROOT) -> dict[str, str]:
+def digests(kinds: Iterable[str], root: Path = ROOT) -> dict[str, str]:
     """Returns the SHA-256 of the file of each kind that names a class in a file, by kind."""
-    external = sorted({head["kind"] for head in heads if is_external(head["kind"])})
+    external = sorted({kind for kind in kinds if is_external(kind)})
     return {kind: hashlib.sha256(_split(kind, root)[0].read_bytes()).hexdigest() for kind in external}
 
 
@@ -55,9 +53,9 @@ def load_class(kind: str, root: Path = ROOT) -> type:
     try:
         path, name = _split(kind, root)
     except InputError as error:
-        raise InputError(f"head kind '{kind}': {error}") from error
+        raise InputError(f"kind '{kind}': {error}") from error
     # The name contains the file's content, so that an edited file is imported again.
-    module_name = f"early_exit_head_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
+    module_name = f"early_exit_user_{hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()[:16]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         module = importlib.util.module_from_spec(spec)
@@ -67,10 +65,10 @@ def load_class(kind: str, root: Path = ROOT) -> type:
         except Exception as error:
             del sys.modules[module_name]
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"head kind '{kind}': {path} cannot be imported ({what})") from error
+            raise InputError(f"kind '{kind}': {path} cannot be imported ({what})") from error
     head_class = getattr(sys.modules[module_name], name, None)
     if not isinstance(head_class, type):
-        raise InputError(f"head kind '{kind}': {path} has no class {name}")
+        raise InputError(f"kind '{kind}': {path} has no class {name}")
     return head_class
 
 
