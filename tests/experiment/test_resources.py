@@ -192,7 +192,8 @@ def test_the_estimate_sums_the_jobs_and_names_what_it_assumes():
     jobs_planned = [estimate.PlannedJob("generate", 3600, 500)] * 3 + [estimate.PlannedJob("score")] * 2
     text = "\n".join(estimate.lines(load(preset="paper"), jobs_planned))
     for part in ("5 jobs: generate 3, score 2", "3 GPU hours: generate 3", "1.5 GB of disk: generate 1.5",
-                 "not measured", "14.5 GB at 1020 GB/s", "14.2 ms", "16 ms (32 blocks)", "one token of each of 64 rows", "A100"):  # fmt: skip
+                 "not measured", "14.5 GB at 1020 GB/s", "14.2 ms", "16 ms (32 blocks)", "one token of each of 64 rows",
+                 "A100"):  # fmt: skip
         assert part in text, part
     assert max(map(len, text.splitlines())) < 160
     assert "CPU hours" in "\n".join(estimate.lines(load(), jobs_planned))
