@@ -26,6 +26,8 @@ try:
     EXPERIMENT = load(config, REPOSITORY)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
+# Scripts read from it what changes no result, such as how often they save their state.
+config.update(EXPERIMENT.model_dump())
 offline.use(EXPERIMENT.cache, REPOSITORY)
 
 R = f"results/{EXPERIMENT.name}"
@@ -163,7 +165,9 @@ onstart:
             # 9.27.1; its pull request 3744).
             workflow.scheduler.job_rate_limiter = None
         waiting = list(workflow.dag.needrun_jobs())
-        command = offline.fetch_command(workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings)
+        command = offline.fetch_command(
+            workflow.main_snakefile, workflow.overwrite_workdir, workflow.config_settings
+        )
         try:
             offline.check(EXPERIMENT, R, waiting, command)
         except InputError as error:

@@ -1,9 +1,7 @@
 """Exit heads: training on text that is in no other split, and how good they are at their task."""
 
 SEEDS = [EXPERIMENT.distillation.seed + k for k in range(EXPERIMENT.head_quality.seeds)]
-MEASURED_HEADS = [
-    {"backbone": backbone, "recipe": recipe} for backbone, recipe in runs.measured_heads(EXPERIMENT)
-]
+MEASURED_HEADS = [{"backbone": backbone, "recipe": recipe} for backbone, recipe in runs.measured_heads(EXPERIMENT)]
 RECIPES = {
     recipe: {head: EXPERIMENT.heads[head].kind for head in heads} for recipe, heads in EXPERIMENT.recipes.items()
 }
