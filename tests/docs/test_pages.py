@@ -61,7 +61,7 @@ def test_files_and_modules_that_are_named_exist(page):
 @pages
 def test_make_has_the_targets_that_are_named(page):
     text = page.read_text()
-    named = set(re.findall(r"`make ([a-z]+)", text)) | {words[1] for words in shell(text) if words[0] == "make"}
+    named = set(re.findall(r"`make ([a-z-]+)", text)) | {words[1] for words in shell(text) if words[0] == "make"}
     phony = re.search(r"^\.PHONY:(.*)", MAKEFILE, re.MULTILINE)[1].split()
     assert named <= set(phony)
     assert all(re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) for target in named)

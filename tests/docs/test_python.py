@@ -13,7 +13,7 @@ import torch
 
 import early_exit
 from conftest import ROOT
-from early_exit import Ending, InputError, generate, load_backbone, load_heads
+from early_exit import Check, Ending, InputError, LogitConfidence, generate, load_backbone, load_heads
 from early_exit.experiment import code_digest
 from early_exit.heads import store
 
@@ -72,7 +72,8 @@ def test_the_page_names_every_public_name():
 
 
 def test_the_page_s_code_runs_and_is_short(tmp_path, monkeypatch, capsys):
-    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    for name in ("workflow", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "results/tiny/heads/tiny-transformer/paper"
     save_heads(load_backbone("workflow/resources/tiny/transformer"), folder)
@@ -84,6 +85,8 @@ def test_the_page_s_code_runs_and_is_short(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("% of the decode FLOPs saved") == 2
     assert {n for answer in names["full"] for n in answer.exit_blocks} == {16}
     assert names["confidence"].shape == (1, 3)
+    assert {n for answer in names["by_entropy"] for n in answer.exit_blocks} <= {8, 10, 12, 16}
+    assert any(answer.flops < answer.flops_full for answer in names["by_entropy"])
 
 
 def test_without_heads_the_answers_are_the_library_s(model):
@@ -110,6 +113,28 @@ def test_with_heads_tokens_leave_and_checks_and_fill_are_paid(model, recipe, nam
     assert [a.token_ids for a in never] == [a.token_ids for a in generate(model, PROMPTS, ending=ending)]
     checks = sum(len(answer.token_ids) - 1 for answer in never) * len(EXITS) * sum(heads.cost.values())
     assert sum(answer.flops - answer.flops_full for answer in never) == checks
+
+
+def test_a_check_of_one_s_own_is_paid_and_its_logits_are_not_paid_twice(model):
+    class Sure(LogitConfidence):
+        def of(self, exit_block, logits):
+            return torch.full(logits.shape[:1], float(exit_block == 10))
+
+        @classmethod
+        def check(cls, hidden, lm_head):
+            return Check(lm_head, gives_logits=True)
+
+    free = {"transformer": "copy", "mamba": "skip"}[model.backbone.family]
+    policy, ending = Sure([8, 10], model.backbone.logits), Ending(max_new_tokens=4)
+    for answer in generate(model, PROMPTS, policy, threshold=0.5, state_fill=free, ending=ending):
+        passes = len(answer.token_ids) - 1
+        assert answer.exit_blocks[1:] == [10] * passes
+        lm_head = 2 * model.backbone.hidden_size * model.backbone.vocabulary
+        blocks = answer.flops_full - passes * lm_head
+        assert answer.flops == pytest.approx(blocks * 10 / 16 + passes * 2 * lm_head)
+    del Sure.check
+    with pytest.raises(InputError, match=r"^Sure has no `check`, which says what one costs"):
+        generate(model, PROMPTS, policy, threshold=0.5, ending=ending)
 
 
 def test_answers_stop_at_stop_strings_and_come_in_the_order_of_the_prompts(model):

@@ -1,5 +1,8 @@
 """The configs of docs/examples: each is accepted as it is, and all of them together run, made small."""
 
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 import yaml
@@ -16,6 +19,14 @@ SMALL = ("thresholds", "distillation", "corpus", "bootstrap", "head_quality", "c
 def test_a_config_is_accepted_as_it_is(name, tmp_path):
     text = small.run(tmp_path, "--dry-run", "--quiet", "rules", config=CONFIGS[name])
     assert "train_heads" in text
+
+
+def test_another_workflow_takes_the_rules_as_a_module(tmp_path):
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", EXAMPLES / "module.smk", "--directory", tmp_path,
+               "--cores", "1", "--dry-run", "--quiet", "rules", "--", "all"]  # fmt: skip
+    done = subprocess.run(command, text=True, capture_output=True)
+    assert done.returncode == 0 and "train_heads" in done.stdout + done.stderr, done.stderr
 
 
 def test_all_of_them_run_together(tmp_path):

@@ -9,6 +9,7 @@ from importlib import import_module
 _HOMES = {
     "Answer": "api",
     "Backbone": "models.backbone",
+    "Check": "costs.passes",
     "Confidence": "policies.confidences",
     "Cost": "costs.parts",
     "Decision": "policies.base",
@@ -17,6 +18,7 @@ _HOMES = {
     "Head": "heads.designs",
     "InputError": "base.errors",
     "LanguageModel": "api",
+    "LogitConfidence": "policies.confidences",
     "Policy": "policies.base",
     "TrainedHeads": "api",
     "generate": "api",

@@ -25,7 +25,7 @@ from early_exit.heads import store
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies.base import FullDepth
-from early_exit.policies.confidences import HeadConfidence
+from early_exit.policies.confidences import Confidence, HeadConfidence
 from early_exit.sources import manifests
 
 ROWS = 16  # prompts that run at once, at most
@@ -101,13 +101,13 @@ def load_heads(folder: str | Path, name: str, model: LanguageModel) -> TrainedHe
 
 
 def generate(
-    model: LanguageModel, prompts: Sequence[str], exits: TrainedHeads | None = None, *, threshold: float = 1.0,
-    state_fill: str = "propagate", ending: Ending = Ending(),
+    model: LanguageModel, prompts: Sequence[str], policy: TrainedHeads | Confidence | None = None, *,
+    threshold: float = 1.0, state_fill: str = "propagate", ending: Ending = Ending(),
 ) -> list[Answer]:  # fmt: skip
-    """Answer prompts greedily; each token leaves at the first exit whose head's confidence is above the threshold.
+    """Answer prompts greedily; each token leaves at the first exit with a confidence above the threshold.
 
     Args:
-        exits: the heads that decide; without them the full model answers.
+        policy: trained heads, or a confidence of yours, which has a `check`; without one the full model answers.
         state_fill: what caches of skipped blocks get (see `decoding.fills`).
         ending: when answers end.
 
@@ -115,31 +115,44 @@ def generate(
         One answer per prompt, in the same order.
 
     Raises:
-        InputError: the family has no such state fill, or a prompt is too long for the model.
+        InputError: the family has no such state fill, a prompt is too long, or it is not said what a check costs.
     """
     backbone = model.backbone
-    policy = HeadConfidence(exits.heads) if exits else FullDepth()
-    fill = _fill(backbone.family, state_fill) if exits else Fill()
+    leaving = HeadConfidence(policy.heads) if isinstance(policy, TrainedHeads) else policy or FullDepth()
+    fill = _fill(backbone.family, state_fill) if policy else Fill()
     rule = StopRule(
         model.tokenizer, loading.stop_token_ids(backbone, model.tokenizer), list(ending.stop_strings),
         ending.max_new_tokens,
     )  # fmt: skip
     requests = [Request(str(k), token_ids, [threshold]) for k, token_ids in enumerate(_encode(model, prompts, ending))]
-    decoder = Decoder(backbone, policy, fill)
+    decoder = Decoder(backbone, leaving, fill)
     generations = {g.example_id: g for g in loop.generate(decoder, requests, rule, slots=ROWS)}
     ordered = [generations[request.example_id] for request in requests]
+    heads, checks = _costs(policy)
     counted = generation_flops(
-        cost_table(model.manifest["config"], {"exits": exits.cost} if exits else {}),
+        cost_table(model.manifest["config"], heads, checks),
         prompt_tokens=[g.prompt_tokens for g in ordered],
         exit_blocks=[g.exit_blocks for g in ordered],
-        exits=policy.exits,
-        head="exits" if exits else None,
-        state_fill=state_fill if exits else None,
+        exits=leaving.exits,
+        head=next(iter(heads), None),
+        check=next(iter(checks), None),
+        state_fill=state_fill if policy else None,
     )
     return [
         Answer(rule.text(g.token_ids), g.token_ids, g.exit_blocks, g.stop_reason, float(flops), float(full))
         for g, flops, full in zip(ordered, counted["flops"], counted["flops_full"], strict=True)
     ]
+
+
+def _costs(policy: TrainedHeads | Confidence | None) -> tuple[dict[str, Cost], dict[str, Any]]:
+    """The policy's entry among the heads or the checks of a cost table."""
+    if policy is None:
+        return {}, {}
+    if isinstance(policy, TrainedHeads):
+        return {"policy": policy.cost}, {}
+    if not hasattr(policy, "check"):
+        raise InputError(f"{type(policy).__name__} has no `check`, which says what one costs; savings would be wrong")
+    return {}, {"policy": policy.check}
 
 
 def _fill(family: str, name: str) -> Fill:
