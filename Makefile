@@ -14,7 +14,7 @@ ENVS := $(wildcard envs/*.yaml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper pin test gpu pretrain lock freeze rulegraph clean
+.PHONY: help demo paper pin test gpu pretrain lock freeze rulegraph config-pages clean
 
 help:
 	@echo "make demo    install into .venv, run the embedded preset, print where its report is"
@@ -26,6 +26,7 @@ help:
 	@echo "make pretrain  pretrain the embedded models and write their data, in place of those in workflow/resources/tiny"
 	@echo "make lock    write the hashes of all pins, after a version has changed"
 	@echo "make freeze  solve the conda environments of envs/ and write their *.linux-64.pin.txt"
+	@echo "make config-pages  write docs/configuration.md and the config's JSON schema from the classes"
 	@echo "make rulegraph   draw the README's graph of the rules (needs Graphviz)"
 
 demo: $(STAMP)
@@ -80,6 +81,9 @@ envs/%.linux-64.pin.txt: envs/%.yaml
 rulegraph: $(STAMP)
 	PYTHONHASHSEED=0 $(SNAKEMAKE) --rulegraph dot --config preset=tiny > $(VENV)/rulegraph.dot
 	dot -Tsvg -o report/rulegraph.svg $(VENV)/rulegraph.dot
+
+config-pages: $(STAMP)
+	$(BIN)/python workflow/scripts/write_config_pages.py
 
 clean:
 	rm -rf results .snakemake .conda $(VENV)
