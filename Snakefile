@@ -25,14 +25,8 @@ include: "workflow/rules/speed.smk"
 include: "workflow/rules/targets.smk"
 
 
-localrules:
-    all,
-    report,
-    fetch,
-    estimate,
-
-
 rule all:
     default_target: True
     input:
         rules.report.output.html,
+    localrule: True

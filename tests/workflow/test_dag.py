@@ -112,7 +112,7 @@ def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as caught:
         snakemake("--dry-run", folder=tmp_path, config={"thresholds": [0.5, 1.5]})
     assert caught.value.stderr.splitlines()[-1] == (
-        "Error: config key 'thresholds[1]': 1.5 is greater than the maximum of 1"
+        "Error: config key 'thresholds[1]': 1.5 must be less than or equal to 1"
     )
     assert "Traceback" not in caught.value.stderr and 'File "' not in caught.value.stderr
 

@@ -102,6 +102,7 @@ rule report:
         f"{R}/logs/report.log",
     benchmark:
         f"{R}/benchmarks/report.tsv"
+    localrule: True
     conda:
         "../../envs/snakemake.yaml"
     threads: 1

@@ -6,12 +6,14 @@ rule fetch:
         each(rules.fetch_backbone.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
         each(rules.fetch_dataset.output[0], [{"dataset": name} for name in EXPERIMENT.datasets]),
         rules.fetch_corpus.output,
+    localrule: True
 
 
 # It has no input, so that asking runs nothing; no output and no benchmark, so that it can be asked again.
 rule estimate:
     log:
         f"{R}/logs/estimate.log",
+    localrule: True
     conda:
         "../../envs/snakemake.yaml"
     threads: 1
