@@ -46,8 +46,9 @@ def files(tmp_path_factory):
     return Files(manifest=folder / "tiny.json", data=folder / "data.parquet"), examples, folder
 
 
-def run(files, examples, policy, grid):
-    params = SimpleNamespace(policy=policy, grid=grid, exits=EXITS, max_new_tokens=4, rules=RULES, runtime=RUNTIME)
+def run(files, examples, policy, settings):
+    named = {"policy": policy, "settings": settings, "exits": EXITS, "max_new_tokens": 4}
+    params = SimpleNamespace(**named, rules=RULES, runtime=RUNTIME)
     return params, answer.run(job_inputs.answerer(params, files, 4000), examples, Journal())
 
 
