@@ -8,9 +8,10 @@ import pytest
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import promise, risks
+from early_exit.experiment.config.run import Promise
 
-PROMISE = {"risk": "disagreement", "method": "learn-then-test", "epsilon": 0.2, "delta": 0.1}
-MEAN = PROMISE | {"method": "conformal-risk-control"}
+PROMISE = Promise(risk="disagreement", epsilon=0.2, delta=0.1)
+MEAN = Promise(risk="disagreement", epsilon=0.2, method="conformal-risk-control")
 GRID = (0.9, 0.7, 0.5)
 LABELS = {"backbone": "b", "family": "mamba", "dataset": "triviaqa", "policy": "p", "head": "", "state_fill": ""}
 

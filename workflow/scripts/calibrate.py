@@ -8,6 +8,7 @@ from early_exit.base import job, records
 from early_exit.costs import passes
 from early_exit.evaluation import calibrate, risks, scoring
 from early_exit.experiment.config.policies import parse
+from early_exit.experiment.config.run import Promise
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
@@ -22,11 +23,11 @@ with job.logged(snakemake) as log:
         answers = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
         work = pd.DataFrame(passes.generation_flops(table, **answers, **params.prices[policy]))
         losses[policy] = risks.answer_losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
-    chosen = {}
+    chosen, promises = {}, {name: Promise(**terms) for name, terms in params.promises.items()}
     for policy, spec in params.policies.items():
         order = parse(spec).safest_first(losses[policy]["setting"].unique())
         sample = risks.unit_losses(losses[policy], order, params.kind)
-        chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in params.promises.items()}
+        chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in promises.items()}
         log.info("%s: %s", policy, {name: one["threshold"] for name, one in chosen[policy].items()})
     names = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
     thresholds = {**names, "answers": len(runs["full"]), "policies": chosen}

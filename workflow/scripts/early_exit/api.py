@@ -3,7 +3,7 @@
 This is the top layer: it puts the engine's parts together as a job of the pipeline does, without a config.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 
 from early_exit.base import job
 from early_exit.base.errors import InputError
-from early_exit.base.records import read_json
+from early_exit.base.records import Manifest, read_json
 from early_exit.costs.parts import Cost
 from early_exit.costs.passes import cost_table, generation_flops
 from early_exit.decoding import loop
@@ -37,7 +37,7 @@ class LanguageModel:
 
     backbone: Backbone
     tokenizer: Any
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import json
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 import pyarrow as pa
@@ -171,6 +171,24 @@ RESULTS_COLUMNS = (
     "tokens_per_round",  # self-speculation
     "seconds_per_token",  # none where not measured
 )
+
+
+class Manifest(TypedDict):
+    """Of a backbone: what was fetched, from where, and with which bytes (backbones/{backbone}.json)."""
+
+    name: str  # in the config
+    source: str  # as in the config
+    revision: str | None  # commit on the hub
+    gguf: str | None  # file that holds weights and tokenizer; None for the hub's format
+    path: str | None  # where jobs load it from; None for the hub's cache
+    family: str  # transformer | mamba
+    depth: int  # blocks
+    dtype: str | None  # of the stored weights
+    context: int | None  # tokens of its window
+    config: dict[str, Any]  # Hugging Face's, of the model
+    files: dict[str, str]  # SHA-256 by name
+    sizes: dict[str, int]  # bytes by name
+    sha256: str  # of all files together
 
 
 def confidences_schema(heads: Iterable[str]) -> pa.Schema:

@@ -27,7 +27,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -51,11 +51,25 @@ class Check:
     gives_logits: bool = False
 
 
+class CostTable(TypedDict):
+    """FLOPs for one token of each part of a backbone (costs/{backbone}.json)."""
+
+    model_type: str  # the architecture's name in Transformers
+    family: str  # transformer | mamba
+    depth: int  # blocks
+    hidden: int  # width of the hidden states
+    block: Cost
+    state_fill: dict[str, Cost]  # for one skipped block, by fill
+    heads: dict[str, Cost]  # one check, by head
+    checks: dict[str, dict[str, Any]]  # one `Check`, by kind of policy
+    lm_head: Cost
+
+
 def cost_table(
     config: Mapping[str, Any],
     heads: Mapping[str, Cost],
     checks: Mapping[str, Callable[[int, Cost], Check]] = MappingProxyType({}),
-) -> dict[str, Any]:
+) -> CostTable:
     """The cost of each part of a backbone, as JSON.
 
     `config` is the Hugging Face config as a dict, `heads` the cost of one check of each exit head, as its own class
@@ -81,7 +95,7 @@ def cost_table(
 
 
 def generation_flops(
-    table: Mapping[str, Any],
+    table: CostTable,
     *,
     prompt_tokens: Sequence[int],
     exit_blocks: Sequence[Sequence[int]],
@@ -164,7 +178,7 @@ def generation_flops(
     }
 
 
-def _pick(table: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
+def _pick(table: CostTable, part: str, name: str) -> dict[str, Any]:
     if name not in table[part]:
         raise InputError(f"{part}: {name} is not one of this {table['family']}'s: {', '.join(sorted(table[part]))}")
     return table[part][name]

@@ -7,16 +7,15 @@ more for every token read. So speculation never saves FLOPs: at best, with every
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import flops
+from early_exit.costs.passes import CostTable, flops
 
 
 def round_flops(
-    table: Mapping[str, Any],
+    table: CostTable,
     counted: Mapping[str, np.ndarray],
     *,
     prompt_tokens: Sequence[int],

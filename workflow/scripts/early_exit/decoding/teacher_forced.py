@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from early_exit.base import job
+from early_exit.costs.passes import CostTable
 from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import tokenise, window_room
 from early_exit.models.backbone import Backbone
@@ -58,7 +59,7 @@ def agreement(backbone: Backbone, hidden: Mapping[int, Tensor], answer: FullAnsw
 
 
 def measure(
-    backbone: Backbone, policy: Confidence, answers: Sequence[FullAnswer], table: Mapping[str, Any],
+    backbone: Backbone, policy: Confidence, answers: Sequence[FullAnswer], table: CostTable,
     costs: Mapping[str, Any],
 ) -> MeasuredConfidences:  # fmt: skip
     """A policy's confidences on answers of the full model; `table` and `costs` as in `MeasuredConfidences`."""

@@ -15,7 +15,6 @@ If not even the safest threshold passes, none is chosen, and the full model, wit
 promise holds by itself; that several hold at once is less probable.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from mapie.risk_control import control_fwer
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
 from early_exit.evaluation.risks import NOT_OF_FULL, UnitLosses
+from early_exit.experiment.config.run import Promise
 
-METHODS = ("learn-then-test", "conformal-risk-control")
 LEVELS = np.arange(1, 1000) / 1000.0  # at which an upper confidence bound is looked for
 DIGITS = 9  # rounds sums of losses, since a ceiling would see their rounding errors
 NONE = -1  # in place of a setting's index: no setting keeps the promise
@@ -48,42 +47,36 @@ def p_values(sums: np.ndarray, units: int, epsilon: float | np.ndarray, *, binar
     return values[places.ravel()].reshape(shape)
 
 
-def learn_then_test(
-    sums: np.ndarray, units: int, promise: Mapping[str, Any], *, binary: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def learn_then_test(sums: np.ndarray, units: int, promise: Promise, *, binary: bool) -> tuple[np.ndarray, np.ndarray]:
     """(p-values, passed), both (draws, settings), given sums of losses in that shape, the safest setting first."""
-    values = p_values(sums, units, promise["epsilon"], binary=binary)
+    values = p_values(sums, units, promise.epsilon, binary=binary)
     # How far a sequence gets depends only on which tests fail, and few of many draws differ in that.
-    _, first, places = np.unique(values <= promise["delta"], axis=0, return_index=True, return_inverse=True)
+    _, first, places = np.unique(values <= promise.delta, axis=0, return_index=True, return_inverse=True)
     patterns = np.zeros((len(first), values.shape[1]), dtype=bool)
     for pattern, draw in zip(patterns, first, strict=True):
-        pattern[control_fwer(values[draw], promise["delta"], "fixed_sequence")] = True
+        pattern[control_fwer(values[draw], promise.delta, "fixed_sequence")] = True
     return values, patterns[places.ravel()]
 
 
-def conformal_risk_control(sums: np.ndarray, units: int, promise: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def conformal_risk_control(sums: np.ndarray, units: int, promise: Promise) -> tuple[np.ndarray, np.ndarray]:
     """(bounds on the expectation, passed), as `learn_then_test`; the losses must never fall along the settings."""
     bound = (sums + 1.0) / (units + 1)  # 1: the highest loss that the next unit may have
-    return bound, bound <= promise["epsilon"] + 10.0**-DIGITS
+    return bound, bound <= promise.epsilon + 10.0**-DIGITS
 
 
-def certify(
-    losses: np.ndarray, drawn: np.ndarray, promise: Mapping[str, Any], *, binary: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def certify(losses: np.ndarray, drawn: np.ndarray, promise: Promise, *, binary: bool) -> tuple[np.ndarray, np.ndarray]:
     """(statistic, passed), both (draws, settings): p-value or bound on the expectation, and which settings pass.
 
     Args:
         losses: (units, settings) in [0, 1], the safest setting first.
         drawn: (draws, units) how often each unit is in each calibration set; all sets are equally large.
-        promise: method, epsilon, delta.
+        promise: its method, epsilon and delta.
         binary: whether a loss can be 0 or 1 only.
     """
     drawn = np.asarray(drawn, dtype=float)
     units = int(drawn[0].sum())
-    if promise["method"] == "conformal-risk-control":
+    if promise.method == "conformal-risk-control":
         return conformal_risk_control(drawn @ np.maximum.accumulate(losses, axis=1), units, promise)
-    if promise["method"] != "learn-then-test":
-        raise ValueError(f"unknown method {promise['method']!r}; valid: {', '.join(METHODS)}")
     return learn_then_test(drawn @ losses, units, promise, binary=binary)
 
 
@@ -116,19 +109,19 @@ def upper_bounds(sums: np.ndarray, units: int, delta: float, *, binary: bool) ->
     return np.where(is_below.any(axis=1), LEVELS[is_below.argmax(axis=1)], 1.0)
 
 
-def calibrate(sample: UnitLosses, promise: Mapping[str, Any]) -> dict[str, Any]:
+def calibrate(sample: UnitLosses, promise: Promise) -> dict[str, Any]:
     """The threshold that keeps a promise and how it was found, as `thresholds.schema.yaml` says.
 
     `sample` is the calibration split, with the safest setting first. `threshold` is None if no setting keeps the
     promise for less than the full model costs.
     """
-    risk, by_test = promise["risk"], promise["method"] == "learn-then-test"
+    risk, by_test = promise.risk, promise.method == "learn-then-test"
     losses, binary, units = sample.losses[risk], sample.binary[risk], len(sample.groups)
     everything = np.ones((1, units))
     statistic, passed = certify(losses, everything, promise, binary=binary)
     share = flops_share(sample, everything)
     (place,) = choose(passed, share, risk)
-    bounds = upper_bounds(losses.sum(axis=0), units, promise["delta"], binary=binary) if by_test else statistic[0]
+    bounds = upper_bounds(losses.sum(axis=0), units, promise.delta, binary=binary) if by_test else statistic[0]
     curve = [
         {
             "threshold": float(setting),
@@ -142,9 +135,9 @@ def calibrate(sample: UnitLosses, promise: Mapping[str, Any]) -> dict[str, Any]:
     ]
     return {
         "risk": risk,
-        "method": promise["method"],
-        "epsilon": promise["epsilon"],
-        "delta": promise["delta"] if by_test else None,
+        "method": promise.method,
+        "epsilon": promise.epsilon,
+        "delta": promise.delta if by_test else None,
         "n": units,
         "binary": binary,
         "threshold": None if place == NONE else curve[place]["threshold"],

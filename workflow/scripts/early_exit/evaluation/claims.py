@@ -15,6 +15,7 @@ import pandas as pd
 
 from early_exit.base.records import MAIN_METRIC
 from early_exit.costs import passes
+from early_exit.costs.passes import CostTable
 from early_exit.evaluation import bootstrap, compare
 from early_exit.evaluation.resampled import ResampledRuns
 
@@ -47,7 +48,7 @@ class Claim:
 
 
 def test(
-    cells: Iterable[ResampledRuns], cost_tables: Mapping[str, Any], *, experiment: str, preset: str
+    cells: Iterable[ResampledRuns], cost_tables: Mapping[str, CostTable], *, experiment: str, preset: str
 ) -> pd.DataFrame:
     """The verdicts, with the columns COLUMNS: for each claim, family and metric the pooled row, then its cells.
 
@@ -66,7 +67,7 @@ def test(
 
 
 def _of_cell(
-    claim: Claim, cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str
+    claim: Claim, cell: ResampledRuns, cost_tables: Mapping[str, CostTable], metric: str
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The row of one cell, and its effect in every resample; None if it may not be pooled."""
     metric = MAIN_METRIC[cell.kind] if metric == "main" else metric
@@ -157,7 +158,7 @@ def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
     """Mean height of a head policy's curve minus its reference's, for each pair of a comparison whose reference has a
     head of this kind, or for each pair."""
 
-    def effects(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+    def effects(cell: ResampledRuns, cost_tables: Mapping[str, CostTable], metric: str) -> dict[str, np.ndarray]:
         return {
             f"{policy} - {reference}": compare.area_difference(cell, policy, reference, metric)
             for name, policy, reference in compare.compared_pairs(cell)
@@ -169,7 +170,7 @@ def _at_equal_compute(comparison: str, head_kind: str | None = None) -> Effects:
     return effects
 
 
-def _lowest_threshold(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str) -> dict[str, np.ndarray]:
+def _lowest_threshold(cell: ResampledRuns, cost_tables: Mapping[str, CostTable], metric: str) -> dict[str, np.ndarray]:
     """Share at a head policy's lowest threshold minus the full model's."""
     full = cell.curves["full"].mean(metric)[:, 0]
     return {
@@ -179,7 +180,7 @@ def _lowest_threshold(cell: ResampledRuns, cost_tables: Mapping[str, Any], metri
     }
 
 
-def saving_lost(cell: ResampledRuns, cost_tables: Mapping[str, Any], metric: str = "") -> dict[str, np.ndarray]:
+def saving_lost(cell: ResampledRuns, cost_tables: Mapping[str, CostTable], metric: str = "") -> dict[str, np.ndarray]:
     """What propagate costs, in percent of what the skipped blocks save, over all thresholds of a run.
 
     Cost and saving use the run's own exits; copy and skip would save all of it. The cost of heads is left out: it is

@@ -28,6 +28,7 @@ from early_exit.evaluation import calibrate, resampled, risks
 from early_exit.evaluation.calibrate import DIGITS, NONE
 from early_exit.evaluation.risks import UnitLosses
 from early_exit.experiment.config.policies import Policy
+from early_exit.experiment.config.run import Promise
 
 LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")
 COLUMNS = (
@@ -35,8 +36,6 @@ COLUMNS = (
     "calibrated_on", "calibration_units", "test_units", "splits", "none", "risk_mean", "risk_low", "risk_high",
     "exceeds", "exceeds_pool", "pool_risk_mean", "flops_share", "run_threshold", "run_risk",
 )  # fmt: skip
-
-Promises = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def draw_splits(is_calibration: np.ndarray, splits: int, seed: int) -> np.ndarra
     return np.vstack([is_calibration, places < is_calibration.sum()])
 
 
-def observe(pools: Sequence[PooledUnits], promises: Promises, *, splits: int, seed: int) -> pd.DataFrame:
+def observe(pools: Sequence[PooledUnits], promises: Mapping[str, Promise], *, splits: int, seed: int) -> pd.DataFrame:
     """promise.csv: a row with COLUMNS for each policy, promise and pair of datasets calibrated and tested on.
 
     Policies that were run on the same examples of a dataset see the same splits. `risk_mean` and the range `risk_low`..
@@ -125,11 +124,9 @@ def _same_policy(one: PooledUnits, other: PooledUnits) -> bool:
     return all(one.labels[name] == other.labels[name] for name in ("backbone", "policy"))
 
 
-def _observed_row(
-    source: PooledUnits, target: PooledUnits, drawn: np.ndarray, promise: Mapping[str, Any]
-) -> dict[str, Any]:
+def _observed_row(source: PooledUnits, target: PooledUnits, drawn: np.ndarray, promise: Promise) -> dict[str, Any]:
     """The risk on `target` of thresholds chosen on `source`: on the units that were not drawn, or on all of another."""
-    risk, sample = promise["risk"], source.sample
+    risk, sample = promise.risk, source.sample
     _, passed = calibrate.certify(sample.losses[risk], drawn, promise, binary=sample.binary[risk])
     chosen = calibrate.choose(passed, calibrate.flops_share(sample, drawn), risk)
     places = _places_in_target(chosen, sample, target.sample)
@@ -140,11 +137,11 @@ def _observed_row(
     in_pool = losses.mean(axis=0)[places]
     run_risk, risks_of_splits = observed[0], observed[1:]
     low, high = np.quantile(risks_of_splits, [0.025, 0.975])
-    bound = promise["epsilon"] + 10.0**-DIGITS
+    bound = promise.epsilon + 10.0**-DIGITS
     return {
         **target.labels,
         **promise,
-        "delta": promise["delta"] if promise["method"] == "learn-then-test" else float("nan"),
+        "delta": promise.delta if promise.method == "learn-then-test" else float("nan"),
         "calibrated_on": source.labels["dataset"],
         "calibration_units": int(drawn[0].sum()),
         "test_units": int(tested[0].sum()),

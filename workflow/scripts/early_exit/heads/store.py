@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from early_exit.base.errors import InputError
 from early_exit.base.files import whole_file
-from early_exit.base.records import read_json, write_json
+from early_exit.base.records import Manifest, read_json, write_json
 from early_exit.costs.parts import Cost
 from early_exit.heads.designs import KINDS, Head
 from early_exit.models.packed_linear import pack_linears
@@ -64,7 +64,7 @@ def confidence(logits: Tensor) -> Tensor:
     return logits.float().softmax(-1)[..., 1]
 
 
-def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path) -> nn.ModuleDict:
+def load(folder: str | Path, name: str, backbone: Manifest | str | Path) -> nn.ModuleDict:
     """Load the trained head `name` from a recipe's folder, one per exit, keyed by the exit's block number as text.
 
     Args:
@@ -109,7 +109,7 @@ def load(folder: str | Path, name: str, backbone: Mapping[str, Any] | str | Path
 def save(
     heads: nn.ModuleDict,
     configs: Mapping[str, Mapping[str, Any]],
-    backbone: Mapping[str, Any],
+    backbone: Manifest,
     exits: Sequence[int],
     description: Mapping[str, Any],
     folder: str | Path,
@@ -151,7 +151,7 @@ def _one_line(name: str, options: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{where}: cannot be made with {options} ({what})") from error
 
 
-def _manifest(backbone: Mapping[str, Any] | str | Path) -> Mapping[str, Any]:
+def _manifest(backbone: Manifest | str | Path) -> Manifest:
     """Return a backbone's manifest, or describe the model at a path, which yields the same SHA-256."""
     if isinstance(backbone, Mapping):
         return backbone

@@ -13,6 +13,7 @@ from torch import nn
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.files import ROOT
+from early_exit.base.records import Manifest
 from early_exit.models import attention, conformance
 from early_exit.models.backbone import Backbone
 from early_exit.models.packed_linear import pack_linears
@@ -44,7 +45,7 @@ def adapt(model: nn.Module) -> Backbone:
     return backbone
 
 
-def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Backbone, Any]:
+def open_backbone(manifest: Manifest, settings: Mapping[str, Any]) -> tuple[Backbone, Any]:
     """Seed torch, and load a job's backbone and tokenizer.
 
     `settings` has seed, device, dtype and threads; other keys are ignored.
@@ -54,7 +55,7 @@ def open_backbone(manifest: Mapping[str, Any], settings: Mapping[str, Any]) -> t
     return backbone, load_tokenizer(manifest, ROOT)
 
 
-def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
+def load(manifest: Manifest, device: torch.device, dtype: torch.dtype, root: Path = Path()) -> Backbone:
     """Load the backbone that a manifest names, from safetensors or GGUF; never from pickle, and without remote code.
 
     InputError if a file has changed since it was fetched, or if weights are missing: the library would draw them at
@@ -80,7 +81,7 @@ def load(manifest: Mapping[str, Any], device: torch.device, dtype: torch.dtype, 
     return adapt(model.to(device))
 
 
-def load_tokenizer(manifest: Mapping[str, Any], root: Path = Path()):
+def load_tokenizer(manifest: Manifest, root: Path = Path()):
     """Load the tokenizer of a backbone manifest from its tokenizer.json, whatever other packages are installed."""
     folder, options = _location(manifest, root, with_weights=False)
     with _no_code(folder):
@@ -117,7 +118,7 @@ def _architecture(config: Mapping[str, Any]) -> type:
     return architecture
 
 
-def _location(manifest: Mapping[str, Any], root: Path, with_weights: bool = True) -> tuple[str, dict[str, Any]]:
+def _location(manifest: Manifest, root: Path, with_weights: bool = True) -> tuple[str, dict[str, Any]]:
     """Return the folder to load from, and the options; InputError if files have changed since they were fetched.
 
     It is always a folder: given a hub id, libraries look for more files than were fetched.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import flops, generation_flops
+from early_exit.costs.passes import CostTable, flops, generation_flops
 from early_exit.experiment.config.policies import BudgetedThreshold
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget
@@ -33,7 +33,7 @@ class _Row:
     token_ids: list[int] = field(default_factory=lambda: [0])
 
 
-def spending(table: Mapping[str, Any], costs: Mapping[str, Any]) -> Callable:
+def spending(table: CostTable, costs: Mapping[str, Any]) -> Callable:
     """A function for `Budget`: rows to their FLOPs so far, the full model's so far, and its on the coming token."""
 
     def spend(rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def spending(table: Mapping[str, Any], costs: Mapping[str, Any]) -> Callable:
 
 
 def rule(
-    points: Points, table: Mapping[str, Any], costs: Mapping[str, Any], horizon: float,
+    points: Points, table: CostTable, costs: Mapping[str, Any], horizon: float,
     aims: Sequence[Mapping[str, float]] = (),
 ) -> Budget:  # fmt: skip
     """The rule by a plan's curve; `aims` have a `budget` and its `aim`. A budget without one is its own aim."""

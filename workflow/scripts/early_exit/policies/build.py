@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from early_exit.base.errors import InputError
+from early_exit.base.records import Manifest
 from early_exit.experiment.config import policies as kinds
 from early_exit.heads import store
 from early_exit.models.backbone import Backbone
@@ -22,7 +23,7 @@ class Given:
     setting, of the run that `random` matches; `max_new_tokens` and `seed` are the run's.
     """
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     exits: Sequence[int]
     max_new_tokens: int
     seed: int

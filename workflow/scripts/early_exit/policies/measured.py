@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from early_exit.costs.passes import generation_flops
+from early_exit.costs.passes import CostTable, generation_flops
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class MeasuredConfidences:
     agreement: np.ndarray
     answer: np.ndarray
     prompt_tokens: np.ndarray
-    table: Mapping[str, Any]
+    table: CostTable
     costs: Mapping[str, Any]
 
     def leaves(self, thresholds: np.ndarray) -> np.ndarray:

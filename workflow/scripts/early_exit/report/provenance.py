@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from early_exit.base.records import METRICS
+from early_exit.base.records import METRICS, Manifest
 from early_exit.evaluation.tables import metric_name, with_interval
 from early_exit.report import pages
 
@@ -88,7 +88,7 @@ def read_benchmark(path: str | Path) -> pd.DataFrame | None:
     return pd.read_csv(path, sep="\t", na_values=NOT_MEASURED) if Path(path).exists() else None
 
 
-def _manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _manifest(manifest: Manifest) -> dict[str, Any]:
     """Name, facts and files of a backbone."""
     facts = {key: manifest.get(key) for key in FACTS}
     facts = {key: value if value is None else str(value) for key, value in facts.items()}

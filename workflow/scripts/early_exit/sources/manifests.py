@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.base.records import read_json
+from early_exit.base.records import Manifest, read_json
 from early_exit.sources import model_files
 from early_exit.sources.families import family
 
 
-def describe(name: str, spec: Mapping[str, Any], folder: Path, path: str | None) -> dict[str, Any]:
+def describe(name: str, spec: Mapping[str, Any], folder: Path, path: str | None) -> Manifest:
     """Returns the manifest of a backbone (see backbone.schema.yaml).
 
     Args:
@@ -111,7 +111,7 @@ def download_patterns(gguf: str | None) -> dict[str, list[str]]:
     return {"allow_patterns": allowed, "ignore_patterns": list(model_files.OTHERS)}
 
 
-def cached_folder(manifest: Mapping[str, Any]) -> Path:
+def cached_folder(manifest: Manifest) -> Path:
     """Returns the folder of a backbone in the hub's cache, without asking the hub.
 
     InputError if it does not exist or lacks a file of the manifest.

@@ -9,10 +9,9 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.base.records import read_json
+from early_exit.base.records import Manifest, read_json
 
 SMALL = ("*.json", "*.model", "*.txt")  # configs, the index, the tokenizer
 OTHERS = ("consolidated*", "*/*")
@@ -73,7 +72,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unchanged(folder: Path, manifest: Mapping[str, Any], with_weights: bool = True) -> None:
+def check_unchanged(folder: Path, manifest: Manifest, with_weights: bool = True) -> None:
     """Raise an InputError that names the file if one of a manifest's files in `folder` is missing or has other bytes.
 
     Every job that runs a model reads all files for this check, which takes some seconds for 7B parameters. Without
