@@ -185,13 +185,13 @@ def simulate(curve, promise, units=100, answers=1, passes=calibrate.learn_then_t
     passed = passes(sums, units, promise, **({"binary": answers == 1} if passes is calibrate.learn_then_test else {}))[
         1
     ]
-    chosen = calibrate.choose(passed, np.broadcast_to(-np.arange(len(curve)), passed.shape), promise["risk"])
+    chosen = calibrate.choose(passed, np.broadcast_to(-np.arange(len(curve)), passed.shape), promise.risk)
     return chosen, np.where(chosen == calibrate.NONE, 0.0, curve[chosen])
 
 
 def naive(sums, units, promise):
     """What a promise is worth without a test: the mean of the calibration set at most epsilon."""
-    return sums / units, np.logical_and.accumulate(sums / units <= promise["epsilon"], axis=1)
+    return sums / units, np.logical_and.accumulate(sums / units <= promise.epsilon, axis=1)
 
 
 def most_likely(share):

@@ -8,8 +8,10 @@ import pytest
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import promise, risks
+from early_exit.experiment.config.policies import parse
 from early_exit.experiment.config.run import Promise
 
+CALM = parse({"kind": "head", "recipe": "r", "head": "calm", "state_fill": "copy"})
 PROMISE = Promise(risk="disagreement", epsilon=0.2, delta=0.1)
 MEAN = Promise(risk="disagreement", epsilon=0.2, method="conformal-risk-control")
 GRID = (0.9, 0.7, 0.5)
@@ -133,7 +135,7 @@ def test_pooled_units_are_of_both_splits_for_policy_and_full_model(monkeypatch):
     labels = {"backbone": "b", "family": "mamba", "dataset": "d", "kind": "triviaqa", "scores": "s.parquet"}
     settings = [labels | {"policy": policy, "head": None, "state_fill": None} for policy in tested]
     monkeypatch.setattr(promise.resampled, "read_by_dataset", lambda given: [(given, tested)])
-    (pool,) = promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}})
+    (pool,) = promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": CALM})
     assert pool.sample.settings == (0.9, 0.5)  # those of both splits, the safest first
     assert pool.sample.losses["disagreement"].sum(axis=0).tolist() == [0, 8]
     assert pool.sample.flops.sum(axis=0).tolist() == [4 * 9 + 4 * 20] * 2
@@ -141,4 +143,4 @@ def test_pooled_units_are_of_both_splits_for_policy_and_full_model(monkeypatch):
     assert pool.is_calibration.tolist() == [True] * 4 + [False] * 4 and pool.labels["head"] == ""
     tested["full"] = tested["full"].iloc[1:]
     with pytest.raises(InputError):
-        list(promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": {"kind": "head"}}))
+        list(promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": CALM}))

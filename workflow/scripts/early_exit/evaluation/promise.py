@@ -116,7 +116,7 @@ def observe(pools: Sequence[PooledUnits], promises: Mapping[str, Promise], *, sp
         drawn = draw_splits(source.is_calibration, splits, crc32(f"{seed}:{dataset}".encode()))
         targets = [other for other in pools if _same_policy(source, other)]
         for (name, promise), target in product(promises.items(), targets):
-            rows.append(_observed_row(source, target, drawn, {"promise": name, **promise}))
+            rows.append({"promise": name, **_observed_row(source, target, drawn, promise)})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -140,7 +140,7 @@ def _observed_row(source: PooledUnits, target: PooledUnits, drawn: np.ndarray, p
     bound = promise.epsilon + 10.0**-DIGITS
     return {
         **target.labels,
-        **promise,
+        **promise.model_dump(),
         "delta": promise.delta if promise.method == "learn-then-test" else float("nan"),
         "calibrated_on": source.labels["dataset"],
         "calibration_units": int(drawn[0].sum()),
