@@ -4,28 +4,14 @@ from dataclasses import asdict
 
 from early_exit.experiment import figures
 
+
+include: "inputs/report.smk"
+
+
 FIGURES = figures.figures(EXPERIMENT)
 HAS_PROMISES, HAS_SCORED_BLOCKS = bool(CALIBRATIONS), bool(runs.measured_blocks(EXPERIMENT))
 TABLES = ["tables", "compare", "claims", "figures", "provenance"]
 TABLES += ["head_tables"] * bool(MEASURED_HEADS) + ["promise"] * HAS_PROMISES + ["pruned_blocks"] * HAS_SCORED_BLOCKS
-
-
-def benchmarks():
-    """The files in which Snakemake notes what each job that runs a model took, by rule."""
-    backbones = [{"backbone": name} for name in EXPERIMENT.backbones]
-    seeds = [{**head, "seed": seed} for head in MEASURED_HEADS for seed in SEEDS[1:]]
-    shards = [{"shard": f"{k}-of-{SHARDS}"} for k in range(SHARDS)]
-    jobs = {
-        "fetch_backbone": backbones,
-        "train_heads": [dict(zip(("backbone", "recipe"), pair)) for pair in runs.trainings(EXPERIMENT)],
-        "train_heads_seed": seeds,
-        "measure_heads": MEASURED_HEADS,
-        "settle": backbones,
-        "score_blocks": [dict(zip(("backbone", "measure"), pair)) for pair in runs.measured_blocks(EXPERIMENT)],
-        "adapt": list(map(vars, runs.planned_runs(EXPERIMENT))),
-        "generate": [{**vars(run), **shard} for run in RUNS for shard in shards],
-    }
-    return {name: each(getattr(rules, name).benchmark, wildcards) for name, wildcards in jobs.items()}
 
 
 rule figures:

@@ -5,38 +5,15 @@ Timings are no function of their inputs: what this makes is not the same twice, 
 
 from early_exit.speed import plan as speed_plan
 
+
+include: "inputs/speed.smk"
+
+
 try:
     TIMED = speed_plan.plan(EXPERIMENT, R)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))
 TIMED_THREADS = EXPERIMENT.speed.threads or EXPERIMENT.threads
-
-
-def timed(wildcards):
-    return TIMED[wildcards.backbone]
-
-
-def timed_data(wildcards):
-    return [entry["data"] for entry in timed(wildcards)]
-
-
-def timed_heads(wildcards):
-    """Weights and manifests of the heads, and calibrated thresholds where no threshold is given."""
-    heads = [head for entry in timed(wildcards) for head in entry["heads"]]
-    paths = [f"{head['folder']}/{file}" for head in heads for file in ("heads.safetensors", "manifest.json")]
-    return sorted({*paths, *(head["calibrated"] for head in heads if head["calibrated"])})
-
-
-def timed_head_code(wildcards):
-    return user_files(EXPERIMENT.heads[head["head"]] for entry in timed(wildcards) for head in entry["heads"])
-
-
-def timed_runtime(wildcards):
-    return {**torch_settings(wildcards), "threads": TIMED_THREADS}
-
-
-def speed_work(wildcards):
-    return work.speed(EXPERIMENT, wildcards.backbone)
 
 
 rule measure_speed:
