@@ -45,7 +45,7 @@ RANDOM_MODELS = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread():
     torch.set_num_threads(1)
 

@@ -7,10 +7,12 @@ from unittest import mock
 
 import torch
 
-from early_exit.decoding import fills, loop
+from early_exit.decoding import answer, fills, loop, memory
 from early_exit.decoding.batch import Decoder
 from early_exit.models.backbone import Backbone
 from early_exit.policies import base
+
+LIMITS = memory.Limits(4, 2**40)
 
 
 @dataclass
@@ -39,6 +41,11 @@ class Forced(base.Policy):
         for row, leaves in zip(rows, leaving, strict=True):
             self.steps[row] += leaves or exit_block == self.exits[-1]  # rows that stay now run to the end
         return base.Decision(torch.tensor(leaving))
+
+
+def rules(stop):
+    """The rules of a run that ends its answers by `stop`; prompts that are too long are refused."""
+    return answer.Rules(stop, "refuse", 1.0, {"ngram": 4, "repeats": 4})
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from early_exit.heads import store
 from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
 from early_exit.sources.families import SUPPORTED, TESTED
+from shapes import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 HEADS = {kind: {"kind": kind} for kind in store.KINDS}
@@ -46,22 +47,6 @@ TINY_HEADS = HEADS | {
 SLIM = ("ffn-slim", "mamba-slim", "hybrid")
 STATEFUL = ("mamba", "mamba1", "mamba-slim", "hybrid")
 
-MISTRAL_7B = {
-    "model_type": "mistral", "vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-}  # fmt: skip
-CODESTRAL_7B = {
-    "model_type": "mamba2", "vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64, "num_heads": 128,
-    "head_dim": 64, "state_size": 128, "n_groups": 8, "conv_kernel": 4, "expand": 2,
-}  # fmt: skip
-FALCON_MAMBA_7B = {  # its config.json, in the keys that matter; `expand` is what it says there
-    "model_type": "falcon_mamba", "vocab_size": 65024, "hidden_size": 4096, "intermediate_size": 8192, "expand": 16,
-    "num_hidden_layers": 64, "state_size": 16, "conv_kernel": 4, "time_step_rank": 256,
-}  # fmt: skip
-MAMBA_2_8B = {
-    "model_type": "mamba", "vocab_size": 50280, "hidden_size": 2560, "num_hidden_layers": 64, "expand": 2,
-    "state_size": 16, "conv_kernel": 4, "time_step_rank": "auto",
-}  # fmt: skip
 TINY_ATTENTION = {
     "vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 6,
@@ -97,7 +82,6 @@ PROMPTS = [1, 7, 13]
 plain_pytorch = pytest.mark.skipif(
     find_spec("mamba_ssm") is not None, reason="with mamba_ssm's kernels the counters see nothing of a mixer"
 )
-torch.set_num_threads(1)
 
 
 def cost_table(config, designs):

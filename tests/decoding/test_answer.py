@@ -1,21 +1,10 @@
 """A run's loop around the engine: memory budgets, running out of memory, prompts beyond the window, own history."""
 
 import logging
-import weakref
 
 import pandas as pd
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Mamba2Config,
-    Mamba2ForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-)
 
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Prompt
@@ -25,41 +14,8 @@ from early_exit.decoding.run_parts import RunPart
 from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from early_exit.policies import base
-from engine import Length, prompts, requests_for
-
-SHAPES = {
-    "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(vocab_size=1000, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
-                    num_attention_heads=8, num_key_value_heads=4, head_dim=16)
-    ),
-    "mamba2": lambda: Mamba2ForCausalLM(
-        Mamba2Config(vocab_size=1000, hidden_size=128, num_hidden_layers=4, expand=2, head_dim=32, num_heads=8,
-                     state_size=64, n_groups=2, chunk_size=128)
-    ),
-    "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=3)),
-}  # fmt: skip
-
-
-class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors made under it held at one time."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.held = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in tree_flatten(out)[0]:
-            if isinstance(tensor, torch.Tensor) and (key := tensor.untyped_storage()._cdata) not in self.held:
-                self.held[key] = tensor.untyped_storage().nbytes()
-                self.now += self.held[key]
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(tensor.untyped_storage(), self.drop, key)
-        return out
-
-    def drop(self, key):
-        self.now -= self.held.pop(key, 0)
+from engine import LIMITS, Length, prompts, requests_for, rules
+from peak_memory import SHAPES, PeakMemory
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -89,13 +45,6 @@ def test_budget_is_what_the_config_says_or_the_job_has_left():
     large = memory.budget("auto", 100_000, cpu)
     assert 80_000 * memory.MIB < large < 100_000 * memory.MIB  # less what this process holds
     assert memory.budget("auto", 1, cpu) == 0
-
-
-LIMITS = memory.Limits(4, 2**40)
-
-
-def rules(stop):
-    return answer.Rules(stop, "refuse", 1.0, {"ngram": 4, "repeats": 4})
 
 
 class OutOfMemory(base.FullDepth):

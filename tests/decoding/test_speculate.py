@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_answer import LIMITS, SHAPES, PeakMemory, rules
 
 from conftest import RANDOM_MODELS, Float64, make_random_model
 from early_exit.base.errors import InputError
@@ -16,7 +15,8 @@ from early_exit.decoding import answer, loop, memory, run_parts, speculate
 from early_exit.decoding.requests import Generation, Request
 from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
-from engine import Length, prompts, requests_for, run, watch
+from engine import LIMITS, Length, prompts, requests_for, rules, run, watch
+from peak_memory import SHAPES, PeakMemory
 from reference import Schedule
 from reference import decode as slow_decode
 

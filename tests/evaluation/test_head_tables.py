@@ -2,45 +2,11 @@
 
 import math
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import head_tables
-
-EXITS, DEPTH = [2, 4, 5], 6
-KINDS = {name: name for name in ("calm", "ffn", "mamba")}
-COST = {"linear": 50, "recurrence": 0, "per_context": 0}
-COSTS = {"depth": DEPTH, "block": {"linear": 80, "recurrence": 20, "per_context": 7},
-         "heads": {"calm": {**COST, "linear": 1}, "ffn": COST, "mamba": {**COST, "recurrence": 10}}}  # fmt: skip
-
-
-def made_up(seeds=(1, 2), count=12, length=20):
-    """Rows of a confidences file: mamba knows most, calm nothing, agreement is rarer than the label."""
-    generator = np.random.default_rng(0)
-    label = generator.random((count * length, len(EXITS))) < (0.5, 0.7, 0.9)
-    agreement = label & (generator.random(label.shape) < 0.95)
-    frames = []
-    for seed in seeds:
-        index = [(seed, f"d{t // length:02}", t % length, n) for t in range(len(label)) for n in EXITS]
-        frame = pd.DataFrame(index, columns=["seed", "document_id", "position", "exit"])
-        frame = frame.assign(label=label.ravel(), agreement=agreement.ravel())
-        for name, knows in (("calm", 0.0), ("ffn", 0.5), ("mamba", 0.9)):
-            frame[f"confidence_{name}"] = knows * label.ravel() + (1 - knows) * generator.random(label.size)
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def make_tables(rows=None, **options):
-    rows = made_up(**options) if rows is None else rows
-    measured = [
-        *head_tables.heads_of_recipe(rows, "b1", "r", KINDS, COSTS, 1),
-        *head_tables.heads_of_recipe(rows, "b2", "r", KINDS, COSTS, 1),
-    ]
-    found = [head_tables.statistics(head, 1, 40) for head in measured]
-    return (head_tables.heads(measured, found, 1, 40), head_tables.differences(measured, found, 1),
-            head_tables.reliability(measured))  # fmt: skip
+from made_heads import COSTS, DEPTH, EXITS, KINDS, make_confidences, make_tables
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +15,7 @@ def tables():
 
 
 def test_rows_become_seeds_exits_and_tokens():
-    rows = made_up()
+    rows = make_confidences()
     mamba = head_tables.heads_of_recipe(rows, "b1", "r", KINDS, COSTS, 1)[2]
     assert mamba.confidence.shape == (2, 3, 240) and mamba.tokens.documents == 12 and mamba.check == 0.6
     for seed, k, token in ((0, 0, 0), (1, 2, 239), (0, 1, 33)):
@@ -88,7 +54,7 @@ def test_heads_has_a_row_per_head_and_exit_beside_two_references(tables):
 
 
 def test_the_oracle_releases_all_agreeing_tokens_and_others_up_to_the_error():
-    rows = made_up(count=40, length=50)
+    rows = make_confidences(count=40, length=50)
     head = head_tables.heads_of_recipe(rows, "b1", "r", {"calm": "calm"}, COSTS, 1)
     table = head_tables.heads(head, [head_tables.statistics(head[0], 1, 5)], 1, 5)
     oracle = table[table["head"] == "oracle"].set_index("exit")
@@ -115,7 +81,7 @@ def test_differences_are_paired_by_kind_within_a_backbone(tables):
 
 
 def test_heads_of_one_name_in_two_recipes_are_told_apart():
-    rows = made_up()
+    rows = make_confidences()
     measured = [
         head for recipe in ("r", "s") for head in head_tables.heads_of_recipe(rows, "b", recipe, KINDS, COSTS, 1)
     ]
@@ -142,7 +108,7 @@ def test_reliability_counts_the_tokens_of_all_seeds(tables):
 
 
 def test_metrics_of_a_class_that_never_occurs_are_nan():
-    table = make_tables(made_up().assign(label=True, agreement=True))[0]
+    table = make_tables(make_confidences().assign(label=True, agreement=True))[0]
     mamba = table[table["head"] == "mamba"]
     assert mamba["auroc"].isna().all() and mamba["auroc_low"].isna().all() and (mamba["leave_at_1"] == 1).all()
     assert all(map(math.isfinite, mamba["average_precision"]))

@@ -10,46 +10,10 @@ from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.evaluation import metrics
 from early_exit.evaluation.scoring import score_run
+from scored_answers import answer, examples
 
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "score.py"
 SEA = ["The sea is blue"], ["The sea is green"]
-
-
-def examples(*ids, references=("blue river",), incorrect=()):
-    return pd.DataFrame(
-        {
-            "example_id": i,
-            "group_id": f"story of {i}",
-            "conversation_id": i,
-            "turn": 1,
-            "split": "test",
-            "story": "",
-            "question": "?",
-            "prompt": "Q:",
-            "prompt_sha256": "0",
-            "prompt_parts": [],
-            "stop_strings": ["\n"],
-            "references": list(references),
-            "incorrect": list(incorrect),
-        }
-        for i in ids
-    )
-
-
-def answer(example_id, text, tokens, setting=1.0, degenerate=False):
-    return dict.fromkeys(records.GENERATIONS.names) | {
-        "example_id": example_id,
-        "setting": setting,
-        "prompt_tokens": 3,
-        "token_ids": tokens,
-        "text": text,
-        "exit_blocks": [4] * len(tokens),
-        "drafted": [],
-        "accepted": [],
-        "stop_reason": "eos",
-        "degenerate": degenerate,
-        "seed": 0,
-    }
 
 
 FULL = pd.DataFrame([answer("x", "blue river", [5, 6, 7]), answer("y", "sea", [8, 7])])

@@ -4,13 +4,14 @@ import json
 import math
 import runpy
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import yaml
 
+from configs import COMMIT, HUB_IDS, load
+from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.costs import passes
@@ -27,21 +28,9 @@ from early_exit.heads import mixers, store, targets
 from early_exit.policies import confidences
 from early_exit.sources import user_code
 
-ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ["tiny", "small", "paper"]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HUB_IDS = [
-    "HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",
-    "mistralai/Mamba-Codestral-7B-v0.1", "mandarjoshi/trivia_qa", "EleutherAI/coqa", "truthfulqa/truthful_qa",
-    "HuggingFaceFW/fineweb-edu",
-]  # fmt: skip
-REVISIONS = dict.fromkeys(HUB_IDS, COMMIT)
 HEAD = {"kind": "head", "recipe": "paper", "head": "calm", "state_fill": "copy"}
 RIVAL = {"kind": "softmax", "state_fill": "propagate"}
-
-
-def load(**user):
-    return module.load({"revisions": REVISIONS, **user}, ROOT)
 
 
 def message(**user) -> str:

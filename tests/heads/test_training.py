@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from conftest import ROOT, make_random_model
@@ -20,18 +19,16 @@ from early_exit.base import resume
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, loop
 from early_exit.decoding.batch import Decoder
-from early_exit.heads import designs, store, targets, training
+from early_exit.heads import store, targets, training
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.models.documents import Document, schedule
 from early_exit.policies import confidences
 from engine import Length, requests_for
-from head_training import EXITS, OPTIONS, documents, trained
+from head_training import EXITS, OPTIONS, SHAPE, SLIM, Forgetful, documents, run_with_checkpoint, trained
 
 CONFIGS = {"calm": {"kind": "calm"}, "ffn": {"kind": "ffn"}}
-SHAPE = {"head_dim": 8, "state_size": 8, "chunk_size": 8}
 MAMBA = {"kind": "mamba", "n_groups": 2, **SHAPE}
-SLIM = {"kind": "mamba-slim", "rank": 8, **SHAPE}
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +104,6 @@ def test_heads_train_and_decode_on_a_bfloat16_backbone(name):
         assert {len(row.token_ids) for row in rows} == {Length.max_new_tokens}
         assert all(set(row.exit_blocks[1:]) == {EXITS[0]} for row in rows if row.setting == 0.0)
         assert all(set(row.exit_blocks) == {backbone.depth} for row in rows if row.setting == 1.0)
-
-
-class Forgetful(designs.Head):
-    """With dropout, so that it draws random numbers as it trains."""
-
-    def __init__(self, hidden_size, layer_idx, exits, **options):
-        super().__init__(hidden_size, layer_idx, exits, **options)
-        self.linear = torch.nn.Linear(hidden_size, 2)
-
-    def classify(self, hidden, cache):
-        return self.linear(F.dropout(hidden, 0.5, self.training))
 
 
 def test_a_head_does_not_depend_on_the_heads_trained_with_it(one_model, monkeypatch):
@@ -234,7 +220,10 @@ KILLED = """
 import sys
 
 sys.path[:0] = {paths!r}
-from test_training import *
+import torch
+
+from early_exit.heads import store
+from head_training import Forgetful, run_with_checkpoint
 
 torch.set_num_threads(1)
 
@@ -250,17 +239,6 @@ class Waiting(Forgetful):
 store.KINDS["forgetful"] = Waiting
 run_with_checkpoint({path!r})
 """
-RESUMED = {"calm": {"kind": "calm"}, "slim": SLIM, "mine": {"kind": "forgetful"}}
-
-
-def run_with_checkpoint(folder, seconds=0.0, fingerprint="same", **changes):
-    """Train with a checkpoint after every step; return the bytes of the heads, and the curve."""
-    checkpoint = resume.Checkpoint(f"{folder}/.training.partial", fingerprint, seconds)
-    options = {"epochs": 2, "class_balance": "balanced", **changes}
-    made, curve = trained(make_random_model("mistral"), RESUMED, documents(30), checkpoint, **options)
-    save_file(made.state_dict(), f"{folder}/heads.safetensors")
-    with open(f"{folder}/heads.safetensors", "rb") as file:
-        return file.read(), curve
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +254,7 @@ def test_a_killed_training_resumes_and_ends_with_the_same_bytes(whole, tmp_path,
     assert whole[1][-1]["step"] > 5
     # The process stops within step 5, at the second exit of the last head, and is killed there.
     moment = training.crc32(b"3:mine:3:5")
-    paths = [str(ROOT / folder) for folder in ("workflow/scripts", "tests", "tests/heads")]
+    paths = [str(ROOT / folder) for folder in ("workflow/scripts", "tests")]
     code = KILLED.format(paths=paths, moment=moment, path=str(tmp_path))
     killed = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert killed.stdout.readline() == "in the middle\n"

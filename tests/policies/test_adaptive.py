@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_policies import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
 
 from conftest import Float64, make_random_model
 from early_exit.costs import passes as costs
@@ -20,6 +19,8 @@ from early_exit.policies import plan as plans
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget, Decay, PerExit, Same
 from engine import Length, prompts, requests_for, run
+from made_confidences import COSTS, TABLE, measured, surer_with_depth
+from policy_checks import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
 SETTINGS = {"decay": [0.25, 0.5, 0.875], "per-exit": list(VECTORS), "budget": [0.5, 0.75, 0.9375]}
@@ -102,26 +103,6 @@ def test_above_all_settings_nobody_leaves(adapt, random_model):
 
 
 # --- budgets -----------------------------------------------------------------------------------------------------
-
-LLAMA = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8,
-         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
-TABLE = costs.cost_table(LLAMA, {"calm": costs.linear(64)}, CHECKS)
-COSTS = {"exits": [4, 5, 6, 7], "state_fill": "propagate", "head": "calm"}
-
-
-def surer_with_depth(generator, passes, unsure=1.0):
-    """Confidences (passes, 4) that mostly grow with depth; the higher `unsure`, the lower."""
-    noise = generator.normal(size=(passes, 1)) + 0.5 * generator.normal(size=(passes, 4))
-    return 1 / (1 + np.exp(unsure - 0.5 * np.arange(4) - noise))
-
-
-def measured(generator, lengths):
-    passes = sum(lengths)
-    agreement = generator.random((passes, 4)) < (sure := surer_with_depth(generator, passes))
-    prompt_tokens = generator.integers(10, 60, size=len(lengths))
-    return MeasuredConfidences(
-        sure, agreement, np.repeat(np.arange(len(lengths)), lengths), prompt_tokens, TABLE, COSTS
-    )
 
 
 def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):

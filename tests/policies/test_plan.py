@@ -10,8 +10,6 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adaptive import COSTS, TABLE, measured
-from test_policies import DEPTH, EXITS, make
 
 from conftest import ROOT, Float64, make_random_model
 from early_exit.base.errors import InputError
@@ -24,6 +22,8 @@ from early_exit.models import loading
 from early_exit.policies import confidences, plan
 from early_exit.policies.measured import MeasuredConfidences
 from engine import prompts, requests_for, run
+from made_confidences import COSTS, TABLE, measured
+from policy_checks import DEPTH, EXITS, make
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 

@@ -5,7 +5,6 @@ reference's hidden states the definition of the policy, written out here, must s
 they are alone, whatever runs beside them. Confidences, in float64; thresholds that adapt are in test_adaptive.py.
 """
 
-import random
 from collections import Counter
 
 import pandas as pd
@@ -23,62 +22,13 @@ from early_exit.models.backbone import Backbone
 from early_exit.policies import confidences, forced
 from early_exit.policies.confidences import UNTRAINED
 from engine import Length, prompts, requests_for, run
-from reference import Schedule
-from reference import decode as slow_decode
+from policy_checks import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
 
-DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
-PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]
 # Float32 holds them; of the random models some tokens leave at each.
 SETTINGS = {
     "softmax": [0.25, 0.375, 0.5], "margin": [0.0625, 0.125, 0.25], "saturation": [0.625, 0.75, 0.875],
     "patience": [2.0, 3.0, 4.0],
 }  # fmt: skip
-
-
-def make(kind, backbone, exits=EXITS, adapt=None):
-    lm_head = [] if kind == "saturation" else [backbone.logits]
-    return UNTRAINED[kind](exits, *lm_head, adapt)
-
-
-def defined_exit(kind, states, reference, thresholds, exits=EXITS):
-    """Where a token with hidden states `states` (by blocks run) leaves, by the definitions of `confidences`."""
-    run_length, before = 0, None
-    for k, n in enumerate(exits):
-        logits = reference.logits(states[n])
-        weights = torch.exp(logits - logits.max())
-        first, second = sorted((weights / weights.sum()).tolist(), reverse=True)[:2]
-        best = int(logits.argmax())
-        run_length, before = (run_length + 1 if best == before else 1), best
-        if kind == "saturation":
-            x, y = states[n], states[exits[max(k - 1, 0)]]
-            sure = float((x * y).sum() / (x * x).sum().sqrt() / (y * y).sum().sqrt()) if k else -1.0
-        else:
-            sure = {"softmax": first, "margin": first - second, "patience": run_length}[kind]
-        if (sure >= thresholds[k]) if kind == "patience" else (sure > thresholds[k]):
-            return n
-    return DEPTH
-
-
-def traced(model, fill, request, row):
-    """The slow reference's answer with the row's exits; its tokens must be the row's."""
-    trace = slow_decode(model, request.token_ids, Schedule(row.exit_blocks[1:]), fill)
-    assert trace.token_ids == row.token_ids
-    return trace
-
-
-def compare_with_definition(model, fill, requests, done, kind, thresholds):
-    """Compares each row of a run with the reference and the definition; `thresholds(row, i)` are those of token i."""
-    left = Counter()
-    for request in requests:
-        for setting in request.settings:
-            row = done[request.example_id, setting]
-            trace = traced(model, fill, request, row)
-            for i in range(1, len(row.token_ids)):
-                states = trace.reference.hidden[row.prompt_tokens + i - 1]
-                expected = defined_exit(kind, states, trace.reference, thresholds(row, i))
-                assert row.exit_blocks[i] == expected, (setting, i)
-                left[expected] += 1
-    return left
 
 
 @pytest.mark.parametrize("kind", UNTRAINED)
@@ -104,15 +54,6 @@ def test_at_the_setting_that_never_leaves_it_is_the_full_model(name, kind, never
     for (example_id, _), row in got.items():
         assert row.token_ids == full[example_id, 1.0].token_ids
         assert row.exit_blocks == [DEPTH] * len(row.token_ids)
-
-
-def in_batches(backbone, policy, fill, requests):
-    """Rows of a run one at a time, sixteen, and four in another order: tokens and exits by row."""
-    shuffled = list(requests)
-    random.Random(1).shuffle(shuffled)
-    for slots, these in [(1, requests), (16, requests), (4, shuffled)]:
-        done = run(backbone, these, policy(), fills.FILLS[backbone.family][fill](), slots, Length(TOKENS))
-        yield {key: (row.token_ids, row.exit_blocks) for key, row in done.items()}
 
 
 @pytest.mark.parametrize(

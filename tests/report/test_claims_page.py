@@ -2,11 +2,10 @@
 
 from html import unescape
 
-from test_claims import compared, judged
-from test_compare import make_runs
-
 from early_exit.evaluation import claims
 from early_exit.report import claims_page
+from made_claims import compared, judged
+from made_runs import make_runs
 
 
 def test_the_page_names_every_claim_and_escapes_what_it_is_given():

@@ -5,11 +5,11 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 import pytest
-from test_compare import FLAT, make_runs
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import compare
 from early_exit.report import equal_compute, style
+from made_runs import FLAT, make_runs
 
 
 def make_tables(**options):

@@ -4,10 +4,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from test_head_tables import made_up, make_tables
 
 from early_exit.base.errors import InputError
 from early_exit.report import heads, style
+from made_heads import make_confidences, make_tables
 
 
 @pytest.fixture(scope="module")
@@ -77,4 +77,4 @@ def test_nothing_to_draw_is_an_error_of_one_line(draw, tables):
 
 
 def test_metrics_that_are_nan_can_be_drawn():
-    heads.head_ranking(make_tables(made_up().assign(label=True, agreement=True))[0])
+    heads.head_ranking(make_tables(make_confidences().assign(label=True, agreement=True))[0])

@@ -6,11 +6,11 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from test_compare import BOOTSTRAP, make_rows
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import compare, resampled
 from early_exit.report import policies, style
+from made_runs import BOOTSTRAP, make_rows
 
 SPECS = {  # kind, head, state fill, how it adapts, what it matches
     "full": ("full", "", "", "", ""),

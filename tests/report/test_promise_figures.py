@@ -1,12 +1,12 @@
 """Figures of promises show the thresholds that were calibrated and the risks that were observed."""
 
 import pytest
-from test_figures import make_results
-from test_promise import MEAN, PROMISE, make_pool
 
 from early_exit.base.errors import InputError
 from early_exit.evaluation import calibrate, promise
 from early_exit.report import promises
+from made_pools import MEAN, PROMISE, make_pool
+from made_results import make_results
 
 
 @pytest.fixture(scope="module")

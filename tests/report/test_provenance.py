@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_figures import make_results
 
 from early_exit.report import provenance
+from made_results import make_results
 
 CONFIG = {
     "preset": "tiny",

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from test_speed import Silent, clock_of
 
 from early_exit.base.errors import InputError
 from early_exit.decoding.answer import Rules
 from early_exit.decoding.requests import Generation, Request
 from early_exit.speed import run_seconds
 from engine import Length
+from timing import Silent, clock_of
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip

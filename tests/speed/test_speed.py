@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_dag import jobs, snakemake
 
 from conftest import ROOT, make_random_model
 from early_exit.base.errors import InputError
@@ -22,6 +21,7 @@ from early_exit.speed import cases as speed_cases
 from early_exit.speed import interleaved
 from early_exit.speed.interleaved import Case, TimedAnswer
 from early_exit.speed.plan import plan
+from timing import Silent, clock_of
 
 EXITS, DEPTH, NEW_TOKENS = [2, 4], 6, 5
 SETTINGS = {"repeats": 2, "batch_sizes": [1, 3], "new_tokens": NEW_TOKENS, "prompts": 2, "prompt_tokens": 6,
@@ -43,30 +43,6 @@ class Tokenizer:
 
     def decode(self, token_ids, **options):
         return "".join(chr(33 + i) for i in token_ids)
-
-
-class Silent:
-    """A probe that only notes when it was asked; every call takes 1 MiB more than the one before."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def begin(self):
-        self.calls += 1
-
-    def wait(self):
-        pass
-
-    def peak_mib(self):
-        return float(self.calls)
-
-
-def clock_of(durations):
-    """A clock that lets each timed call last as long as the next of `durations` says."""
-    times = [0.0]
-    for duration in durations:
-        times += [times[-1], times[-1] + duration]
-    return iter(times[1:]).__next__
 
 
 ANSWERS = (TimedAnswer(3, (6, 6)),)
@@ -153,7 +129,6 @@ def bench(request):
 @pytest.fixture(scope="module")
 def measured(bench):
     """{group: {case: Repeats}} of two repeats of everything."""
-    torch.set_num_threads(1)
     return {name: interleaved.interleave(cases, 2, Silent()) for name, cases in bench.groups().items()}
 
 
@@ -291,14 +266,6 @@ def test_the_plan_takes_one_head_with_a_state_and_one_without(tiny):
 def test_a_wrong_name_is_named(key, value, message):
     with pytest.raises(InputError, match=message):
         plan(timed({key: value}), "results/x")
-
-
-def test_the_target_measures_every_backbone_and_draws_once(tmp_path):
-    text = snakemake("speed", "--dry-run", "--cores", "2", folder=tmp_path, config={"preset": "tiny"})
-    counted = jobs(text)
-    assert (counted["measure_speed"], counted["speed"]) == (2, 1)
-    assert not {"generate", "report"} & set(counted)
-    assert "threads: 2" in text  # nothing beside it
 
 
 def test_the_figure_shows_every_speed_up_against_what_is_implied(measured, tmp_path):

@@ -13,9 +13,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from test_config import load
-from test_scoring import answer, examples
 
+from configs import load
 from conftest import ROOT
 from early_exit.base import job as runtime
 from early_exit.base import redaction
@@ -24,6 +23,7 @@ from early_exit.evaluation.scoring import score_run
 from early_exit.models import loading
 from early_exit.report import pages
 from early_exit.sources import manifests
+from scored_answers import answer, examples
 
 TINY = ROOT / "workflow/resources/tiny/transformer"
 SETTINGS = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1}
