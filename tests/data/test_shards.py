@@ -2,11 +2,11 @@
 
 import pandas as pd
 import pytest
-from test_faults import run
 
 from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.data import shards
+from pruned_answers import run
 
 
 def make_examples(groups):

@@ -1,10 +1,4 @@
-"""A generating job that is killed resumes after its saved answers and ends with the same bytes."""
-
-import logging
-import subprocess
-import sys
-
-import pytest
+"""Answers of a pruned model to a few questions, written as a generating job writes them."""
 
 from conftest import ROOT
 from early_exit.base import records
@@ -18,28 +12,6 @@ from early_exit.sources import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
 PRUNED = {"kind": "pruned", "by": "last", "drop": [2, 6], "prompt": "pruned"}
-
-KILLED = """
-import sys
-
-sys.path[:0] = {paths!r}
-from test_faults import *
-
-keep, count = Journal.add, 0
-
-
-def stop(self, row):
-    global count
-    keep(self, row)
-    count += 1
-    if count == {stop}:
-        print("in the middle", flush=True)
-        sys.stdin.read()
-
-
-Journal.add = stop
-run({folder!r}, {history!r})
-"""
 
 
 def run(folder, history, every=2, place=None, batch_size=4):
@@ -73,25 +45,3 @@ def run(folder, history, every=2, place=None, batch_size=4):
     frame = answer.run(answerer, examples, journal)
     records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
     return kept
-
-
-@pytest.mark.parametrize("history", ["gold", "own"])
-def test_a_killed_generation_resumes_and_ends_with_the_same_bytes(history, tmp_path, caplog):
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    whole.mkdir()
-    again.mkdir()
-    assert run(whole, history) == []
-    paths = [str(ROOT / "workflow/scripts"), str(ROOT / "tests"), str(ROOT / "tests/workflow")]
-    code = KILLED.format(paths=paths, folder=str(again), history=history, stop=11)
-    killed = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert killed.stdout.readline() == "in the middle\n"
-    killed.kill()
-    killed.communicate()
-    assert not (again / "test.parquet").exists()
-    with (again / "test.partial").open("ab") as file:
-        file.write(b'{"example_id": "half a li')
-    with caplog.at_level(logging.INFO, logger="early_exit"):
-        kept = run(again, history)
-    assert len(kept) == 10  # of eleven, as two are written at a time
-    assert any(f"answers: {24 - 10}/{24 - 10}" in message for message in caplog.messages)
-    assert (again / "test.parquet").read_bytes() == (whole / "test.parquet").read_bytes()

@@ -1,0 +1,55 @@
+"""A generating job that is killed resumes after its saved answers and ends with the same bytes."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from pruned_answers import run
+
+KILLED = """
+import sys
+
+sys.path[:0] = {paths!r}
+from early_exit.base.journal import Journal
+from pruned_answers import run
+
+keep, count = Journal.add, 0
+
+
+def stop(self, row):
+    global count
+    keep(self, row)
+    count += 1
+    if count == {stop}:
+        print("in the middle", flush=True)
+        sys.stdin.read()
+
+
+Journal.add = stop
+run({folder!r}, {history!r})
+"""
+
+
+@pytest.mark.parametrize("history", ["gold", "own"])
+def test_a_killed_generation_resumes_and_ends_with_the_same_bytes(history, tmp_path, caplog):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole.mkdir()
+    again.mkdir()
+    assert run(whole, history) == []
+    paths = [str(ROOT / folder) for folder in ("workflow/scripts", "tests")]
+    code = KILLED.format(paths=paths, folder=str(again), history=history, stop=11)
+    killed = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout.readline() == "in the middle\n"
+    killed.kill()
+    killed.communicate()
+    assert not (again / "test.parquet").exists()
+    with (again / "test.partial").open("ab") as file:
+        file.write(b'{"example_id": "half a li')
+    with caplog.at_level(logging.INFO, logger="early_exit"):
+        kept = run(again, history)
+    assert len(kept) == 10  # of eleven, as two are written at a time
+    assert any(f"answers: {24 - 10}/{24 - 10}" in message for message in caplog.messages)
+    assert (again / "test.parquet").read_bytes() == (whole / "test.parquet").read_bytes()
