@@ -6,7 +6,7 @@ Here its choice is an object of its own, in the field that `nested` names.
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -86,22 +86,15 @@ class Entry(BaseModel):
 
     @model_serializer(mode="wrap")
     def _flatten(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the keys of the nested object beside this entry's own."""
         values = handler(self)
-        if self.nested is None:
-            return values
-        inner = values.pop(self.nested, {})
-        return values | inner
+        return values if self.nested is None else values | values.pop(self.nested, {})
 
     @field_validator("*", mode="before")
     @classmethod
     def _read_text(cls, value: Any, info: Any) -> Any:
         """Within `--config a={b: 1}` Snakemake leaves numbers and null as text: read them as YAML does."""
         return _typed(value, cls.model_fields[info.field_name].rebuild_annotation())
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """The entry that `model_dump` gave `values` of."""
-        return cls.model_validate(dict(values))
 
 
 def fields(model: type[Entry]) -> dict[str, Any]:
@@ -131,7 +124,7 @@ def union_of(kinds: type[Entry] | tuple[type[Entry], ...], key: str) -> Any:
     A class in place of a tuple stands for all classes derived from it that name their `key`. Tags are `key=value`, so
     that error messages can tell them from keys of the config; a class for users' files has the tag `key=file`.
     """
-    kinds = kinds if isinstance(kinds, tuple) else tuple(derived(kinds, key))
+    kinds = kinds if isinstance(kinds, tuple) else tuple(dict.fromkeys(derived(kinds, key)))
     tagged = tuple(Annotated[kind, Tag(_tag(kind, key))] for kind in kinds)
     default = next((_tag(kind, key) for kind in kinds if not kind.model_fields[key].is_required()), f"{key}=")
     tags = {_tag(kind, key) for kind in kinds}
@@ -157,7 +150,7 @@ def is_ascending(values: Sequence[float]) -> bool:
 
 
 def derived(base: type[Entry], key: str) -> Iterator[type[Entry]]:
-    """Classes below `base` that name their `key`, in the order of their definition."""
+    """Classes below `base` that name their `key`; one that has two parents below `base` comes twice."""
     for kind in base.__subclasses__():
         if kind.model_fields[key].annotation is not str or kind.model_fields[key].metadata:
             yield kind
@@ -170,6 +163,7 @@ def _tag(kind: type[Entry], key: str) -> str:
 
 
 def _typed(value: Any, annotation: Any) -> Any:
+    """A value as YAML reads it, where it is text and the annotation allows no such text."""
     if isinstance(value, list):
         items = [get_args(part)[0] for part in _parts(annotation) if get_origin(part) is list]
         return [_typed(item, items[0]) for item in value] if items else value
