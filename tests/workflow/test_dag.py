@@ -318,7 +318,7 @@ def test_each_rule_has_a_log_an_environment_and_the_script_of_its_name(rule):
     text = rules()[rule]
     for directive in ("log", "benchmark", "conda", "threads"):
         no_file = directive == "benchmark" and rule == "estimate"  # which runs whenever it is asked for
-        assert (f"\n    {directive}:" in text) != no_file
+        assert bool(re.search(rf"^ +{directive}:", text, re.MULTILINE)) != no_file
     assert rule == "report" or f'"../scripts/{rule}.py"' in text
     assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)
 

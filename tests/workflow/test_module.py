@@ -17,6 +17,8 @@ module early_exit:
 
 use rule * from early_exit as early_exit_*
 
+assert "thresholds" not in config["benchmark"]  # it is not filled in here
+
 rule mine:
     default_target: True
     input: rules.early_exit_all.input

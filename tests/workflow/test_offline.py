@@ -16,7 +16,8 @@ import hub
 import small
 from conftest import ROOT
 from early_exit.base.errors import InputError
-from early_exit.experiment import offline as cached
+from early_exit.experiment import offline
+from early_exit.experiment.config.sources import Backbone, Corpus, TriviaQA
 from early_exit.sources import model_files, rows
 
 TINY = ROOT / "workflow/resources/tiny"
@@ -52,7 +53,7 @@ def fetched(tmp_path_factory):
         yield folder, server
 
 
-def test_after_fetch_all_runs_without_a_network_and_gives_the_same_answers(fetched, tmp_path):
+def test_after_fetch_all_runs_without_a_network_on_the_bytes_that_local_sources_have(fetched, tmp_path):
     folder, server = fetched
     before = small.unshared("--net")
     assert any("model.safetensors" in asked for asked in server.asked)
@@ -67,9 +68,11 @@ def test_after_fetch_all_runs_without_a_network_and_gives_the_same_answers(fetch
     assert (manifest["source"], manifest["revision"], manifest["path"]) == ("we/tiny", hub.COMMIT, None)
     assert manifest["files"]["model.safetensors"] == model_files.sha256(TINY / "transformer/model.safetensors")
 
-    small.run(tmp_path, f"{small.RUN}/test.parquet")  # the same from local folders
-    for file in (f"{small.RUN}/test.parquet", f"{small.HEADS}/heads.safetensors"):
-        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes()
+    small.run(tmp_path, f"{small.RESULTS}/data/disjoint.json")  # from local folders
+    for file in ("triviaqa.parquet", "corpus.parquet"):
+        assert (tmp_path / small.RESULTS / "data" / file).read_bytes() == (
+            folder / small.RESULTS / "data" / file
+        ).read_bytes()
 
 
 def test_a_model_that_has_gone_from_the_cache_is_named_and_the_command_brings_it_back(fetched):
@@ -82,8 +85,7 @@ def test_a_model_that_has_gone_from_the_cache_is_named_and_the_command_brings_it
     assert "backbones.tiny-transformer: we/tiny at 0123456789ab" in text and "(model.safetensors)" in text
     assert "; fetch the backbone again" in text
     assert "Traceback" not in text
-    offline = environment(folder, server.url, HF_HUB_OFFLINE="1")
-    text = small.run(folder, *settle, fails=True, env=offline, **run)
+    text = small.run(folder, *settle, fails=True, env=environment(folder, server.url, HF_HUB_OFFLINE="1"), **run)
     assert f"  backbones.tiny-transformer: we/tiny at {hub.COMMIT[:12]}: model.safetensors\n" in text
     command = text.splitlines()[-1]
     assert command.endswith(f"--forcerun {small.RESULTS}/backbones/tiny-transformer.json")
@@ -91,8 +93,6 @@ def test_a_model_that_has_gone_from_the_cache_is_named_and_the_command_brings_it
         f"{sys.executable} -m {command.strip()}", shell=True, env=env, capture_output=True, check=False
     )
     assert done.returncode == 0 and weights.resolve().stat().st_size > 0
-    before = small.unshared("--net")
-    small.run(folder, *settle, before=before, env=offline, **run)
 
 
 def test_all_that_is_missing_is_named_before_the_first_job_with_the_command_that_fetches_it(tmp_path):
@@ -116,7 +116,8 @@ def test_all_that_is_missing_is_named_before_the_first_job_with_the_command_that
 
 # --- what counts as missing --------------------------------------------------------------------------------------
 
-SPEC = {"source": "we/tiny", "revision": hub.COMMIT, "gguf": None, "path": None}
+SPEC = Backbone(source="we/tiny", revision=hub.COMMIT)
+OTHER_REVISION = Backbone(source="we/tiny", revision="f" * 40)
 
 
 @pytest.fixture
@@ -145,43 +146,48 @@ def listing(snapshot: Path) -> None:
 
 
 def test_a_whole_snapshot_lacks_nothing(snapshot, tmp_path):
-    assert cached.absent_files(SPEC, tmp_path / "none.json") == []
+    assert offline.absent_files(SPEC, tmp_path / "none.json") == []
     listing(snapshot)
-    assert cached.absent_files(SPEC, tmp_path / "none.json") == []
-    assert cached.absent_files(SPEC | {"revision": "f" * 40}, tmp_path / "none.json") == ["all of it"]
+    assert offline.absent_files(SPEC, tmp_path / "none.json") == []
+    assert offline.absent_files(OTHER_REVISION, tmp_path / "none.json") == ["all of it"]
 
 
 def test_a_shard_that_is_gone_is_named_by_the_index(snapshot, tmp_path):
     (snapshot / "two.safetensors").resolve().unlink()
-    assert cached.absent_files(SPEC, tmp_path / "none.json") == ["two.safetensors"]
+    assert offline.absent_files(SPEC, tmp_path / "none.json") == ["two.safetensors"]
 
 
 def test_by_the_hubs_listing_any_file_and_its_size_count(snapshot, tmp_path):
     listing(snapshot)
     (snapshot / "tokenizer.json").unlink()
     (snapshot / "two.safetensors").resolve().write_text("2")
-    assert sorted(cached.absent_files(SPEC, tmp_path / "none.json")) == ["tokenizer.json", "two.safetensors"]
+    assert sorted(offline.absent_files(SPEC, tmp_path / "none.json")) == ["tokenizer.json", "two.safetensors"]
 
 
 def test_by_the_manifest_its_own_files_count(snapshot, tmp_path):
     manifest = tmp_path / "tiny.json"
-    manifest.write_text(json.dumps(SPEC | {"sizes": {"config.json": 2, "one.safetensors": 7}}))
-    assert cached.absent_files(SPEC, manifest) == ["one.safetensors"]
-    assert cached.absent_files(SPEC | {"revision": "f" * 40}, manifest) == ["all of it"]  # it is of another revision
+    manifest.write_text(json.dumps(SPEC.model_dump() | {"sizes": {"config.json": 2, "one.safetensors": 7}}))
+    assert offline.absent_files(SPEC, manifest) == ["one.safetensors"]
+    assert offline.absent_files(OTHER_REVISION, manifest) == ["all of it"]  # it is of another revision
 
 
-def test_only_what_the_jobs_need_is_asked_for(snapshot, tmp_path, monkeypatch):
+def test_only_what_the_jobs_need_is_looked_for(snapshot, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    corpus, quiz = SPEC | {"source": "we/text"}, SPEC | {"source": "we/BigQuiz", "name": None}
-    config = {"backbones": {"a": SPEC, "b": SPEC | {"source": "we/other"}, "c": {"path": "here"}},
-              "datasets": {"quiz": quiz, "here": {"path": "here"}}, "corpus": corpus}  # fmt: skip
+    local, here = Backbone(source=str(tmp_path)), TriviaQA(kind="triviaqa", source=str(tmp_path))
+    assert not [*local.locate(tmp_path, {}), *here.locate(tmp_path, {})]
+    quiz = TriviaQA(kind="triviaqa", source="we/BigQuiz", revision=hub.COMMIT)
+    experiment = SimpleNamespace(
+        backbones={"a": SPEC, "b": Backbone(source="we/other", revision=hub.COMMIT), "c": local},
+        datasets={"quiz": quiz, "here": here},
+        corpus=Corpus(source="we/text", revision=hub.COMMIT),
+    )
 
     def job(rule, **wildcards):
         script = f"../scripts/{rule.removesuffix('_seed')}.py"
         return SimpleNamespace(rule=SimpleNamespace(name=rule, script=script), wildcards_dict=wildcards)
 
     def lines(*jobs):
-        return [line.split(":")[0] for line in cached.missing(config, str(tmp_path), jobs)]
+        return [line.split(":")[0] for line in offline.missing(experiment, str(tmp_path), jobs)]
 
     scored = job("score", backbone="b", dataset="quiz")
     assert lines(scored, job("generate", backbone="a"), job("generate", backbone="c")) == []
@@ -212,9 +218,9 @@ def test_the_cache_is_one_folder_for_models_and_data_and_leaves_the_token_where_
     for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_XET_CACHE"):
         monkeypatch.setenv(name, "before")
     monkeypatch.setenv("HF_HOME", "home")
-    cached.use(None, Path("/repository"))
+    offline.use(None, Path("/repository"))
     assert os.environ["HF_HUB_CACHE"] == "before"
-    cached.use("cache", Path("/repository"))
+    offline.use("cache", Path("/repository"))
     assert os.environ["HF_HUB_CACHE"] == "/repository/cache/hub" and os.environ["HF_HOME"] == "home"
     assert os.environ["HF_DATASETS_CACHE"] == "/repository/cache/datasets"
 
@@ -223,7 +229,7 @@ def test_the_command_repeats_what_the_user_said_of_the_config(monkeypatch):
     monkeypatch.chdir(ROOT)
     said = SimpleNamespace(replace_workflow_config=False, configfiles=[], config={"preset": "paper", "seed": 2})
     snakefile = str(ROOT / "Snakefile")
-    assert cached.fetch_command(snakefile, None, said) == ("snakemake --cores 4 fetch --config preset=paper seed=2")
+    assert offline.fetch_command(snakefile, None, said) == ("snakemake --cores 4 fetch --config preset=paper seed=2")
     said.config = {"thresholds": [0.5, 0.9], "backbones": {"a": None}}
-    command = cached.fetch_command(snakefile, None, said)
+    command = offline.fetch_command(snakefile, None, said)
     assert command.endswith("""--config 'thresholds=[0.5, 0.9]' 'backbones={"a": null}'""")

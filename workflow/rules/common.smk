@@ -26,8 +26,8 @@ try:
     EXPERIMENT = load(config, REPOSITORY)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
-# Scripts read from it what changes no result, such as how often they save their state.
-config.update(EXPERIMENT.model_dump())
+# Scripts read from it what changes no result, such as how often they save their state. (An importer's stays as it is.)
+config = EXPERIMENT.model_dump()
 offline.use(EXPERIMENT.cache, REPOSITORY)
 
 R = f"results/{EXPERIMENT.name}"
