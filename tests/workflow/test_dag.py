@@ -157,8 +157,7 @@ def test_a_run_prints_its_estimate_once_before_its_first_job_and_so_does_the_rul
     said = (finished / "said.txt").read_text()
     assert said.count("Estimate for stub") == 1 and said.index("Estimate for stub") < said.index("rule fetch_")
     asked = snakemake("estimate", "--cores", "1", "--quiet", "all", folder=finished, config=SMALLEST, root=finished)
-    whole = jobs(snakemake("--dry-run", "--forceall", folder=finished, config=SMALLEST, root=finished))
-    assert asked.count("Estimate for stub") == 1 and f" {sum(whole.values())} jobs: " in asked and "GB of disk" in asked
+    assert asked.count("Estimate for stub") == 1 and f" {sum(jobs(said).values())} jobs: " in asked
 
 
 def test_waiting_jobs_are_looked_at_once_for_each_that_ended(finished):
