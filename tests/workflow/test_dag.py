@@ -95,7 +95,7 @@ def jobs(text: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
-    """The paper's is in test_resources."""
+    """The paper's is in test_requests."""
     text = snakemake("--dry-run", folder=tmp_path, config={"preset": preset, "revisions": REVISIONS})
     assert jobs(text) == EXPECTED
     assert f"results/{preset}/report.html" in text

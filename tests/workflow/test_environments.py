@@ -198,7 +198,7 @@ def test_gguf_files_tokenizers_and_tables_find_what_libraries_import_for_them():
 
 def test_who_calls_snakemake_has_what_the_rules_import(tmp_path):
     """The rules are read there, also for the report; its Python is that of the scripts, which read its pickles."""
-    text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").glob("*.smk")])
+    text = "".join(path.read_text() for path in [ROOT / "Snakefile", *(ROOT / "workflow/rules").rglob("*.smk")])
     script = tmp_path / "rules.py"
     script.write_text("\n".join(re.findall(r"^from early_exit.*", text, re.MULTILINE)))
     wanted = imported(set(re.findall(r"\w+", text)), [script, *modules_of(script)])
