@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file, none if it is empty; InputError if it is broken or has a key twice."""
     try:
         with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, _UniqueKeys) or {}
+            content = _UniqueKeys(file).get_single_data() or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, Mapping):
