@@ -43,6 +43,8 @@ RANDOM_MODELS = {
         Mamba2Config(**COMMON, expand=2, head_dim=8, num_heads=8, state_size=8, n_groups=2, chunk_size=8)
     ),
 }  # fmt: skip
+# One family for each kind of cache: keys and values, Mamba-1's states, Mamba-2's. The others differ within a block.
+ONE_OF_EACH = ("qwen3", "mamba", "mamba2")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,12 +71,18 @@ def make_random_norms(model):
 
 
 @pytest.fixture(scope="session", params=list(RANDOM_MODELS))
-def random_model(request):
-    """A random-weight causal LM in float32."""
+def model_of_any_family(request):
+    """A random-weight causal LM in float32, of every supported family."""
     return make_random_model(request.param)
 
 
-@pytest.fixture(scope="session", params=list(RANDOM_MODELS))
+@pytest.fixture(scope="session", params=ONE_OF_EACH)
+def random_model(request):
+    """The same, one for each kind of cache."""
+    return make_random_model(request.param)
+
+
+@pytest.fixture(scope="session", params=ONE_OF_EACH)
 def double_model(request):
     """The same in float64: run it under `Float64`."""
     return make_random_model(request.param, torch.float64)

@@ -14,16 +14,16 @@ def full_answers(backbone, some):
     return {key: row.token_ids for key, row in run(backbone, requests_for(some)).items()}
 
 
-def test_exits_are_the_first_whose_token_is_the_full_models(random_model, request):
-    backbone, some, exits = loading.adapt(random_model), prompts(4, seed=8), [1, 3, 4]
+def test_exits_are_the_first_whose_token_is_the_full_models(model_of_any_family, request):
+    backbone, some, exits = loading.adapt(model_of_any_family), prompts(4, seed=8), [1, 3, 4]
     answers, states = full_answers(backbone, some), {}
-    for n, block in enumerate(backbone.blocks, 1):
-        hook = block.register_forward_hook(lambda *args, n=n: states.__setitem__(n, args[-1]))
+    for n, layer in enumerate(model_of_any_family.base_model.layers, 1):
+        hook = layer.register_forward_hook(lambda *args, n=n: states.__setitem__(n, args[-1]))
         request.addfinalizer(hook.remove)
     for (example_id, _), tokens in answers.items():
         prompt = some[int(example_id)]
         with torch.inference_mode():
-            random_model(torch.tensor([prompt + tokens[:-1]]))
+            model_of_any_family(torch.tensor([prompt + tokens[:-1]]))
             of_the_library = dict(states)
         expected = [backbone.depth]
         for j in range(1, len(tokens)):

@@ -36,9 +36,9 @@ def tokens_run(backbone, some, slots):
     return {key: row.token_ids for key, row in rows.items()}, sum(counted) - steps
 
 
-@pytest.mark.parametrize("slots", [1, 4, 16])
+@pytest.mark.parametrize("slots", [1, 4])
 def test_answers_are_those_of_prompts_run_alone(random_model, slots):
-    backbone, some = loading.adapt(random_model), few_shot(4)
+    backbone, some = loading.adapt(random_model), few_shot(3)
     alone = {}
     for k, prompt in enumerate(some):
         (row,) = run(backbone, requests_for([prompt]), slots=1).values()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import RANDOM_MODELS, Float64, make_random_model
+from conftest import ONE_OF_EACH, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.costs.passes import cost_table, flops, generation_flops
 from early_exit.costs.speculation import round_flops
@@ -46,17 +46,18 @@ class Ends(Length):
         return "eos" if token_ids[-1] in self.ends else super().reason(token_ids)
 
 
-@pytest.fixture(scope="module", params=RANDOM_MODELS)
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
 def settled_model(request):
     return early(make_random_model(request.param, torch.float64))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 999), exit_block=st.integers(1, DEPTH - 1), draft_tokens=st.integers(1, 6),
        slots=st.sampled_from([1, 3, 8]), ends=st.booleans(), penalty=st.sampled_from([1.0, 1.3]))  # fmt: skip
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_answers_are_those_of_the_full_model(settled_model, seed, exit_block, draft_tokens, slots, ends, penalty):
     """In float64 every token, whatever is drafted, in every batch, wherever answers end."""
-    backbone, some = loading.adapt(settled_model), prompts(4, seed=seed, longest=8)
+    backbone, some = loading.adapt(settled_model), prompts(2, seed=seed, longest=8)
     rule = Ends(NEW_TOKENS, set(range(3, 13)) if ends else ())
     with Float64():
         requests = requests_for(some, [2.0, 4.0])
@@ -87,7 +88,7 @@ def test_random_models_accept_some_drafts_and_throw_some_away(settled_model):
     assert 0.05 < accepted / drafted < 0.95
 
 
-@pytest.mark.parametrize("name", RANDOM_MODELS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_float32_differs_only_where_two_tokens_tie(name):
     model = early(make_random_model(name))
     backbone, some = loading.adapt(model), prompts(8, seed=3, longest=20)

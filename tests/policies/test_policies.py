@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import RANDOM_MODELS, Float64, make_random_model
+from conftest import ONE_OF_EACH, Float64, make_random_model
 from early_exit.base.errors import InputError
 from early_exit.decoding import fills, memory
 from early_exit.decoding.requests import Generation, Request
@@ -46,7 +46,7 @@ def test_exits_are_the_definition_s_and_tokens_the_reference_s(name, fill, kind)
 
 
 @pytest.mark.parametrize(("kind", "never"), [("softmax", 1.0), ("margin", 1.0), ("saturation", 1.0), ("patience", 5.0)])
-@pytest.mark.parametrize("name", RANDOM_MODELS)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_at_the_setting_that_never_leaves_it_is_the_full_model(name, kind, never):
     backbone, some = loading.adapt(make_random_model(name)), prompts(3, seed=2)
     full = run(backbone, requests_for(some))
