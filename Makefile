@@ -14,13 +14,14 @@ ENVS := $(wildcard envs/*.yaml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper pin test gpu pretrain lock freeze rulegraph config-pages clean
+.PHONY: help demo paper pin check test lint gpu pretrain lock freeze rulegraph config-pages clean
 
 help:
 	@echo "make demo    install into .venv, run the embedded preset, print where its report is"
 	@echo "make paper   run the paper's experiment here (for a cluster: --profile profiles/slurm)"
 	@echo "make pin     ask the hub for the revisions of all sources (CONFIG=my.yaml: of yours too)"
-	@echo "make test    install into .venv, run every check"
+	@echo "make check   install into .venv, run lint and the unit tests that take no workflow and little time"
+	@echo "make test    the same with every test"
 	@echo "make clean   delete results, their records and the environment"
 	@echo "make gpu     build Mamba's CUDA kernels into .venv (needs nvcc and a CUDA build of torch)"
 	@echo "make pretrain  pretrain the embedded models and write their data, in place of those in workflow/resources/tiny"
@@ -40,12 +41,18 @@ paper: $(STAMP)
 pin: $(STAMP)
 	$(BIN)/python workflow/scripts/pin_revisions.py $(CONFIG)
 
-test: $(STAMP) $(FILES)
+check: lint $(FILES)
+	$(BIN)/pytest -q -n $(CORES) --dist loadfile -m "not slow" --ignore tests/workflow
+
+test: lint $(FILES)
+	$(SNAKEMAKE) --lint
+	$(BIN)/pytest -q -n $(CORES) --dist loadfile
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow/rules
-	$(SNAKEMAKE) --lint
-	$(BIN)/pytest -q -n $(CORES) --dist loadfile
+	PYTHONPATH=workflow/scripts $(BIN)/lint-imports --no-cache
 
 # No cache: a wheel that lies there may have been built for another torch.
 gpu: $(STAMP)

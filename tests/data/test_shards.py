@@ -40,6 +40,7 @@ def test_an_answer_in_two_shards_is_an_error_that_says_what_to_delete():
         shards.join([one, two.assign(setting=[0.9, 0.5])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["gold", "own"])
 def test_answers_of_shards_have_the_bytes_of_a_single_job(history, tmp_path):
     """Also with own history and with other batches."""

@@ -33,6 +33,7 @@ run({folder!r}, {history!r})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["gold", "own"])
 def test_a_killed_generation_resumes_and_ends_with_the_same_bytes(history, tmp_path, caplog):
     whole, again = tmp_path / "whole", tmp_path / "again"
