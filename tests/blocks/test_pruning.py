@@ -251,6 +251,7 @@ def test_the_figure_shows_every_block_that_goes():
     assert [" ".join(str(int(x)) for x in line.get_xdata()) for line in squares] == wanted.tolist()
 
 
+@pytest.mark.slow
 def test_equal_figures_are_equal_bytes_and_an_empty_one_is_refused(tmp_path):
     found = []
     for name in ("one", "two"):

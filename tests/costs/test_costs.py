@@ -397,8 +397,8 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
     torch.manual_seed(1)
     policy = confidences.HeadConfidence(store.build(TINY_HEADS[kind], 24, exits).eval(), head_state)
     # Of one length, and no two begin alike: what a batch pads or shares is not in the cost of one sequence.
-    prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(8)}
-    requests = [Request(name, ids, [0.4 + 0.03 * k]) for k, (name, ids) in enumerate(prompts.items())]
+    prompts = {f"{k}": [(7 * k + j) % 50 for j in range(5)] for k in range(4)}
+    requests = [Request(name, ids, [0.4 + 0.06 * k]) for k, (name, ids) in enumerate(prompts.items())]
     no_window = {kind: TINY_HEADS[kind] | ({"conv_kernel": 0} if kind in STATEFUL else {})}  # it is no matrix product
     table, products = cost_table(config | {"conv_kernel": 0}, no_window), ["matrices"]
     if config["model_type"] in ("mamba", "falcon_mamba"):
@@ -406,7 +406,7 @@ def test_table_counts_what_the_generate_loop_computes(config, kind, head_state):
         table["block"]["linear"] += read_out(config)
         products = ["matrices", "batched"]
     for name, fill in fills.FILLS[backbone.family].items():
-        rule = NeverStop(6)
+        rule = NeverStop(4)
         seen, answers = counted(lambda: list(loop.generate(Decoder(backbone, policy, fill()), requests, rule, slots=4)))  # noqa: B023
         left = {block for answer in answers for block in answer.exit_blocks[1:]}
         assert len(left) > 1, "every token left at the same depth: this shows little"
@@ -427,9 +427,13 @@ CHECKED = {  # settings at which some tokens leave, of the two models
 }  # fmt: skip
 
 
+CHECKS_OF_MODELS = [(ATTENTION_CONFIGS[0], kind) for kind in CHECKED] + [
+    (TINY_MIXER, kind) for kind in ("softmax", "saturation")
+]
+
+
 @plain_pytorch
-@pytest.mark.parametrize("kind", CHECKED)
-@pytest.mark.parametrize("config", [ATTENTION_CONFIGS[0], TINY_MIXER], ids=lambda c: c["model_type"])
+@pytest.mark.parametrize(("config", "kind"), CHECKS_OF_MODELS, ids=lambda v: v if type(v) is str else v["model_type"])
 def test_table_counts_what_checks_without_training_compute(config, kind):
     """All products of a run: the LM head at each exit reached, but not again for the answer; or dot products."""
     config, exits = config | {"num_hidden_layers": 6}, [2, 3, 5]
@@ -440,12 +444,12 @@ def test_table_counts_what_checks_without_training_compute(config, kind):
         "saturation": lambda: confidences.Saturation(exits),
     }.get(kind, lambda: confidences.UNTRAINED[kind](exits, backbone.logits))()
     setting = CHECKED[kind][config["model_type"] == "mamba2"]
-    requests = [Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(8)]
+    requests = [Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(5)]
     table = cost_table(config | {"conv_kernel": 0}, {})
     asked = kind if kind in table["checks"] else None
     for name, fill in fills.FILLS[backbone.family].items():
         seen, answers = counted(  # no mm of its own: dot products are batched ones
-            lambda: list(loop.generate(Decoder(backbone, policy, fill()), requests, NeverStop(6), slots=4))  # noqa: B023
+            lambda: list(loop.generate(Decoder(backbone, policy, fill()), requests, NeverStop(5), slots=4))  # noqa: B023
         )
         blocks = [block for answer in answers for block in answer.exit_blocks[1:]]
         assert len(set(blocks)) > 1 or kind == "fixed", "every token left at the same depth: this shows little"
@@ -691,6 +695,7 @@ def run_script(name, folder, *, inputs, output, **params):
     )
 
 
+@pytest.mark.slow
 def test_scripts_write_the_table_and_the_counts(tmp_path):
     config = ATTENTION_CONFIGS[0] | {"num_hidden_layers": DEPTH}
     write_json({"config": config, "depth": DEPTH}, tmp_path / "backbone.json")

@@ -215,6 +215,7 @@ def test_an_interval_is_unknown_where_too_many_draws_are():
     assert all(map(math.isnan, quality.ResampledStatistic(np.array([math.nan]), np.ones(100)).interval(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_cover_the_truth(seeds, monkeypatch):
     """Intervals over 30 documents hold the value of a large population nearly always, and those of the difference

@@ -209,6 +209,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN)
 def test_equal_figures_are_equal_bytes_with_text_that_can_be_read(kind, tmp_path):
     figure, again = DRAWN[kind](), DRAWN[kind]()

@@ -24,6 +24,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN)
 def test_figures_are_the_same_bytes_twice_also_after_csv(kind, tables, tmp_path):
     again = []

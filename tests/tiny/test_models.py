@@ -54,6 +54,7 @@ def score(kind, text, example):
     return getattr(metrics, kind)(text, example["references"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FLOORS)
 def test_both_models_answer_well_at_full_depth(model, kind):
     examples, texts = answers(model, kind)
