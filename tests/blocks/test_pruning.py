@@ -18,6 +18,7 @@ from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
 from early_exit.blocks.scores import greedy_losses, score_rows, similarities
 from early_exit.decoding import answer, memory, run_parts
+from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from early_exit.models.documents import Document
 from early_exit.report import pruning as pruning_figures
@@ -210,7 +211,7 @@ def test_with_a_full_prompt_only_later_tokens_skip_the_blocks(double_model, gone
 
 def test_a_part_with_a_full_prompt_reaches_the_loop(random_model):
     backbone, requests = loading.adapt(random_model), requests_for(prompts(2), [2.0])
-    (part,) = run_parts.pruned({"prompt": "full"}, backbone, {2.0: (2, 5)})
+    (part,) = run_parts.pruned(parse({"kind": "pruned", "drop": [2], "prompt": "full"}), backbone, {2.0: (2, 5)})
     rules = answer.Rules(Length(3), "refuse", 1.0, {})
     rows = list(answer.answer_part(part, requests, rules, memory.Limits(4, 2**40)))
     assert [row.exit_blocks for row in rows] == [[6, 4, 4]] * 2

@@ -282,7 +282,7 @@ def through_the_hub(monkeypatch, folder):
 @pytest.mark.parametrize("kind", ["triviaqa", "coqa", "truthfulqa"])
 def test_the_presets_questions_are_read_from_the_hub_and_from_a_copy_of_its_folder(kind, preset, tmp_path, monkeypatch):
     folder = WRITERS[kind](tmp_path / kind)
-    spec = preset["datasets"][kind] | {"examples": {"calibration": 3, "test": 4}}
+    spec = preset.datasets[kind].model_dump() | {"examples": {"calibration": 3, "test": 4}}
     asked = through_the_hub(monkeypatch, folder)
     here = datasets.load(kind, spec | {"source": str(folder)}, seed=1)
     there = datasets.load(kind, spec, seed=1)
@@ -293,7 +293,7 @@ def test_the_presets_questions_are_read_from_the_hub_and_from_a_copy_of_its_fold
 
 def test_coqa_has_four_human_answers_to_score_against_and_one_to_calibrate_on(preset, tmp_path):
     folder = write_coqa(tmp_path / "coqa")
-    spec = preset["datasets"]["coqa"] | {"source": str(folder), "examples": {"calibration": 6, "test": 6}}
+    spec = preset.datasets["coqa"].model_dump() | {"source": str(folder), "examples": {"calibration": 6, "test": 6}}
     frame = datasets.load("coqa", spec, seed=1).groupby("split")["references"]
     assert frame.apply(lambda rows: set(map(len, rows))).to_dict() == {"calibration": {1}, "test": {4}}
     assert datasets.load("coqa", spec, seed=1).query("split == 'test'")["references"].iloc[0][0].startswith("gold ")
@@ -301,13 +301,13 @@ def test_coqa_has_four_human_answers_to_score_against_and_one_to_calibrate_on(pr
 
 def test_stanfords_coqa_has_one_answer_per_turn(preset, tmp_path):
     folder = write_stanford(tmp_path / "coqa")
-    spec = preset["datasets"]["coqa"] | {"source": str(folder), "examples": {"calibration": 3, "test": 3}}
+    spec = preset.datasets["coqa"].model_dump() | {"source": str(folder), "examples": {"calibration": 3, "test": 3}}
     assert set(datasets.load("coqa", spec, seed=1)["references"].map(len)) == {1}
 
 
 def test_triviaqas_test_split_without_answers_is_refused(preset, tmp_path):
     folder = write_triviaqa(tmp_path / "trivia")
-    spec = preset["datasets"]["triviaqa"] | {"source": str(folder), "examples": {"calibration": 1, "test": 2}}
+    spec = preset.datasets["triviaqa"].model_dump() | {"source": str(folder), "examples": {"calibration": 1, "test": 2}}
     splits = spec["splits"] | {"test": "test"}
     with pytest.raises(InputError, match="has no reference answer; take another split"):
         datasets.load("t", spec | {"splits": splits}, seed=1)
@@ -316,7 +316,7 @@ def test_triviaqas_test_split_without_answers_is_refused(preset, tmp_path):
 def test_the_presets_corpus_is_read_from_the_hub_and_from_a_copy_of_its_folder(preset, tmp_path, monkeypatch):
     folder = write_corpus(tmp_path / "corpus")
     through_the_hub(monkeypatch, folder)
-    spec = preset["corpus"] | {"documents": 10, "held_out": 2}
+    spec = preset.corpus.model_dump() | {"documents": 10, "held_out": 2}
     here = load_corpus(spec | {"source": str(folder)}, seed=1)
     pd.testing.assert_frame_equal(here, load_corpus(spec, seed=1))
     assert here["text"].tolist() == [f"Document {n}." for n in range(12)]  # across both shards, of the sample alone
