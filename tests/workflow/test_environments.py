@@ -203,7 +203,7 @@ def test_who_calls_snakemake_has_what_the_rules_import(tmp_path):
     script.write_text("\n".join(re.findall(r"^from early_exit.*", text, re.MULTILINE)))
     wanted = imported(set(re.findall(r"\w+", text)), [script, *modules_of(script)])
     assert wanted | {"snakemake", "pygments"} <= {normal(name) for name in conda_pins("snakemake")}
-    assert JOBS["report"] == ("", ("snakemake",))
+    assert JOBS["report"] == ("report", ("snakemake",))
 
 
 def test_a_package_counts_where_the_function_that_imports_it_is_mentioned(tmp_path):

@@ -46,7 +46,7 @@ wildcard_constraints:
 
 
 def code(script):
-    """Digest of the modules that a script runs, as a param: an edit of one re-runs the rules that use it."""
+    """Digest of a script and of the modules that it runs, as a param: an edit of one re-runs the rules that use it."""
     return code_digest.digest(REPOSITORY / f"workflow/scripts/{script}.py")
 
 

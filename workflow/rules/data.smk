@@ -22,7 +22,6 @@ rule fetch_dataset:
         name="{dataset}",
         spec=dataset_source,
         seed=EXPERIMENT.seed,
-        root=os.path.relpath(REPOSITORY),
     script:
         "../scripts/fetch_dataset.py"
 
@@ -46,7 +45,6 @@ rule fetch_corpus:
         code=code("fetch_corpus"),
         spec=EXPERIMENT.corpus.model_dump(exclude={"max_tokens"}),
         seed=EXPERIMENT.seed,
-        root=os.path.relpath(REPOSITORY),
     script:
         "../scripts/fetch_corpus.py"
 

@@ -75,9 +75,6 @@ rule provenance:
         "../scripts/provenance.py"
 
 
-# Snakemake can draw its report only when all jobs are done, so this job calls it a second time. That call must not
-# lock the folder, which is locked by the first, and gets the same config in a file. (--report-after-run would draw it
-# as well, but leaves `rule all` without its one output, and a run on a cluster without a report.)
 rule report:
     input:
         [getattr(rules, name).output for name in TABLES],
@@ -93,12 +90,8 @@ rule report:
         "../../envs/snakemake.yaml"
     threads: 1
     params:
-        python=sys.executable,
-        snakefile=REPOSITORY / "Snakefile",
+        code=code("report"),
         config=USER_CONFIG,
         targets=TABLES,
-    shell:
-        "(printf '%s' {params.config:q} > {output.config} &&"
-        " {params.python:q} -m snakemake --snakefile {params.snakefile:q} --workflow-profile none --nolock"
-        " --replace-workflow-config --configfile {output.config} --report {output.html} -- {params.targets}"
-        ") > {log} 2>&1"
+    script:
+        "../scripts/report.py"

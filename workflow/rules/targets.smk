@@ -19,6 +19,5 @@ rule estimate:
     threads: 1
     params:
         config=USER_CONFIG,
-        snakefile=REPOSITORY / "Snakefile",
     script:
         "../scripts/estimate.py"

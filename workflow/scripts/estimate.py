@@ -34,16 +34,16 @@ class Jobs(logging.Filter):
         return True
 
 
-def planned(snakefile: str, config: str) -> list[estimate.PlannedJob]:
+def planned(config: str) -> list[estimate.PlannedJob]:
     """The jobs of a run from nothing to the report."""
     jobs = Jobs()
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()) as said:
         path = Path(folder, "config.json")
         path.write_text(config, encoding="utf-8")
         logger.addFilter(jobs)
+        options = ["--dry-run", "--forceall", "--nolock", "--workflow-profile", "none", "--replace-workflow-config"]
         try:
-            cli.main(["--snakefile", snakefile, "--dry-run", "--forceall", "--nolock", "--workflow-profile", "none",
-                      "--replace-workflow-config", "--configfile", str(path), "--", "all"])  # fmt: skip
+            cli.main(["--snakefile", str(files.ROOT / "Snakefile"), *options, "--configfile", str(path), "--", "all"])
         except SystemExit as end:
             if end.code:
                 raise InputError(f"the dry run failed: {said.getvalue().strip()}") from end
@@ -51,6 +51,5 @@ def planned(snakefile: str, config: str) -> list[estimate.PlannedJob]:
 
 
 with job.logged(snakemake):
-    params = snakemake.params
-    experiment = load(json.loads(params.config), files.ROOT)
-    print("\n".join(estimate.lines(experiment, planned(str(params.snakefile), params.config))))
+    config = snakemake.params.config
+    print("\n".join(estimate.lines(load(json.loads(config), files.ROOT), planned(config))))

@@ -1,7 +1,8 @@
-"""Digests of the code that a script runs: its own modules, found by their import statements.
+"""Digests of the code that a script runs: the script, and our modules that it imports.
 
-Snakemake compares a rule's script only. With this digest as a param, an edit of a module re-runs the rules that use it,
-and no others. (Declared as inputs, dozens of modules for each job would take longer to check than some jobs take.)
+Snakemake judges a script by its date and does not see modules. With this digest as a param, an edit of either re-runs
+the rules that use it, and no others; a new date re-runs nothing. (Declared as inputs, dozens of modules for each job
+would take longer to check than some jobs take.)
 """
 
 import ast
@@ -27,11 +28,10 @@ def modules(script: Path) -> list[str]:
 
 
 def digest(script: Path) -> str:
-    """SHA-256 over the names and contents of these modules; the script itself is not among them."""
-    found = hashlib.sha256()
-    for name in modules(script):
-        found.update(f"{name}\0{_content_digest(_path(name))}\n".encode())
-    return found.hexdigest()
+    """SHA-256 over the script's content and over the names and contents of these modules, wherever they lie."""
+    sources = {"": script, **{name: _path(name) for name in modules(script)}}
+    code = "".join(f"{name}\0{_content_digest(path)}\n" for name, path in sources.items())
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 @cache
