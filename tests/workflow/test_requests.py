@@ -6,6 +6,7 @@ import test_dag
 from test_dag import EXPECTED, SMALLEST, jobs, snakemake
 
 from configs import REVISIONS
+from conftest import ROOT
 
 copy = test_dag.copy  # the fixture
 
@@ -25,8 +26,11 @@ assert before.count("\\n") == 2
 
 
 def test_the_papers_jobs_ask_for_gpus_memory_and_time(tmp_path):
-    """A dry run says what each job asks."""
-    text = snakemake("--dry-run", folder=tmp_path, config={"preset": "paper", "revisions": REVISIONS})
+    """A dry run says what each job asks, through Slurm."""
+    profile = ROOT / "profiles/slurm"
+    text = snakemake(
+        "--dry-run", "--profile", profile, folder=tmp_path, config={"preset": "paper", "revisions": REVISIONS}
+    )
     assert jobs(text) == EXPECTED
     asked = {}
     for block in re.split(r"\n(?=rule )", text):
@@ -38,6 +42,8 @@ def test_the_papers_jobs_ask_for_gpus_memory_and_time(tmp_path):
     assert with_gpu == {rule for rule, parts in asked.items() if "work_s" in parts} >= {"generate", "train_heads"}
     assert all(int(parts["mem_mb"]) > 0 and parts["runtime"] for parts in asked.values())
     assert {asked[rule]["mem_mb"] for rule in ("generate", "settle")} == {"26500"}
+    assert {rule for rule, parts in asked.items() if parts["slurm_partition"] == "gpu"} == with_gpu
+    assert {parts["slurm_partition"] for parts in asked.values()} == {"cpu", "gpu"}
     assert int(asked["fetch_backbone"]["output_mb"]) >= 14_500
 
 
