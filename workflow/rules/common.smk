@@ -41,7 +41,7 @@ wildcard_constraints:
     policy="[a-z0-9][a-z0-9._-]*",
     recipe="[a-z0-9][a-z0-9._-]*",
     seed="[0-9]+",
-    shard="[0-9]+-of-[0-9]+",
+    shard="(-[0-9]+-of-[0-9]+)?",  # none for the only job
     measure="likeness|loss",
 
 
@@ -73,24 +73,6 @@ def fill(pattern, **job):
 def each(pattern, jobs):
     """The files that a pattern of a rule names for these jobs (dicts of wildcards)."""
     return [fill(pattern, **job) for job in jobs]
-
-
-def run_of(wildcards):
-    return runs.Run(wildcards.backbone, wildcards.dataset, wildcards.policy)
-
-
-def policy_of(wildcards):
-    return EXPERIMENT.policies[wildcards.policy]
-
-
-def policy(wildcards):
-    """The policy of a job, as its script reads it."""
-    return policy_of(wildcards).model_dump()
-
-
-def price(wildcards):
-    """What the tokens of a job's policy cost beside their blocks."""
-    return policy_of(wildcards).price(exits(wildcards))
 
 
 def exits(wildcards):

@@ -1,83 +1,62 @@
-"""What answers cost and how good they are; thresholds that keep a promise; the tables of all runs.
-
-The files of answers are named in answers.smk (`ANSWERS`, `RUN`).
-"""
+"""What answers are worth and what they cost; thresholds that keep a promise; the tables of all runs."""
 
 
 include: "inputs/evaluate.smk"
 
 
 RUNS = runs.runs(EXPERIMENT)
-CALIBRATED_RUNS = runs.calibrated_runs(EXPERIMENT)
+PAIRS = runs.pairs(EXPERIMENT)
 CALIBRATIONS = runs.calibrations(EXPERIMENT)
+CALIBRATED_RUNS = runs.calibrated_runs(EXPERIMENT)
 POLICY_KINDS = {name: one.kind for name, one in EXPERIMENT.policies.items()}
 HEAD_KINDS = {name: head.kind for name, head in EXPERIMENT.heads.items()}
 
 
-rule count_flops:
+rule evaluate:
     input:
-        run=ANSWERS["test"],
+        answers=test_answers,
         costs=rules.layer_costs.output[0],
-    output:
-        f"{R}/runs/{RUN}/flops.parquet",
-    log:
-        f"{R}/logs/count_flops/{RUN}.log",
-    benchmark:
-        f"{R}/benchmarks/count_flops/{RUN}.tsv"
-    conda:
-        "../../envs/score.yaml"
-    threads: 1
-    params:
-        code=code("count_flops"),
-        policy=policy,
-        exits=exits,
-    script:
-        "../scripts/count_flops.py"
-
-
-rule score:
-    input:
-        run=ANSWERS["test"],
-        full=f"{R}/runs/{{backbone}}/{{dataset}}/full/test.parquet",
         data=rules.fetch_dataset.output[0],
     output:
-        f"{R}/runs/{RUN}/scores.parquet",
+        f"{R}/evaluated/{PAIR}.parquet",
     log:
-        f"{R}/logs/score/{RUN}.log",
+        f"{R}/logs/evaluate/{PAIR}.log",
     benchmark:
-        f"{R}/benchmarks/score/{RUN}.tsv"
+        f"{R}/benchmarks/evaluate/{PAIR}.tsv"
     conda:
         "../../envs/score.yaml"
     threads: 1
     params:
-        code=code("score"),
+        code=code("evaluate"),
+        policies=policies("all"),
+        exits=exits,
         kind=dataset_kind,
         rules=EXPERIMENT.scoring.rules,
     script:
-        "../scripts/score.py"
+        "../scripts/evaluate.py"
 
 
 rule calibrate:
     input:
-        runs=calibration_answers,
+        answers=calibration_answers,
         data=rules.fetch_dataset.output[0],
         costs=rules.layer_costs.output[0],
         schema=os.path.relpath(REPOSITORY / "workflow/schemas/thresholds.schema.yaml"),
     output:
-        thresholds=f"{R}/thresholds/{{backbone}}/{{dataset}}.json",
-        losses=f"{R}/losses/{{backbone}}/{{dataset}}.parquet",
+        thresholds=f"{R}/thresholds/{PAIR}.json",
+        losses=f"{R}/losses/{PAIR}.parquet",
     log:
-        f"{R}/logs/calibrate/{{backbone}}/{{dataset}}.log",
+        f"{R}/logs/calibrate/{PAIR}.log",
     benchmark:
-        f"{R}/benchmarks/calibrate/{{backbone}}/{{dataset}}.tsv"
+        f"{R}/benchmarks/calibrate/{PAIR}.tsv"
     priority: 50  # before scores: the longest job waits for it
     conda:
         "../../envs/calibrate.yaml"
     threads: 1
     params:
         code=code("calibrate"),
-        policies=calibrated_specs,
-        prices=calibrated_prices,
+        policies=policies("calibrated"),
+        exits=exits,
         promises={name: one.model_dump() for name, one in EXPERIMENT.calibration.promises.items()},
         kind=dataset_kind,
         rules=EXPERIMENT.scoring.rules,
@@ -85,19 +64,20 @@ rule calibrate:
         "../scripts/calibrate.py"
 
 
-RUN_FILES = list(map(run_files, RUNS))
+EVALUATED = each(rules.evaluate.output[0], map(vars, PAIRS))
+THRESHOLDS = each(rules.calibrate.output.thresholds, map(vars, CALIBRATIONS))
+SETTINGS = list(map(run_files, RUNS))
 PROMISED = [
-    files
-    for run, files in zip(RUNS, RUN_FILES)
-    if (run.backbone, run.dataset) in CALIBRATIONS and (run.policy == "full" or run in CALIBRATED_RUNS)
+    entry
+    for run, entry in zip(RUNS, SETTINGS)
+    if run in CALIBRATED_RUNS or (run.policy == "full" and run.pair in CALIBRATIONS)
 ]
 
 
 rule promise:
     input:
-        losses=each(rules.calibrate.output.losses, [dict(zip(("backbone", "dataset"), pair)) for pair in CALIBRATIONS]),
-        scores=[run["scores"] for run in PROMISED],
-        flops=[run["flops"] for run in PROMISED],
+        losses=each(rules.calibrate.output.losses, map(vars, CALIBRATIONS)),
+        evaluated=each(rules.evaluate.output[0], map(vars, CALIBRATIONS)),
     output:
         report(
             f"{R}/tables/promise.csv",
@@ -126,11 +106,10 @@ rule promise:
 
 rule tables:
     input:
-        runs=[run["run"] for run in RUN_FILES],
-        scores=[run["scores"] for run in RUN_FILES],
-        flops=[run["flops"] for run in RUN_FILES],
-        thresholds=sorted({run["thresholds"] for run in RUN_FILES if run["thresholds"]}),
-        seconds=[run["seconds"] for run in RUN_FILES if run["seconds"]],
+        answers=[path for pair in PAIRS for path in test_answers(pair)],
+        evaluated=EVALUATED,
+        thresholds=THRESHOLDS,
+        seconds=each(rules.measure_wallclock.output[0], map(vars, PAIRS)) if EXPERIMENT.wallclock.examples else [],
         training=each(
             rules.train_heads.output.training,
             [dict(zip(("backbone", "recipe"), training)) for training in runs.trainings(EXPERIMENT)],
@@ -157,7 +136,7 @@ rule tables:
     threads: 1
     params:
         code=code("tables"),
-        settings=RUN_FILES,
+        settings=SETTINGS,
         preset=EXPERIMENT.preset,
         oracles=[name for name, kind in POLICY_KINDS.items() if kind == "oracle"],
         bootstrap=EXPERIMENT.bootstrap.model_dump(),
@@ -168,8 +147,7 @@ rule tables:
 
 rule compare:
     input:
-        scores=[run["scores"] for run in RUN_FILES],
-        flops=[run["flops"] for run in RUN_FILES],
+        evaluated=EVALUATED,
     output:
         equal_compute=report(
             f"{R}/tables/equal_compute.csv",
@@ -198,7 +176,7 @@ rule compare:
     threads: 1
     params:
         code=code("compare"),
-        settings=RUN_FILES,
+        settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,
         preset=EXPERIMENT.preset,
@@ -210,8 +188,7 @@ rule compare:
 
 rule claims:
     input:
-        scores=[run["scores"] for run in RUN_FILES],
-        flops=[run["flops"] for run in RUN_FILES],
+        evaluated=EVALUATED,
         costs=each(rules.layer_costs.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
         templates=templates("claims"),
     output:
@@ -236,7 +213,7 @@ rule claims:
     threads: 1
     params:
         code=code("claims"),
-        settings=RUN_FILES,
+        settings=SETTINGS,
         policies=POLICY_KINDS,
         heads=HEAD_KINDS,
         name=EXPERIMENT.name,

@@ -19,7 +19,7 @@ rule figures:
         tables=sorted(
             {f"{R}/tables/{table}.csv" for figure in FIGURES for table in figure.tables if table != "thresholds"}
         ),
-        thresholds=sorted({run["thresholds"] for run in RUN_FILES if run["thresholds"]}),
+        thresholds=THRESHOLDS,
     output:
         [
             report(

@@ -1,36 +1,30 @@
 """Rule calibrate: the thresholds that keep each promise, for every policy on one dataset of one backbone."""
 
-from pathlib import Path
-
-import pandas as pd
-
 from early_exit.base import job, records
-from early_exit.costs import passes
-from early_exit.evaluation import calibrate, risks, scoring
+from early_exit.evaluation import calibrate, evaluate, risks
 from early_exit.experiment.config.policies import parse
 from early_exit.experiment.config.run import Promise
 
 with job.logged(snakemake) as log:
     params, files = snakemake.params, snakemake.input
-    examples = records.read_table(files.data, records.EXAMPLES)
-    runs = {Path(path).parent.name: records.read_table(path, records.GENERATIONS) for path in files.runs}
-    scored = {
-        policy: scoring.score_run(run, runs["full"], examples, kind=params.kind, rules=params.rules)
-        for policy, run in runs.items()
-    }
-    table, losses = records.read_json(files.costs), {}
-    for policy, run in runs.items():
-        answers = {name: run[name] for name in ("prompt_tokens", "exit_blocks")}
-        work = pd.DataFrame(passes.generation_flops(table, **answers, **params.prices[policy]))
-        losses[policy] = risks.answer_losses(scored[policy], scored["full"], params.kind).join(work[list(risks.WORK)])
+    policies = {name: parse(values) for name, values in params.policies.items()}
+    answers = records.read_answers(files.answers)
+    rows = evaluate.evaluate(
+        answers[answers["policy"].isin(policies)].reset_index(drop=True),
+        records.read_table(files.data, records.EXAMPLES),
+        policies,
+        evaluate.Yardstick(params.kind, params.rules, records.read_json(files.costs), params.exits),
+    )
+    losses = risks.answer_losses(rows, rows[rows["policy"] == "full"], params.kind)
     chosen, promises = {}, {name: Promise(**terms) for name, terms in params.promises.items()}
-    for policy, spec in params.policies.items():
-        order = parse(spec).safest_first(losses[policy]["setting"].unique())
-        sample = risks.unit_losses(losses[policy], order, params.kind)
-        chosen[policy] = {name: calibrate.calibrate(sample, promise) for name, promise in promises.items()}
-        log.info("%s: %s", policy, {name: one["threshold"] for name, one in chosen[policy].items()})
+    for name, policy in policies.items():
+        if not policy.is_calibrated:
+            continue
+        of_policy = losses[losses["policy"] == name]
+        sample = risks.unit_losses(of_policy, policy.safest_first(of_policy["setting"].unique()), params.kind)
+        chosen[name] = {promise: calibrate.calibrate(sample, terms) for promise, terms in promises.items()}
+        log.info("%s: %s", name, {promise: one["threshold"] for promise, one in chosen[name].items()})
     names = {"backbone": snakemake.wildcards.backbone, "dataset": snakemake.wildcards.dataset}
-    thresholds = {**names, "answers": len(runs["full"]), "policies": chosen}
+    thresholds = {**names, "answers": int((rows["policy"] == "full").sum()), "policies": chosen}
     records.write_json(thresholds, snakemake.output.thresholds, schema=files.schema)
-    rows = pd.concat([frame.assign(policy=policy) for policy, frame in losses.items()], ignore_index=True)
-    records.write_table(rows, snakemake.output.losses, records.LOSSES)
+    records.write_table(losses, snakemake.output.losses, records.LOSSES)

@@ -1,31 +1,37 @@
 """Rule tables: the results, exits, training and settling tables of all runs."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from early_exit.base import files, job, records
-from early_exit.evaluation import tables
+from early_exit.evaluation import resampled, tables
 
 NAMES = ("backbone", "family", "dataset", "kind", "policy", "head", "state_fill")
 
 
-def read_run(entry: dict) -> tables.ScoredRun:
-    """The run of one entry of `params.settings`, with its hand-over files read."""
-    seconds = records.read_csv(entry["seconds"]).set_index("setting") if entry["seconds"] else None
-    return tables.ScoredRun(
-        **{name: entry[name] or "" for name in NAMES},
-        generations=records.read_table(entry["run"], records.GENERATIONS),
-        scores=records.read_table(entry["scores"], records.scores_schema(entry["kind"])),
-        flops=records.read_table(entry["flops"], records.FLOPS),
-        seconds=None if seconds is None else seconds["seconds_per_token"].to_dict(),
-    )
+def scored_runs(entries: Sequence[Mapping[str, Any]]) -> Iterator[tables.ScoredRun]:
+    """The runs of `params.settings` with their rows of the hand-over files, which hold all runs of a dataset."""
+    for of_dataset, evaluated in resampled.read_by_dataset(entries):
+        first = of_dataset[0]
+        answers = dict(list(records.read_answers(first["answers"]).groupby("policy")))
+        timed = records.read_csv(first["seconds"]) if first["seconds"] else None
+        for entry in of_dataset:
+            name = entry["policy"]
+            seconds = None if timed is None else timed[timed["policy"] == name].set_index("setting")
+            yield tables.ScoredRun(
+                **{key: entry[key] or "" for key in NAMES},
+                generations=answers[name].reset_index(drop=True),
+                evaluated=evaluated[name],
+                seconds=None if seconds is None else seconds["seconds_per_token"].to_dict(),
+            )
 
 
 with job.logged(snakemake) as log:
     params, output, results, exits = snakemake.params, snakemake.output, [], []
-    for entry in job.progress(params.settings, len(params.settings), "runs"):
-        run = read_run(entry)
+    for run in job.progress(scored_runs(params.settings), len(params.settings), "runs"):
         results.append(tables.results(run, preset=params.preset, seed=params.seed, **params.bootstrap))
         exits.append(tables.exits(run))
     results, chosen = pd.concat(results, ignore_index=True), records.read_thresholds(snakemake.input.thresholds)

@@ -5,7 +5,13 @@ def benchmarks():
     """The files in which Snakemake notes what each job that runs a model took, by rule."""
     backbones = [{"backbone": name} for name in EXPERIMENT.backbones]
     seeds = [{**head, "seed": seed} for head in MEASURED_HEADS for seed in SEEDS[1:]]
-    shards = [{"shard": f"{k}-of-{SHARDS}"} for k in range(SHARDS)]
+    answering = {}
+    for part, name in runs.ANSWERED_BY.items():
+        answered = [pair for pair in PAIRS if runs.policies(EXPERIMENT, pair, part)]
+        answering[name] = [
+            {**vars(pair), "shard": shard} for pair in answered for shard in work.shards(EXPERIMENT, pair, part)
+        ]
+    planned = dict.fromkeys(run.pair for run in runs.planned_runs(EXPERIMENT))
     jobs = {
         "fetch_backbone": backbones,
         "train_heads": [dict(zip(("backbone", "recipe"), pair)) for pair in runs.trainings(EXPERIMENT)],
@@ -13,7 +19,7 @@ def benchmarks():
         "measure_heads": MEASURED_HEADS,
         "settle": backbones,
         "score_blocks": [dict(zip(("backbone", "measure"), pair)) for pair in runs.measured_blocks(EXPERIMENT)],
-        "adapt": list(map(vars, runs.planned_runs(EXPERIMENT))),
-        "generate": [{**vars(run), **shard} for run in RUNS for shard in shards],
+        "adapt": list(map(vars, planned)),
+        **answering,
     }
     return {name: each(getattr(rules, name).benchmark, wildcards) for name, wildcards in jobs.items()}

@@ -8,11 +8,10 @@
 | backbones/BACKBONE.json | fetch_backbone | backbone.schema.yaml |
 | heads/BACKBONE/RECIPE/manifest.json | train_heads | heads.schema.yaml |
 | costs/BACKBONE.json | layer_costs | costs.schema.yaml |
-| answers (calibration.parquet, test.parquet) | generate | `GENERATIONS` |
-| flops.parquet | count_flops | `FLOPS` |
-| scores.parquet | score | `scores_schema` |
-| thresholds of adaptive policies | adapt | adaptive.schema.yaml |
-| calibrated thresholds, and the losses behind them | calibrate | thresholds.schema.yaml, `LOSSES` |
+| answers/BACKBONE/DATASET/PART/SPLIT.parquet | answer_full, answer, answer_matched | `GENERATIONS` |
+| adaptive/BACKBONE/DATASET.json | adapt | adaptive.schema.yaml |
+| evaluated/BACKBONE/DATASET.parquet | evaluate | `evaluated_schema` |
+| thresholds/BACKBONE/DATASET.json, losses/BACKBONE/DATASET.parquet | calibrate | thresholds.schema.yaml, `LOSSES` |
 | confidences of heads on held-out text | measure_heads | `confidences_schema` |
 | tables/results.csv | tables | `RESULTS_COLUMNS` |
 
@@ -64,9 +63,10 @@ CORPUS = pa.schema(
         "sha256": pa.string(),  # of the text in UTF-8, in hex
     }
 )
-# One row per example and setting, sorted by both.
+# One row per policy, example and setting, sorted by these.
 GENERATIONS = pa.schema(
     {
+        "policy": pa.string(),
         "example_id": pa.string(),
         "setting": pa.float64(),  # what the policy ran at: a threshold, a number of blocks, ...
         "setting_kind": pa.string(),  # what that number is: see `experiment.config.policies`
@@ -84,21 +84,17 @@ GENERATIONS = pa.schema(
         "seed": pa.int64(),
     }
 )
-# One row per row of GENERATIONS. All costs are sums over the answer; 1 multiply-accumulate is 2 FLOPs.
-FLOPS = pa.schema(
-    {
-        "example_id": pa.string(),
-        "setting": pa.float64(),
-        "passes": pa.int32(),  # decode passes
-        "blocks": pa.int64(),  # run before the decode passes left; what `deferred` runs later is only in the FLOPs
-        "flops": pa.float64(),  # of decode passes: blocks, heads checked, state fill, LM head
-        "flops_full": pa.float64(),  # of the full model on the same tokens
-        "flops_blocks": pa.float64(),  # of decode passes, blocks only
-        "flops_blocks_full": pa.float64(),
-        "prompt_flops": pa.float64(),
-        "prompt_flops_full": pa.float64(),
-    }
-)
+# Costs of an answer: sums over its decode passes or its prompt; 1 multiply-accumulate is 2 FLOPs.
+COSTS = {
+    "passes": pa.int32(),  # decode passes
+    "blocks": pa.int64(),  # run before the decode passes left; what `deferred` runs later is only in the FLOPs
+    "flops": pa.float64(),  # of decode passes: blocks, heads checked, state fill, LM head
+    "flops_full": pa.float64(),  # of the full model on the same tokens
+    "flops_blocks": pa.float64(),  # of decode passes, blocks only
+    "flops_blocks_full": pa.float64(),
+    "prompt_flops": pa.float64(),
+    "prompt_flops_full": pa.float64(),
+}
 # One row per calibration answer: what each promise bounds (see `evaluation.risks`), and the compute.
 LOSSES = pa.schema(
     {
@@ -109,7 +105,7 @@ LOSSES = pa.schema(
         "disagreement": pa.float64(),  # 0 or 1: another text than the full model's
         "metric-drop": pa.float64(),  # 0..1: how far the main metric is below the full model's
         "degenerate": pa.float64(),  # 0 or 1
-        "flops": pa.float64(),  # as in FLOPS
+        "flops": pa.float64(),  # as in COSTS
         "flops_full": pa.float64(),
     }
 )
@@ -204,9 +200,10 @@ def confidences_schema(heads: Iterable[str]) -> pa.Schema:
     return pa.schema(fields | {f"confidence_{head}": pa.float32() for head in heads})
 
 
-def scores_schema(kind: str) -> pa.Schema:
-    """Returns the columns of one run's scores, a row per row of GENERATIONS; `kind` is the dataset's."""
+def evaluated_schema(kind: str) -> pa.Schema:
+    """Returns the columns of evaluated answers, a row per row of GENERATIONS; `kind` is the dataset's."""
     fields = {
+        "policy": pa.string(),
         "example_id": pa.string(),
         "group_id": pa.string(),
         "setting": pa.float64(),
@@ -221,7 +218,7 @@ def scores_schema(kind: str) -> pa.Schema:
         "degenerate": pa.bool_(),
         "tokens": pa.int32(),  # generated
     }
-    return pa.schema(fields)
+    return pa.schema(fields | COSTS)
 
 
 def write_table(rows: pd.DataFrame, path: str | Path, schema: pa.Schema, metadata: Mapping[str, str] | None = None):
@@ -244,6 +241,21 @@ def read_table(path: str | Path, schema: pa.Schema) -> pd.DataFrame:
         if pa.types.is_list(field.type):
             frame[field.name] = frame[field.name].map(list)
     return frame
+
+
+def read_answers(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Returns answers of several jobs (`GENERATIONS`) in one frame, as one job would have written them.
+
+    InputError if two of the jobs have the same answer.
+    """
+    key = ["policy", "example_id", "setting"]
+    frames = [read_table(path, GENERATIONS) for path in paths]
+    joined = pd.concat(frames).sort_values(key, ignore_index=True)
+    twice = joined[joined.duplicated(key)]
+    if len(twice):
+        policy, example = twice[["policy", "example_id"]].iloc[0]
+        raise InputError(f"example {example} was answered twice with policy {policy}; delete the answers and run again")
+    return joined
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """The rows that run together, and everything that keeps a state for each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from early_exit.decoding.fills import Fill
 from early_exit.decoding.next_token import GreedyDecoding
-from early_exit.decoding.prefix_cache import PrefixCache
+from early_exit.decoding.prompt_passes import PromptPasses
 from early_exit.decoding.requests import Generation
 from early_exit.decoding.stopping import StopRule
 from early_exit.models.backbone import Backbone
@@ -35,6 +35,11 @@ class Decoder:
         """The backbone that runs the prompts, which has all blocks that any pass runs."""
         return self.prompt_backbone or self.backbone
 
+    @property
+    def exits_read(self) -> Sequence[int]:
+        """The blocks whose hidden states of the prompt the policy reads."""
+        return self.policy.exits if self.policy.reads_prompt else ()
+
 
 @dataclass
 class Batch:
@@ -44,7 +49,7 @@ class Batch:
     rule: StopRule
     greedy_decoding: GreedyDecoding
     state: AttentionState | RecurrentState
-    prefixes: PrefixCache
+    prompts: PromptPasses
     running: list[Generation] = field(default_factory=list)
 
     def release_finished(self) -> list[Generation]:
@@ -62,14 +67,13 @@ class Batch:
         return finished
 
 
-def open_batch(decoder: Decoder, rule: StopRule, slots: int, capacity: int, repetition_penalty: float) -> Batch:
-    """An empty batch of `slots` rows with room for `capacity` tokens each."""
-    backbone, policy = decoder.backbone, decoder.policy
-    # A prefix can be shared only where a prompt leaves nothing but keys and values, one pair for each position.
-    attends_only = backbone.family == "transformer" and not policy.reads_prompt
-    policy.open(slots)
+def open_batch(
+    decoder: Decoder, rule: StopRule, prompts: PromptPasses, shape: tuple[int, int], repetition_penalty: float
+) -> Batch:
+    """An empty batch; `shape` is the number of its rows, and the tokens that each has room for."""
+    backbone, (slots, capacity) = decoder.backbone, shape
+    decoder.policy.open(slots)
     decoder.fill.open(slots)
     greedy = GreedyDecoding(repetition_penalty)
     greedy.open(slots, backbone.vocabulary, backbone.device)
-    state = backbone.new_state(slots, capacity)
-    return Batch(decoder, rule, greedy, state, PrefixCache(decoder.largest_backbone, attends_only))
+    return Batch(decoder, rule, greedy, backbone.new_state(slots, capacity), prompts)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from early_exit.decoding.batch import Batch, Decoder, open_batch
 from early_exit.decoding.prefill import prefill
+from early_exit.decoding.prompt_passes import PromptPasses
 from early_exit.decoding.requests import Generation, Request
 from early_exit.decoding.stopping import StopRule
 
@@ -22,18 +23,21 @@ ADMIT_AT = 0.25  # share of the slots that must be free before prompts are run: 
 
 @torch.inference_mode()
 def generate(
-    decoder: Decoder, requests: Sequence[Request], rule: StopRule, *, slots: int, repetition_penalty: float = 1.0
-) -> Iterator[Generation]:
-    """Answer all requests by greedy decoding, at most `slots` rows at a time; answers come in the order they end."""
+    decoder: Decoder, requests: Sequence[Request], rule: StopRule, *,
+    slots: int, repetition_penalty: float = 1.0, prompts: PromptPasses | None = None,
+) -> Iterator[Generation]:  # fmt: skip
+    """Answer all requests by greedy decoding, at most `slots` rows at a time; answers come in the order they end.
+
+    `prompts` are the passes of the decoder's prompts, if other decoders share them.
+    """
     if not requests:
         return
     requests = [part for request in requests for part in _parts(request, slots)]
     slots = min(slots, sum(len(request.settings) for request in requests))
     capacity = max(len(request.token_ids) for request in requests) + rule.max_new_tokens
-    batch = open_batch(decoder, rule, slots, capacity, repetition_penalty)
-    # Neighbours should share a prefix, or at least have the same length.
-    by = (lambda one: one.token_ids) if batch.prefixes.shares else (lambda one: len(one.token_ids))
-    waiting = deque(sorted(requests, key=lambda request: (by(request), request.example_id)))
+    prompts = prompts or PromptPasses(decoder.largest_backbone, decoder.exits_read)
+    batch = open_batch(decoder, rule, prompts, (slots, capacity), repetition_penalty)
+    waiting = deque(sorted(requests, key=prompts.order))
     step = decoder.step or decode_one_token
     while waiting or batch.running:
         free = slots - len(batch.running)

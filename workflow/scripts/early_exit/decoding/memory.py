@@ -55,22 +55,40 @@ def peak(backbone: Backbone, rows: int, shape: Shape) -> int:
     # The residual stream, its normed input, the output and the embedding, and what heads read.
     stream = together * prompt * hidden * size * (4 + shape.exits_read)
     if backbone.family == "transformer":
-        attention = backbone.blocks[0].self_attn
-        a_token = 2 * attention.k_proj.out_features * size  # K/V of one block
-        caches = len(backbone.blocks) * a_token * (rows * (prompt + shape.new_tokens) + together * prompt)
+        caches = rows * cache(backbone, prompt + shape.new_tokens) + together * cache(backbone, prompt)
         block = together * prompt * size * _transformer_width(backbone.blocks[0])
     else:
         mixer = backbone.blocks[0].mixer
-        channels = mixer.conv1d.in_channels
-        states = mixer.intermediate_size * mixer.ssm_state_size * wide + channels * mixer.conv_kernel_size * size
-        caches = len(backbone.blocks) * states * (rows * (2 + drafted if drafted else 1) + together)
+        caches = cache(backbone, prompt) * (rows * (2 + drafted if drafted else 1) + together)
         block = together * _scan(mixer, prompt, wide) + together * prompt * size * 2 * mixer.in_proj.out_features
     return caches + stream + block + logits
 
 
-def rows_that_fit(limits: Limits, backbone: Backbone, shape: Shape) -> int:
-    """The most rows up to `limits.rows` whose predicted peak is within the budget; at least one, fit or not."""
-    fitting = (rows for rows in range(limits.rows, 0, -1) if peak(backbone, rows, shape) <= limits.budget)
+def cache(backbone: Backbone, tokens: int) -> int:
+    """Bytes of what all blocks keep of one sequence."""
+    size = backbone.model.dtype.itemsize
+    if backbone.family == "transformer":
+        return len(backbone.blocks) * 2 * backbone.blocks[0].self_attn.k_proj.out_features * size * tokens
+    mixer = backbone.blocks[0].mixer
+    recurrent = mixer.intermediate_size * mixer.ssm_state_size * max(size, 4)
+    return len(backbone.blocks) * (recurrent + mixer.conv1d.in_channels * mixer.conv_kernel_size * size)
+
+
+def stored_prompt(backbone: Backbone, tokens: int, exits_read: int) -> int:
+    """Bytes that a prompt takes which has run and is stored: its caches, its last logits, and what heads read of it."""
+    size = backbone.model.dtype.itemsize
+    # A pass pads its prompts up to a quarter.
+    padded = ceil(1.25 * tokens)
+    return cache(backbone, padded) + exits_read * padded * backbone.hidden_size * size + 4 * backbone.vocabulary
+
+
+def rows_that_fit(limits: Limits, backbone: Backbone, shape: Shape, stored: int = 0) -> int:
+    """The most rows up to `limits.rows` whose predicted peak is within the budget; at least one, fit or not.
+
+    `stored` bytes of the budget are taken already.
+    """
+    left = limits.budget - stored
+    fitting = (rows for rows in range(limits.rows, 0, -1) if peak(backbone, rows, shape) <= left)
     return next(fitting, 1)
 
 

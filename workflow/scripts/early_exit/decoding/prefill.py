@@ -1,48 +1,37 @@
-"""Prefill: prompts run at full depth, and each row gets its slot and its first token."""
+"""Prefill: each row gets its slot, what its prompt left at full depth, and its first token."""
 
 from collections.abc import Sequence
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from early_exit.decoding.batch import Batch
+from early_exit.decoding.prompt_passes import ReadPrompts
 from early_exit.decoding.requests import Generation, Request
-
-PADDING = 1.25  # where padding does no harm, prompts run together up to this many times their own tokens
 
 
 def prefill(batch: Batch, requests: Sequence[Request]) -> None:
-    """Run prompts at full depth, give each of their settings a slot, and choose the first tokens.
-
-    Padding stands behind a prompt, and nothing that is stored has seen it: where a state runs over the whole sequence
-    (Mamba blocks, heads that read the prompt), only prompts of one length share a pass.
-    """
-    padding = PADDING if batch.prefixes.shares else 1.0
-    for group in batch.prefixes.groups([request.token_ids for request in requests], padding):
-        _run_together(batch, [requests[k] for k in group])
+    """Read the prompts of sorted requests, give each of their settings a slot, and choose the first tokens."""
+    for prompts in batch.prompts.read(requests):
+        # Heads that read the prompt run a state over it, which no padding may change.
+        for part in prompts.of_equal_length() if batch.decoder.policy.reads_prompt else (prompts,):
+            _admit(batch, part)
 
 
-def _run_together(batch: Batch, requests: Sequence[Request]) -> None:
-    """Run prompts in one pass, behind the prefix that they share with the prompts before them."""
-    policy, prefixes = batch.decoder.policy, batch.prefixes
-    backbone, device = prefixes.backbone, prefixes.backbone.device
-    prompts = [torch.tensor(request.token_ids, device=device) for request in requests]
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    common = prefixes.common([request.token_ids for request in requests])
-    cache = prefixes.take(len(requests), common)
-    new = pad_sequence([prompt[common:] for prompt in prompts], batch_first=True)  # (prompts, T)
-    hidden, at_exits = backbone.run_prompt(new, policy.exits if policy.reads_prompt else (), cache, common)
-    logits = backbone.logits(hidden[torch.arange(len(requests), device=device), lengths - common - 1])
-
-    rows = [(k, setting) for k, request in enumerate(requests) for setting in request.settings]
-    source = torch.tensor([k for k, _ in rows], device=device)
+def _admit(batch: Batch, prompts: ReadPrompts) -> None:
+    policy, backbone, done = batch.decoder.policy, batch.decoder.largest_backbone, prompts.done
+    device = backbone.device
+    rows = [(k, setting) for k, request in enumerate(prompts.requests) for setting in request.settings]
+    place = torch.tensor([k for k, _ in rows], device=device)
+    in_pass = torch.tensor(list(prompts.rows), device=device)
+    source = in_pass[place]
     slots = torch.arange(len(rows), device=device) + len(batch.running)
-    batch.state.insert(slots, cache, source, lengths[source])
-    policy.admit(slots, at_exits, source)
+    batch.state.insert(slots, done.cache, source, done.lengths[source])
+    length = len(prompts.requests[0].token_ids)
+    exits_read = policy.exits if policy.reads_prompt else ()
+    policy.admit(slots, {n: done.at_exits[n][in_pass, :length] for n in exits_read}, place)
     batch.decoder.fill.admit(slots)
-    batch.greedy_decoding.admit(slots, [prompts[k] for k, _ in rows])
-    for (k, setting), token in zip(rows, batch.greedy_decoding.choose(logits[source], slots), strict=True):
-        row = Generation(requests[k], setting)
+    batch.greedy_decoding.admit(slots, [prompts.requests[k].token_ids for k, _ in rows])
+    for (k, setting), token in zip(rows, batch.greedy_decoding.choose(done.logits[source], slots), strict=True):
+        row = Generation(prompts.requests[k], setting)
         row.add(token, backbone.depth, batch.rule)
         batch.running.append(row)
-    prefixes.store(requests[-1].token_ids, cache, source.new_tensor([len(requests) - 1]))

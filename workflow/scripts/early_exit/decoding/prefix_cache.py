@@ -2,12 +2,13 @@
 
 Few-shot prompts share their shots; the turns of a conversation share its story and all turns before. Sorted, such
 prompts are neighbours, and each pass continues from the keys and values that the pass before it stored for the common
-prefix: the same computation in other portions. Recurrent states cannot be cut back to a prefix, so Mamba blocks and
-heads that read the prompt compute every prompt whole.
+prefix: the same computation in other portions. Recurrent states cannot be cut back to a prefix, so Mamba blocks compute
+every prompt whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -20,31 +21,44 @@ Prompt = Sequence[int]
 
 
 class PrefixCache:
-    """Keys and values of the last prompt that ran; nothing is stored unless `shares`."""
+    """Keys and values of the last prompt that ran, and its hidden states at exits; nothing is stored unless `shares`."""
 
     def __init__(self, backbone: Backbone, shares: bool):
         self.backbone, self.shares = backbone, shares
         self.prompt: Prompt = ()
-        self.cache: DynamicCache | None = None
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # (1, heads, T, width) each
+        self.at_exits: dict[int, Tensor] = {}  # (1, T, hidden)
 
     def common(self, prompts: Sequence[Prompt]) -> int:
         """Length of the prefix that the last prompt and all of `prompts` (sorted) share, without any last token."""
         return min(self._shared(self.prompt, prompts[0], prompts[-1]), min(map(len, prompts)) - 1)
 
     def take(self, rows: int, common: int) -> DynamicCache:
-        """A cache of the last prompt's first `common` tokens for `rows` rows; the stored one is used up."""
-        cache, self.cache, self.prompt = self.cache, None, ()
-        if common == 0:
-            return self.backbone.new_prompt_cache()
-        cache.crop(common - cache.get_seq_length(self.backbone.layer_indices[0]))  # by how many tokens
-        cache.batch_repeat_interleave(rows)
+        """A cache for `rows` rows that holds the last prompt's first `common` tokens."""
+        cache = self.backbone.new_prompt_cache()
+        if common:
+            for index, stored in self.layers.items():
+                keys, values = (part[:, :, :common].repeat_interleave(rows, 0) for part in stored)
+                cache.update(keys, values, index)
         return cache
 
-    def store(self, prompt: Prompt, cache: DynamicCache, row: Tensor) -> None:
-        """Store what `cache` holds of `prompt` in `row` (1,), for the next pass."""
+    def extend(self, at_exits: Mapping[int, Tensor], common: int) -> dict[int, Tensor]:
+        """Hidden states at exits (rows, T, hidden), behind those of the last prompt's first `common` tokens."""
+        if not common:
+            return dict(at_exits)
+        return {
+            n: torch.cat([self.at_exits[n][:, :common].expand(len(new), -1, -1), new], 1)
+            for n, new in at_exits.items()
+        }
+
+    def store(self, prompt: Prompt, cache: DynamicCache, at_exits: Mapping[int, Tensor], row: int) -> None:
+        """Store what a pass left of `prompt`, which is its row `row`, for the next pass."""
         if self.shares:
-            cache.batch_select_indices(row)
-            self.prompt, self.cache = prompt, cache
+            layers = {index: cache.layers[index] for index in self.backbone.layer_indices}
+            self.layers = {n: (one.keys[row : row + 1].clone(), one.values[row : row + 1].clone())
+                           for n, one in layers.items()}  # fmt: skip
+            self.at_exits = {n: hidden[row : row + 1].clone() for n, hidden in at_exits.items()}
+            self.prompt = prompt
 
     def groups(self, prompts: Sequence[Prompt], padding: float) -> Iterator[list[int]]:
         """Neighbours that are cheaper in one pass than apart, as indices.

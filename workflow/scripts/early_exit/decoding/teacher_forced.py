@@ -30,12 +30,14 @@ def answers(
     backbone: Backbone, tokenizer: Callable, examples: pd.DataFrame, full: pd.DataFrame, *,
     max_new_tokens: int, overflow: str,
 ) -> list[FullAnswer]:  # fmt: skip
-    """The answers of the full model's run `full` (records.GENERATIONS) on `examples`, a row each, in its order."""
-    (setting,) = full["setting"].unique()
-    rounds = Rounds(examples, [setting])
+    """The full model's answers `full` to some of `examples`, a row each, in its order.
+
+    `full` has `example_id`, `text` and `token_ids` as in records.GENERATIONS.
+    """
+    rounds = Rounds(examples, ["full"])
     for row in full.itertuples():
-        rounds.note(row.example_id, setting, row.text)
-    prompts = [rounds.prompt(example_id, setting) for example_id in full["example_id"]]
+        rounds.note(row.example_id, "full", row.text)
+    prompts = [rounds.prompt(example_id, "full") for example_id in full["example_id"]]
     requests = tokenise(prompts, tokenizer, window_room(backbone.context, max_new_tokens), overflow)
     return [
         FullAnswer(request.token_ids, list(token_ids))
@@ -58,20 +60,42 @@ def agreement(backbone: Backbone, hidden: Mapping[int, Tensor], answer: FullAnsw
     return torch.stack([tokens == targets for tokens in predicted], dim=1)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A policy to be measured, and what its tokens cost; `fits` (answers,) says on which answers."""
+
+    policy: Confidence
+    costs: Mapping[str, Any]
+    fits: np.ndarray
+
+
 def measure(
-    backbone: Backbone, policy: Confidence, answers: Sequence[FullAnswer], table: CostTable,
-    costs: Mapping[str, Any],
+    backbone: Backbone, measures: Mapping[str, Measure], answers: Sequence[FullAnswer], table: CostTable
+) -> dict[str, MeasuredConfidences]:
+    """The confidences of policies on answers of the full model, by name; `table` is the backbone's cost table."""
+    exits = sorted({n for one in measures.values() for n in one.policy.exits})
+    confidences, agreements = {name: [] for name in measures}, {name: [] for name in measures}
+    for k, answer in enumerate(job.progress(answers, len(answers), "answers")):
+        hidden = exit_states(backbone, exits, answer)
+        agrees = agreement(backbone, hidden, answer).cpu().numpy()  # (passes, exits)
+        for name, one in measures.items():
+            if one.fits[k]:
+                with torch.inference_mode():
+                    confidences[name].append(one.policy.of_answer(hidden, len(answer.prompt)).cpu().numpy())
+                agreements[name].append(agrees[:, [exits.index(n) for n in one.policy.exits]])
+    return {
+        name: _measured(confidences[name], agreements[name], [answers[k] for k in np.flatnonzero(one.fits)], table, one)
+        for name, one in measures.items()
+    }
+
+
+def _measured(
+    confidences: Sequence[np.ndarray], agreements: Sequence[np.ndarray], answers: Sequence[FullAnswer],
+    table: CostTable, one: Measure,
 ) -> MeasuredConfidences:  # fmt: skip
-    """A policy's confidences on answers of the full model; `table` and `costs` as in `MeasuredConfidences`."""
-    confidences, agreements = [], []
-    for answer in job.progress(answers, len(answers), "answers"):
-        hidden = exit_states(backbone, policy.exits, answer)
-        with torch.inference_mode():
-            confidences.append(policy.of_answer(hidden, len(answer.prompt)).cpu().numpy())
-        agreements.append(agreement(backbone, hidden, answer).cpu().numpy())
     passes = [len(rows) for rows in confidences]
     prompt_tokens = np.array([len(answer.prompt) for answer in answers])
     answer = np.repeat(np.arange(len(answers)), passes)
     return MeasuredConfidences(
-        np.concatenate(confidences), np.concatenate(agreements), answer, prompt_tokens, table, costs
+        np.concatenate(confidences), np.concatenate(agreements), answer, prompt_tokens, table, one.costs
     )

@@ -223,7 +223,7 @@ def differences_from_full(
 
     Args:
         entry: of `runs.settings`.
-        rows, full: of the run and of the full model, as `resampled.read_run` returns them.
+        rows, full: of the run and of the full model, as `resampled.read_by_dataset` returns them.
     """
     labels = {name: entry.get(name) or "" for name in SETTING} | {"preset": preset}
     full = full.set_index("example_id")

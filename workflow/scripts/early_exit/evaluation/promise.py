@@ -82,7 +82,7 @@ def pooled_units(
             reference = full[full["example_id"].isin(rows["example_id"])]
             reference = risks.unit_losses(reference, reference["setting"].unique(), kind)
             if not np.array_equal(sample.groups, reference.groups):
-                raise InputError(f"{run['scores']}: not the examples of policy full; delete runs of both and run again")
+                raise InputError(f"{run['evaluated']}: not the examples of policy full; delete it and run again")
             is_calibration = np.isin(sample.groups, rows["group_id"][rows["split"] == 0])
             yield PooledUnits({name: run[name] or "" for name in LABELS}, sample, reference, is_calibration)
 
@@ -92,7 +92,7 @@ def _losses_of_both_splits(
 ) -> pd.DataFrame:
     """A policy's rows of `records.LOSSES` on both splits, with column `split`: 0 is calibration, 1 is test."""
     calibrated, rows = calibration[calibration["policy"] == policy], tested[policy]
-    test = risks.answer_losses(rows, tested["full"], kind).join(rows[list(risks.WORK)])
+    test = risks.answer_losses(rows, tested["full"], kind)
     return pd.concat([calibrated.assign(split=0), test.assign(split=1)], ignore_index=True)
 
 

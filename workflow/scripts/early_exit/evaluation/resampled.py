@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.base.records import FLOPS, METRICS, read_table, scores_schema
+from early_exit.base.records import METRICS, evaluated_schema, read_table
 from early_exit.evaluation import bootstrap
 
-PERCENT = ("agreement", "degenerate")  # shares 0..1 in a score file, here 0..100 as the metrics are
+PERCENT = ("agreement", "degenerate")  # shares 0..1 in evaluated answers, here 0..100 as the metrics are
 COUNTED = ("passes", "blocks", "flops", "flops_full", "flops_blocks", "flops_blocks_full")
 
 Entries = Sequence[Mapping[str, Any]]  # entries of `runs.settings`, of one backbone and dataset
@@ -77,28 +77,16 @@ class ResampledRuns:
 
 
 def read_by_dataset(entries: Entries) -> Iterator[tuple[Entries, dict[str, pd.DataFrame]]]:
-    """(entries, rows by policy) of one backbone and dataset after another; `rows` as `read_run` returns them."""
+    """(entries, rows by policy) of one backbone and dataset after another; rows are of `records.evaluated_schema`."""
     for _, group in groupby(entries, key=lambda entry: (entry["backbone"], entry["dataset"])):
         of_dataset = list(group)
-        yield of_dataset, {entry["policy"]: read_run(entry) for entry in of_dataset}
-
-
-def read_run(entry: Mapping[str, Any]) -> pd.DataFrame:
-    """Scores and FLOPs of one run, as `with_flops` returns them."""
-    scores = read_table(entry["scores"], scores_schema(entry["kind"]))
-    return with_flops(scores, read_table(entry["flops"], FLOPS), entry["scores"])
-
-
-def with_flops(scores: pd.DataFrame, flops: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Scores and FLOPs of one run, a row per example and setting; InputError if they are of different rows.
-
-    `name` is how the error calls the scores.
-    """
-    key = ["example_id", "setting"]
-    rows = scores.merge(flops, how="outer", on=key, validate="one_to_one", indicator=True)
-    if (rows["_merge"] != "both").any():
-        raise InputError(f"{name}: other rows than in flops.parquet beside it; delete both and run again")
-    return rows.drop(columns="_merge")
+        first = of_dataset[0]
+        rows = read_table(first["evaluated"], evaluated_schema(first["kind"]))
+        by_policy = {name: one.reset_index(drop=True) for name, one in rows.groupby("policy")}
+        missing = [entry["policy"] for entry in of_dataset if entry["policy"] not in by_policy]
+        if missing:
+            raise InputError(f"{first['evaluated']}: has no answer of policy {missing[0]}; delete it and run again")
+        yield of_dataset, by_policy
 
 
 def resample(
@@ -119,7 +107,7 @@ def resample(
     for entry in entries:
         name, head = entry["policy"], entry["head"] or ""
         if not all(_group_by_example(same).equals(full) for _, same in rows[name].groupby("setting")):
-            raise InputError(f"{entry['scores']}: not the examples of policy full; delete runs of both and run again")
+            raise InputError(f"{entry['evaluated']}: policy {name} has not the examples of policy full; delete it and run again")
         settings, sums = _resampled_sums(rows[name], columns, **drawing)
         curves[name] = Curve(
             policy=name,

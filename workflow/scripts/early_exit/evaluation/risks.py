@@ -44,24 +44,24 @@ class UnitLosses:
     binary: Mapping[str, bool]
 
 
-def answer_losses(scores: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Losses of answers: `example_id, group_id, setting` and a column for each of RISKS, a row per row of `scores`.
+def answer_losses(rows: pd.DataFrame, full: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Losses and compute of answers: `policy, example_id, group_id, setting`, RISKS and WORK, a row per row of `rows`.
 
-    `scores` and `full` are frames of `records.scores_schema(kind)`, `full` of the full model on the same examples.
+    `rows` and `full` are frames of `records.evaluated_schema(kind)`, `full` of the full model on the same examples.
     InputError for an example that the full model did not answer.
     """
-    metric = MAIN_METRIC[kind]  # 0..100 in score files
-    reference = scores["example_id"].map(full.set_index("example_id")[metric])
+    metric = MAIN_METRIC[kind]  # 0..100 in evaluated answers
+    reference = rows["example_id"].map(full.set_index("example_id")[metric])
     if reference.isna().any():
-        example = scores["example_id"][reference.isna()].iloc[0]
-        raise InputError(f"example {example} is not in the full model's run; delete both runs and run again")
+        example = rows["example_id"][reference.isna()].iloc[0]
+        raise InputError(f"example {example} is not in the full model's run; delete the answers and run again")
     values = [
-        1.0 - scores["agreement"].astype(float),
-        (reference - scores[metric]).clip(lower=0.0) / 100.0,
-        scores["degenerate"].astype(float),
+        1.0 - rows["agreement"].astype(float),
+        (reference - rows[metric]).clip(lower=0.0) / 100.0,
+        rows["degenerate"].astype(float),
     ]
-    keys = ["example_id", "group_id", "setting"]
-    return scores[keys].assign(**dict(zip(RISKS, values, strict=True)))
+    keys = ["policy", "example_id", "group_id", "setting", *WORK]
+    return rows[keys].assign(**dict(zip(RISKS, values, strict=True)))
 
 
 def unit_losses(rows: pd.DataFrame, settings: Sequence[float], kind: str) -> UnitLosses:

@@ -1,4 +1,4 @@
-"""The rows of a run's score file: metrics against the references, and agreement with the full model."""
+"""Scores of answers: metrics against the references, and agreement with the full model."""
 
 from functools import cache
 
@@ -6,14 +6,14 @@ import pandas as pd
 
 from early_exit.base.errors import InputError
 from early_exit.base.job import progress
-from early_exit.base.records import METRICS, scores_schema
+from early_exit.base.records import COSTS, METRICS, evaluated_schema
 from early_exit.evaluation import metrics
 
 
 def score_run(
     run: pd.DataFrame, full: pd.DataFrame, examples: pd.DataFrame, *, kind: str, rules: str = "official"
 ) -> pd.DataFrame:
-    """Returns one row per row of `run`, in its order, with the columns of `records.scores_schema(kind)`.
+    """Returns one row per row of `run`, with its index: the columns of `records.evaluated_schema(kind)` but for COSTS.
 
     Every row is scored, empty and degenerate answers too.
 
@@ -38,6 +38,7 @@ def score_run(
 
     rows = [
         {
+            "policy": row.policy,
             "example_id": row.example_id,
             "setting": row.setting,
             **score(row.example_id, row.text),
@@ -50,7 +51,8 @@ def score_run(
         }
         for row in progress(run.itertuples(index=False), len(run), "answers scored")
     ]
-    return pd.DataFrame(rows, columns=scores_schema(kind).names)
+    columns = [name for name in evaluated_schema(kind).names if name not in COSTS]
+    return pd.DataFrame(rows, columns=columns, index=run.index)
 
 
 def score_answer(text: str, example, *, kind: str, rules: str = "official") -> metrics.Scores:

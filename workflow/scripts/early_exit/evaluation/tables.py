@@ -14,7 +14,6 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.base.records import COMPARISON, MAIN_METRIC, METRICS, RESULTS_COLUMNS
 from early_exit.evaluation import bootstrap
-from early_exit.evaluation.resampled import with_flops
 
 SETTING = ["backbone", "dataset", "policy", "head", "state_fill", "setting"]
 EXITS_COLUMNS = [*SETTING, "block", "share"]
@@ -24,10 +23,11 @@ METRIC_NAMES = {"em": "EM", "f1": "F1", "bleu": "BLEU", "rouge1": "ROUGE-1", "ro
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """One policy on one dataset of one backbone, with what generate, score and count_flops wrote about it.
+    """One policy on one dataset of one backbone: its answers, and what rule evaluate made of them.
 
     Args:
         kind: the dataset's (a key of `records.METRICS`).
+        generations, evaluated: its rows of `records.GENERATIONS` and of `records.evaluated_schema(kind)`.
         seconds: per generated token, by setting; None if they were not measured.
     """
 
@@ -39,22 +39,16 @@ class ScoredRun:
     head: str
     state_fill: str
     generations: pd.DataFrame
-    scores: pd.DataFrame
-    flops: pd.DataFrame
+    evaluated: pd.DataFrame
     seconds: Mapping[float, float] | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.backbone}/{self.dataset}/{self.policy}"
 
 
 def results(run: ScoredRun, *, preset: str, seed: int, resamples: int) -> pd.DataFrame:
     """results.csv of one run: a row per setting, with the columns `records.RESULTS_COLUMNS`.
 
     Metrics are 0..100, shares 0..1, intervals 95 % bootstrap over groups. A metric of another kind of dataset is NaN,
-    and so is a ratio without any decode pass. InputError if scores and FLOPs have different rows.
+    and so is a ratio without any decode pass.
     """
-    rows = with_flops(run.scores, run.flops, run.name)
     settings = [
         {
             "preset": preset,
@@ -74,7 +68,7 @@ def results(run: ScoredRun, *, preset: str, seed: int, resamples: int) -> pd.Dat
             **_rounds(run.generations[run.generations["setting"] == setting]),
             "seconds_per_token": (run.seconds or {}).get(setting, float("nan")),
         }
-        for setting, group in rows.sort_values("example_id").groupby("setting")
+        for setting, group in run.evaluated.sort_values("example_id").groupby("setting")
     ]
     return pd.DataFrame(settings).reindex(columns=list(RESULTS_COLUMNS))
 
@@ -99,7 +93,7 @@ def with_calibration(
         settings = [None if pd.isna(setting) else setting for setting in rows["setting"]]
         for promise, level in promised.items():
             if level not in settings:
-                why = f"was not run at {level}, which keeps {promise}; delete test.parquet and run again"
+                why = f"was not run at {level}, which keeps {promise}; delete the answers and run again"
                 raise InputError(f"{'/'.join(key)}: {why}")
         keeps = [" ".join(name for name, level in promised.items() if level == setting) for setting in settings]
         parts.append(rows.assign(promises=keeps, calibrated=[bool(names) for names in keeps]))

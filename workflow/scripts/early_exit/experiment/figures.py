@@ -124,7 +124,8 @@ def _once_with_measured_heads(experiment: Experiment) -> Subjects:
 
 
 def _backbones_and_promises(experiment: Experiment) -> Subjects:
-    return list(product(dict(runs.calibrations(experiment)), experiment.calibration.promises))
+    backbones = dict.fromkeys(pair.backbone for pair in runs.calibrations(experiment))
+    return list(product(backbones, experiment.calibration.promises))
 
 
 def _once_with_transfer(experiment: Experiment) -> Subjects:

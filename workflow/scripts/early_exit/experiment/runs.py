@@ -1,11 +1,24 @@
 """Which runs an experiment has: all combinations of backbone, dataset and policy, and what each needs beside itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from early_exit.experiment.config.experiment import Experiment
 from early_exit.experiment.config.policies import Policy, Pruned
+
+
+# The rule that answers with the policies of a part.
+ANSWERED_BY = {"full": "answer_full", "exits": "answer", "matched": "answer_matched"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A backbone and a dataset, by their keys in the config."""
+
+    backbone: str
+    dataset: str
 
 
 @dataclass(frozen=True)
@@ -15,6 +28,10 @@ class Run:
     backbone: str
     dataset: str
     policy: str
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(self.backbone, self.dataset)
 
 
 def runs(experiment: Experiment) -> list[Run]:
@@ -29,6 +46,41 @@ def runs(experiment: Experiment) -> list[Run]:
 
 def policy_of(experiment: Experiment, run: Run) -> Policy:
     return experiment.policies[run.policy]
+
+
+def pairs(experiment: Experiment) -> list[Pair]:
+    """Every dataset on every backbone."""
+    return list(dict.fromkeys(run.pair for run in runs(experiment)))
+
+
+def policies(experiment: Experiment, pair: Pair, part: str) -> list[str]:
+    """The policies of a pair that one of its jobs is for.
+
+    `full` is the full model and the oracle, whose answers are the full model's; `matched` are those that leave as often
+    as others do, `exits` all that are in neither; `planned` need a plan, `timed` have seconds, `calibrated` are those
+    that are calibrated and what they are compared with, `all` is all.
+    """
+    named = {run.policy: policy_of(experiment, run) for run in runs(experiment) if run.pair == pair}
+    chosen = {run.policy for run in calibrated_runs(experiment) if run.pair == pair} | {"full"}
+    belongs = {
+        **{part: {name for name, policy in named.items() if _answering(policy) == part} for part in ANSWERED_BY},
+        "planned": {name for name, policy in named.items() if policy.is_planned},
+        "timed": {name for name, policy in named.items() if policy.kind != "oracle"},
+        "calibrated": chosen,
+        "all": set(named),
+    }
+    return [name for name in named if name in belongs[part]]
+
+
+def recipes(experiment: Experiment, policies: Iterable[str]) -> list[str]:
+    """The recipes that the heads of these policies are trained in."""
+    trained = (experiment.policies[name].trained for name in policies)
+    return list(dict.fromkeys(recipe_and_head[0] for recipe_and_head in trained if recipe_and_head))
+
+
+def _answering(policy: Policy) -> str:
+    """The part whose job answers with a policy."""
+    return "full" if policy.kind in ("full", "oracle") else "matched" if policy.matched else "exits"
 
 
 def head_runs(experiment: Experiment) -> list[Run]:
@@ -48,17 +100,17 @@ def planned_runs(experiment: Experiment) -> list[Run]:
     return [run for run in runs(experiment) if policy_of(experiment, run).is_planned]
 
 
-def calibrations(experiment: Experiment) -> list[tuple[str, str]]:
-    """All (backbone, dataset) on which some policy is calibrated."""
-    return list(dict.fromkeys((run.backbone, run.dataset) for run in calibrated_runs(experiment)))
+def calibrations(experiment: Experiment) -> list[Pair]:
+    """The pairs on which some policy is calibrated."""
+    return list(dict.fromkeys(run.pair for run in calibrated_runs(experiment)))
 
 
 def runs_with_calibration_answers(experiment: Experiment) -> list[Run]:
     """The runs that also answer the calibration questions: the calibrated ones, and the full model's beside these and
     the adaptive ones."""
     calibrated = calibrated_runs(experiment)
-    pairs = dict.fromkeys((run.backbone, run.dataset) for run in [*calibrated, *planned_runs(experiment)])
-    return [*(Run(*pair, "full") for pair in pairs), *calibrated]
+    answered = dict.fromkeys(run.pair for run in [*calibrated, *planned_runs(experiment)])
+    return [*(Run(pair.backbone, pair.dataset, "full") for pair in answered), *calibrated]
 
 
 def splits(experiment: Experiment, run: Run) -> list[str]:
@@ -91,11 +143,6 @@ def measured_blocks(experiment: Experiment) -> list[tuple[str, str]]:
     """
     measures = {policy.measure for policy in pruned_policies(experiment).values()}
     return list(product(experiment.backbones, ["likeness", *sorted(measures - {"likeness"})])) if measures else []
-
-
-def is_timed(experiment: Experiment, run: Run) -> bool:
-    """Whether a run's seconds per token are measured: not the oracle's, which knows answers that cost time."""
-    return experiment.wallclock.examples is not None and policy_of(experiment, run).kind != "oracle"
 
 
 def labels(experiment: Experiment, run: Run) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from math import ceil, sqrt
 
 from early_exit.experiment.config.experiment import Experiment
 from early_exit.experiment.config.sources import Backbone
-from early_exit.experiment.runs import Run, policy_of, splits
+from early_exit.experiment.runs import ANSWERED_BY, Pair, Run, policies, policy_of, splits
 
 # A GPU: an NVIDIA A100 with 80 GB, by its data sheet. A CPU: two cores of a small server, twice what SmolLM2-135M took
 # of them in float32, 14 tokens a second one by one and 70 with 16 rows.
@@ -128,26 +128,41 @@ def score_blocks(experiment: Experiment, name: str, measure: str, most: int) -> 
     return _work(experiment, name, _read(experiment, name, experiment.pruning.documents, times=1 + passes))
 
 
-def adapt(experiment: Experiment, run: Run) -> Work:
+def adapt(experiment: Experiment, pair: Pair) -> Work:
     """The full model's answers to the calibration questions once more."""
-    return _work(experiment, run.backbone, _teacher_forced(experiment, run, "calibration"))
+    return _work(experiment, pair.backbone, _teacher_forced(experiment, pair, "calibration"))
 
 
-def generate(experiment: Experiment, run: Run) -> Work:
-    """One shard of a run's answers, to all its splits."""
-    answered, shards = splits(experiment, run), experiment.generation.shards
-    seconds = sum(_answer(experiment, run, split) for split in answered) / shards
-    rows = sum(questions(experiment, run.dataset, split) for split in answered) * settings(experiment, run)
-    written = rows * (ANSWER + ANSWER_TOKEN * experiment.datasets[run.dataset].max_new_tokens) / shards
-    return _work(experiment, run.backbone, seconds, decodes=True, written=written)
+def answer(experiment: Experiment, pair: Pair, part: str) -> Work:
+    """One shard of the answers of a part's policies (see `runs.policies`), to all their splits."""
+    count = len(shards(experiment, pair, part))
+    rows = sum(
+        questions(experiment, pair.dataset, split) * settings(experiment, run)
+        for run in _runs(experiment, pair, part)
+        for split in splits(experiment, run)
+    )
+    written = rows * (ANSWER + ANSWER_TOKEN * experiment.datasets[pair.dataset].max_new_tokens) / count
+    seconds = _answers(experiment, pair, part) / count
+    return _work(experiment, pair.backbone, seconds, decodes=True, written=written)
 
 
-def wallclock(experiment: Experiment, run: Run) -> Work:
-    """The first test examples, several times over."""
+def shards(experiment: Experiment, pair: Pair, part: str) -> list[str]:
+    """How the names of a part's jobs end: `-k-of-n`, or empty for the only one.
+
+    `generation.shards: auto` takes as many as keep each below `generation.shard_hours` of the estimate.
+    """
+    count = experiment.generation.shards
+    if count == "auto":
+        count = ceil(_answers(experiment, pair, part) / 3600 / experiment.generation.shard_hours) or 1
+    return [""] if count == 1 else [f"-{k}-of-{count}" for k in range(count)]
+
+
+def wallclock(experiment: Experiment, pair: Pair) -> Work:
+    """The first test examples with all policies, several times over."""
     options = experiment.wallclock
-    share = (options.examples or 1) / questions(experiment, run.dataset, "test")
-    seconds = 2 * (options.repeats + 1) * share * _answer(experiment, run, "test")
-    return _work(experiment, run.backbone, seconds, decodes=True)
+    share = (options.examples or 1) / questions(experiment, pair.dataset, "test")
+    once = sum(_answers(experiment, pair, part) for part in ANSWERED_BY)
+    return _work(experiment, pair.backbone, 2 * (options.repeats + 1) * share * once, decodes=True)
 
 
 def speed(experiment: Experiment, name: str) -> Work:
@@ -199,22 +214,33 @@ def _read(experiment: Experiment, name: str, documents: int, times: float = 1.0)
     return times * machine(experiment, backbone.dtype).passes(backbone, tokens, experiment.distillation.batch_tokens)
 
 
-def _teacher_forced(experiment: Experiment, run: Run, split: str) -> float:
+def _teacher_forced(experiment: Experiment, pair: Pair, split: str) -> float:
     """Seconds for the full model's answers once more, one at a time."""
-    backbone, spec = experiment.backbones[run.backbone], experiment.datasets[run.dataset]
+    backbone, spec = experiment.backbones[pair.backbone], experiment.datasets[pair.dataset]
     length = PROMPT_TOKENS[spec.kind] + spec.max_new_tokens
-    tokens = questions(experiment, run.dataset, split) * length
+    tokens = questions(experiment, pair.dataset, split) * length
     return machine(experiment, backbone.dtype).passes(backbone, tokens, length)
 
 
-def _answer(experiment: Experiment, run: Run, split: str) -> float:
-    """Prompts run once for all settings, but for those of other models (pruned) or other passes (speculation)."""
-    backbone, spec = experiment.backbones[run.backbone], experiment.datasets[run.dataset]
-    policy = policy_of(experiment, run)
-    if policy.kind == "oracle":
-        return _teacher_forced(experiment, run, split)
-    count, each = questions(experiment, run.dataset, split), settings(experiment, run)
-    speed, shares_prompts = machine(experiment, backbone.dtype), policy.kind not in ("pruned", "self-speculative")
-    prompts = count * PROMPT_TOKENS[spec.kind] * (1 if shares_prompts else each)
-    answers = speed.passes(backbone, count * each, experiment.batch_size) * spec.max_new_tokens
-    return speed.passes(backbone, prompts, PROMPT_PASS) + answers
+def _runs(experiment: Experiment, pair: Pair, part: str) -> list[Run]:
+    return [Run(pair.backbone, pair.dataset, name) for name in policies(experiment, pair, part)]
+
+
+def _answers(experiment: Experiment, pair: Pair, part: str) -> float:
+    """Seconds of a part's answers: prompts run once for all policies, but for those of other models (pruned)."""
+    backbone, spec = experiment.backbones[pair.backbone], experiment.datasets[pair.dataset]
+    speed, seconds, whole = machine(experiment, backbone.dtype), 0.0, set()
+    for run in _runs(experiment, pair, part):
+        policy, each = policy_of(experiment, run), settings(experiment, run)
+        if policy.kind == "oracle":
+            seconds += _teacher_forced(experiment, pair, "test")
+            continue
+        for split in splits(experiment, run):
+            count = questions(experiment, pair.dataset, split)
+            seconds += speed.passes(backbone, count * each, experiment.batch_size) * spec.max_new_tokens
+            if policy.kind == "pruned" and policy.prompt == "pruned":
+                seconds += speed.passes(backbone, count * each * PROMPT_TOKENS[spec.kind], PROMPT_PASS)
+            else:
+                whole.add(split)
+    prompts = sum(questions(experiment, pair.dataset, split) for split in whole) * PROMPT_TOKENS[spec.kind]
+    return seconds + speed.passes(backbone, prompts, PROMPT_PASS)

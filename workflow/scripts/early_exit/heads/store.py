@@ -8,6 +8,7 @@ their designs, their backbone and their training. From Python, with `workflow/sc
     sure = store.confidence(mine["8"](hidden))  # hidden states (rows, T, width) after block 8 to (rows, T)
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,15 @@ def load(folder: str | Path, name: str, backbone: Manifest | str | Path) -> nn.M
         heads.load_state_dict({key.removeprefix(f"{name}."): file.get_tensor(key) for key in keys})
     pack_linears(heads)
     return heads.eval().requires_grad_(False)
+
+
+def description(folder: str | Path, name: str) -> dict[str, Any]:
+    """Return what the trained head `name` of a recipe's folder is: its design, and the SHA-256 of its own weights."""
+    found = hashlib.sha256()
+    with safe_open(Path(folder) / "heads.safetensors", framework="numpy") as file:
+        for key in sorted(key for key in file.keys() if key.startswith(f"{name}.")):  # noqa: SIM118
+            found.update(key.encode() + file.get_tensor(key).tobytes())
+    return {"design": read_json(Path(folder) / "manifest.json")["heads"][name], "sha256": found.hexdigest()}
 
 
 def save(

@@ -70,13 +70,14 @@ class AttentionState(RowState):
 
         Padding behind a prompt lies beyond its length: it is overwritten before it is read.
         """
+        longest = int(lengths.max())
         for index in self.layer_indices:
             layer = prompt.layers[index]
             for caches, filled in ((self.keys, layer.keys), (self.values, layer.values)):
                 if index not in caches:
                     _, heads, _, width = filled.shape
                     caches[index] = filled.new_zeros(self.size, heads, self.capacity, width)
-                caches[index][slots, :, : filled.shape[2]] = filled.index_select(0, source)
+                caches[index][slots, :, :longest] = filled[:, :, :longest].index_select(0, source)
         self.lengths[slots] = lengths
 
     def begin(self, count: int) -> None:

@@ -7,7 +7,7 @@ examples); the other half is left to rule calibrate, which may not see what a ve
 arXiv 2210.07913).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -47,6 +47,18 @@ def plan(name: str, rule: Rule, measured: MeasuredConfidences) -> dict[str, Any]
         "settings": per_exit(measured, rule.levels) if isinstance(rule, ThresholdPerExit) else [],
         "costs": dict(measured.table),
     }
+
+
+def part_of_plan(plan: Mapping[str, Any] | None, setting: float) -> dict[str, Any]:
+    """What of a plan the answers at one setting depend on; empty without a plan.
+
+    What a budget costs follows from the curve, which was measured with the same costs.
+    """
+    if plan is None:
+        return {}
+    vectors = [entry["thresholds"] for entry in plan["settings"] if entry["setting"] == setting]
+    aims = [entry["aim"] for entry in plan["aims"] if entry["budget"] == setting]
+    return {"thresholds": vectors, "aims": aims, "curve": plan["curve"] if aims else []}
 
 
 def curve(measured: MeasuredConfidences) -> list[dict[str, float]]:

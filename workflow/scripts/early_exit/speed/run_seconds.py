@@ -1,4 +1,4 @@
-"""Seconds per generated token of a run's settings, measured apart from the run itself.
+"""Seconds per generated token of policies at their settings, measured apart from the answers themselves.
 
 The protocol, which a report should state with the numbers:
 
@@ -21,18 +21,18 @@ import pandas as pd
 
 from early_exit.base.errors import InputError
 from early_exit.data.conversations import Rounds
-from early_exit.decoding.answer import Answerer
+from early_exit.decoding.answer import Answerer, Column
 from early_exit.speed.interleaved import Case, Probe, TimedAnswer, interleave
 
-COLUMNS = ("setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
+COLUMNS = ("policy", "setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
            "tokens", "examples", "repeats")  # fmt: skip
 
 
 def measure(
-    answerer: Answerer, examples: pd.DataFrame, settings: Sequence[float], *, repeats: int, probe: Probe,
+    answerer: Answerer, examples: pd.DataFrame, columns: Sequence[Column], *, repeats: int, probe: Probe,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:  # fmt: skip
-    """Time the settings of a run; a frame with COLUMNS, a row each: median, least and most over the repeats.
+    """Time policies at their settings; a frame with COLUMNS, a row each: median, least and most over the repeats.
 
     Where no answer has a second token there was nothing to time, and the seconds are NaN. `prompt_seconds` is the
     prompts' whole call.
@@ -41,29 +41,29 @@ def measure(
         raise InputError("config key 'wallclock.examples': the test split has no examples to time; raise examples.test")
     first = replace(answerer.rules, stop=replace(answerer.rules.stop, max_new_tokens=1))
     cases = {}
-    for setting in settings:
-        prompts = _case(replace(answerer, rules=first), examples, setting, None)
-        cases[setting] = _case(answerer, examples, setting, prompts)
+    for column in columns:
+        prompts = _case(replace(answerer, rules=first), examples, column, None)
+        cases[column] = _case(answerer, examples, column, prompts)
     every = [one for case in cases.values() for one in (case.prefill, case)]
     interleave(every, 1, probe, clock)
     measured = interleave(every, repeats, probe, clock)
     rows = []
-    for setting, case in cases.items():
+    for column, case in cases.items():
         record, before = measured[case], measured[case.prefill].seconds
         passes = record.tokens - len(record.answers)
         each = [(took - prompt) / passes if passes else float("nan")
                 for took, prompt in zip(record.seconds, before, strict=True)]  # fmt: skip
-        row = (setting, median(each), min(each), max(each), median(before), record.tokens, len(record.answers), repeats)
+        row = (*column, median(each), min(each), max(each), median(before), record.tokens, len(record.answers), repeats)
         rows.append(dict(zip(COLUMNS, row, strict=True)))
     return pd.DataFrame(rows)
 
 
-def _case(answerer: Answerer, examples: pd.DataFrame, setting: float, prefill: Case | None) -> Case:
-    """Answers at one setting as a case: those of the first round, whose prompts hold no answers of the model."""
+def _case(answerer: Answerer, examples: pd.DataFrame, column: Column, prefill: Case | None) -> Case:
+    """Answers for one column as a case: those of the first round, whose prompts hold no answers of the model."""
 
     def call() -> list[TimedAnswer]:
-        prompts = next(iter(Rounds(examples, [setting])))
-        answers = sorted(answerer(prompts), key=lambda row: row.example_id)
+        prompts = next(iter(Rounds(examples, [column])))
+        answers = sorted((row for _, row in answerer(prompts)), key=lambda row: row.example_id)
         return [TimedAnswer(row.prompt_tokens, tuple(row.exit_blocks)) for row in answers]
 
     return Case("ours", "wallclock", len(examples), call, lambda answers: float("nan"), prefill)

@@ -143,6 +143,7 @@ SaturationRule = union_of((SaturationThreshold, DecayingSaturation, ThresholdPer
 class Policy(Entry):
     """A rule for where a token leaves. It runs on every dataset and on every backbone of its state fill's family.
 
+    `listed` is the key that lists its settings, if one does. `uses_exits`: its answers depend on its backbone's exits.
     `leaves`: a check at each exit decides whether a token leaves there, so another policy can match its exits.
     `setting_kind`: what its settings are. `is_plain`: it is one of the paper's (heads with one threshold, pruning, the
     full model, the oracle) or self-speculation. `is_calibrated`: a setting is chosen on the calibration questions.
@@ -150,6 +151,8 @@ class Policy(Entry):
     half of them choose its thresholds, so that only the other half may calibrate it.
     """
 
+    listed: ClassVar[str | None] = None
+    uses_exits: ClassVar[bool] = True
     leaves: ClassVar[bool] = False
     setting_kind: ClassVar[str] = "none"
 
@@ -162,7 +165,14 @@ class Policy(Entry):
 
     def settings(self, exits: Sequence[int]) -> list[float]:
         """What it is run at, ascending; `exits` are its backbone's."""
-        return [1.0]
+        return list(getattr(self, self.listed)) if self.listed else [1.0]
+
+    def at(self, setting: float) -> dict[str, Any]:
+        """What it is at one setting, whatever the others are and wherever it runs."""
+        values = self.model_dump()
+        return {key: value for key, value in values.items() if key not in ("datasets", self.listed)} | {
+            "setting": float(setting)
+        }
 
     def safest_first(self, values: Iterable[float]) -> list[float]:
         """Settings in the order in which they come ever less close to the full model.
@@ -219,6 +229,7 @@ class Full(Policy):
     """The full model, which all others are compared with."""
 
     is_plain: ClassVar[bool] = True
+    uses_exits: ClassVar[bool] = False
     kind: Literal["full"] = Field(description="Never leave: the measure of all others. There must be one, named full.")
 
 
@@ -238,6 +249,8 @@ class Pruned(EveryDataset):
     """Static pruning: blocks are left out for good."""
 
     is_plain: ClassVar[bool] = True
+    listed: ClassVar[str] = "drop"
+    uses_exits: ClassVar[bool] = False
     setting_kind: ClassVar[str] = "blocks dropped"
     MEASURES: ClassVar[dict[str, str]] = {  # by which blocks are scored; `last` needs no score
         "block-influence": "likeness",
@@ -264,9 +277,6 @@ class Pruned(EveryDataset):
         """The measure that its blocks are scored by, if they are."""
         return self.MEASURES.get(self.by)
 
-    def settings(self, exits):
-        return list(self.drop)
-
     def safest_first(self, values):
         """The fewest dropped blocks first."""
         return sorted(values)
@@ -284,6 +294,7 @@ class SelfSpeculative(EveryDataset):
     """Self-speculative decoding: the first blocks draft, the rest verify."""
 
     is_plain: ClassVar[bool] = True
+    listed: ClassVar[str] = "draft_tokens"
     setting_kind: ClassVar[str] = "tokens drafted"
 
     kind: Literal["self-speculative"] = Field(description="Draft with the first blocks and verify with the rest.")
@@ -293,9 +304,6 @@ class SelfSpeculative(EveryDataset):
     draft_tokens: Counts = Field(
         [4], description="Tokens drafted before they are verified, at most; each number is one setting."
     )
-
-    def settings(self, exits):
-        return list(self.draft_tokens)
 
     def problems(self, config):
         if not is_ascending(self.draft_tokens):
@@ -353,6 +361,10 @@ class Graded(Leaving):
     nested: ClassVar[str] = "rule"
 
     rule: AnyRule
+
+    @property
+    def listed(self):
+        return self.rule.listed
 
     @property
     def setting_kind(self):
@@ -448,6 +460,7 @@ class Saturation(Untrained, Graded):
 class Patience(Untrained):
     """The same most probable token at so many exits in a row (PABEE, arXiv 2006.04152)."""
 
+    listed: ClassVar[str] = "patience"
     setting_kind: ClassVar[str] = "exits in a row"
     is_calibrated: ClassVar[bool] = True
 
@@ -456,9 +469,6 @@ class Patience(Untrained):
         [2, 3, 4],
         description="Exits in a row at which the token must be the same, ascending; each is one setting.",
     )
-
-    def settings(self, exits):
-        return list(self.patience)
 
     def problems(self, config):
         if not is_ascending(self.patience):

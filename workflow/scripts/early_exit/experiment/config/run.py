@@ -81,14 +81,23 @@ class Generation(Entry):
         ),
     )
     checkpoint_rows: Count = Field(
-        64, description="A job that generates saves its answers so many at a time; a killed one loses at most these."
+        64, description="A job that answers saves so many answers at a time; a killed one loses at most these."
     )
-    shards: Count = Field(
-        1,
+    spare_mb: Annotated[Number, Field(ge=0)] = Field(
+        500,
         description=(
-            "Jobs that share the questions of a run. No number changes the answers; more use more GPUs at a time."
+            "MB of answers that a job no longer needs and keeps all the same, for a config that needs them again; "
+            "`snakemake clean_answers` drops them all."
         ),
     )
+    shards: Count | Literal["auto"] = Field(
+        1,
+        description=(
+            "Jobs that share the questions of a dataset. No number changes the answers; more use more GPUs at a time. "
+            "auto takes as many as keep each job below `shard_hours`."
+        ),
+    )
+    shard_hours: Positive = Field(4.0, description="Estimated hours of a job where `shards` is auto, at most.")
 
 
 class Wallclock(Entry):
