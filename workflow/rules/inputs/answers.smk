@@ -67,11 +67,16 @@ def answers(part, split):
     return paths
 
 
+def kept_pattern(part):
+    """The pattern of the files in which the jobs of a part keep their answers."""
+    return f"{R}/kept/{PAIR}/{part}{{shard}}.jsonl"
+
+
 def kept(part):
     """A function of wildcards: the file in which a job keeps its answers."""
 
     def path(wildcards):
-        return fill(f"{R}/kept/{PAIR}/{part}{{shard}}.jsonl", **wildcards)
+        return fill(kept_pattern(part), **wildcards)
 
     return path
 
