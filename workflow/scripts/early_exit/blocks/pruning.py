@@ -51,10 +51,13 @@ def read_drops(policy: Mapping[str, Any], depth: int, path: str | None) -> dict[
     return drops_by_setting(policy, depth, read_csv(path) if path else None)
 
 
-def metadata(dropped: Mapping[float, Sequence[int]]) -> dict[str, str]:
-    """Return the metadata of a pruned run's file: `dropped_blocks`, {setting: blocks} as JSON."""
-    by_setting = {f"{count:g}": list(numbers) for count, numbers in dropped.items()}
-    return {"dropped_blocks": json.dumps(by_setting)} if dropped else {}
+def metadata(dropped: Mapping[str, Mapping[float, Sequence[int]]]) -> dict[str, str]:
+    """Return the metadata of a file of answers: `dropped_blocks`, {policy: {setting: blocks}} as JSON, if any prunes."""
+    named = {
+        policy: {f"{count:g}": list(numbers) for count, numbers in by_setting.items()}
+        for policy, by_setting in dropped.items()
+    }
+    return {"dropped_blocks": json.dumps(named)} if named else {}
 
 
 def blocks_to_drop(by: str, count: int, depth: int, scores: pd.DataFrame | None = None) -> tuple[int, ...]:
