@@ -1,7 +1,7 @@
 """A backbone answers the examples of one dataset, with several policies and at all settings of each.
 
 A prompt runs once for all policies that take it from the same blocks; then one policy after the other decodes it. What
-a prompt left is stored meanwhile, so prompts are taken in chunks that fit half of the memory.
+a prompt left is stored meanwhile, so prompts are taken in chunks that fit a quarter of the memory.
 """
 
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
@@ -73,7 +73,7 @@ class Answerer:
         decoders = [part.decoder for _, part in parts]
         backbone, exits_read = decoders[0].largest_backbone, {n for one in decoders for n in one.exits_read}
         asked = [one for one in asked if any(_requests(policy, part, [one]) for policy, part in parts)]
-        reserved = self.limits.budget // 2 if len(parts) > 1 else 0
+        reserved = self.limits.budget // 4 if len(parts) > 1 else 0
         for chunk in _chunks(asked, PromptPasses(backbone, exits_read, reserved)):
             prompts = PromptPasses(backbone, exits_read, reserved)
             for policy, part in parts:
