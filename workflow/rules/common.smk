@@ -94,7 +94,8 @@ def torch_settings(wildcards):
 
 
 def decode_settings(wildcards):
-    return {**torch_settings(wildcards), "batch_size": EXPERIMENT.batch_size, "memory": EXPERIMENT.memory}
+    slots = EXPERIMENT.backbones[wildcards.backbone].batch_size
+    return {**torch_settings(wildcards), "batch_size": slots, "memory": EXPERIMENT.memory}
 
 
 def designs(heads):

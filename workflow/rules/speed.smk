@@ -38,7 +38,7 @@ rule measure_speed:
         code=code("measure_speed"),
         plan=timed,
         exits=exits,
-        settings={**EXPERIMENT.speed.model_dump(), "seed": EXPERIMENT.seed, "slots": EXPERIMENT.batch_size},
+        settings=timed_settings,
         runtime=timed_runtime,
     script:
         "../scripts/measure_speed.py"

@@ -7,7 +7,7 @@ def backbone_files(wildcards):
 
 def backbone_source(wildcards):
     """Where a backbone lies; its manifest does not depend on how it is used."""
-    return EXPERIMENT.backbones[wildcards.backbone].model_dump(exclude={"exits", "dtype", "parameters"})
+    return EXPERIMENT.backbones[wildcards.backbone].model_dump(exclude={"exits", "dtype", "parameters", "batch_size"})
 
 
 def backbone_is_local(wildcards):

@@ -24,5 +24,10 @@ def timed_runtime(wildcards):
     return {**torch_settings(wildcards), "threads": TIMED_THREADS}
 
 
+def timed_settings(wildcards):
+    slots = EXPERIMENT.backbones[wildcards.backbone].batch_size
+    return {**EXPERIMENT.speed.model_dump(), "seed": EXPERIMENT.seed, "slots": slots}
+
+
 def speed_work(wildcards):
     return work.speed(EXPERIMENT, wildcards.backbone)

@@ -44,18 +44,19 @@ def lines(experiment: Experiment, jobs: Iterable[PlannedJob]) -> list[str]:
 
 def _assumptions(experiment: Experiment, kind: str) -> list[str]:
     """How the hours come about."""
-    given, rows = experiment.estimate, experiment.batch_size
+    given = experiment.estimate
     whose = "an A100's data sheet" if kind == "GPU" else "what two cores of a small server have"
     found = [
-        f"a step, one token of each of {rows} rows, takes the longest of reading the weights, computing, and "
+        "a step, one token of each row, takes the longest of reading the weights, computing, and "
         f"{given.milliseconds_per_block:g} ms a block;",
         f"speeds are {given.utilisation:g} of {whose}, unless the config gives others:",
     ]
     for name, backbone in experiment.backbones.items():
         speed, weights = work.machine(experiment, backbone.dtype), backbone.weight_bytes
+        rows = backbone.batch_size
         read, compute = weights / speed.bytes, 2 * backbone.parameters * rows / speed.flops
         found.append(
-            f"  {name}: {_short(1e3 * read)} ms ({_short(weights / GB)} GB at {_short(speed.bytes / GB)} GB/s), "
+            f"  {name}, {rows} rows: {_short(1e3 * read)} ms ({_short(weights / GB)} GB at {_short(speed.bytes / GB)} GB/s), "
             f"{_short(1e3 * compute)} ms ({_short(speed.flops / 1e12)} TFLOP/s), "
             f"{_short(1e3 * backbone.depth * speed.block)} ms ({backbone.depth} blocks)"
         )

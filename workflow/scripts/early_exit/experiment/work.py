@@ -237,7 +237,7 @@ def _answers(experiment: Experiment, pair: Pair, part: str) -> float:
             continue
         for split in splits(experiment, run):
             count = questions(experiment, pair.dataset, split)
-            seconds += speed.passes(backbone, count * each, experiment.batch_size) * spec.max_new_tokens
+            seconds += speed.passes(backbone, count * each, backbone.batch_size) * spec.max_new_tokens
             if policy.kind == "pruned" and policy.prompt == "pruned":
                 seconds += speed.passes(backbone, count * each * PROMPT_TOKENS[spec.kind], PROMPT_PASS)
             else:

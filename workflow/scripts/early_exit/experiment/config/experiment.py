@@ -180,6 +180,7 @@ class Experiment(Entry):
         self.name = self.name or self.preset
         for backbone in self.backbones.values():
             backbone.dtype = backbone.dtype or self.dtype
+            backbone.batch_size = backbone.batch_size or self.batch_size
         if self.distillation.seed is None:
             self.distillation.seed = self.seed
         for policy in self.policies.values():

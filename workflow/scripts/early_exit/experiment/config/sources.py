@@ -89,6 +89,9 @@ class Backbone(Source):
         description="Blocks after which a token may leave, ascending; null means 1/2, 5/8, 3/4 and 7/8 of the depth.",
     )
     dtype: Dtype | None = Field(None, description="Number format of this backbone; null takes the top-level key.")
+    batch_size: Count | None = Field(
+        None, description="Rows that decode together at most, with this backbone; null takes the top-level key."
+    )
 
     @property
     def weight_bytes(self) -> float:
