@@ -52,7 +52,7 @@ def read_drops(policy: Mapping[str, Any], depth: int, path: str | None) -> dict[
 
 
 def metadata(dropped: Mapping[str, Mapping[float, Sequence[int]]]) -> dict[str, str]:
-    """Return the metadata of a file of answers: `dropped_blocks`, {policy: {setting: blocks}} as JSON, if any prunes."""
+    """Return the metadata of a file of answers: `dropped_blocks`, {policy: {setting: blocks}} as JSON if one prunes."""
     named = {
         policy: {f"{count:g}": list(numbers) for count, numbers in by_setting.items()}
         for policy, by_setting in dropped.items()

@@ -48,9 +48,7 @@ class Rounds:
     InputError if a turn before an example is missing that its prompt needs.
     """
 
-    def __init__(
-        self, examples: pd.DataFrame, columns: Sequence[Column], excluded: Container[tuple[str, Column]] = ()
-    ):
+    def __init__(self, examples: pd.DataFrame, columns: Sequence[Column], excluded: Container[tuple[str, Column]] = ()):
         self._columns, self._excluded = tuple(columns), excluded
         self._texts: dict[tuple[str, Column], str] = {}
         self._rows = {row.example_id: row for row in examples.itertuples(index=False)}

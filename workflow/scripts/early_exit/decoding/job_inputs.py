@@ -1,6 +1,6 @@
 """What a job that lets policies answer needs, made of its rule's params and files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from early_exit.base import job, records
-from early_exit.base.errors import InputError
 from early_exit.base.kept_answers import Row
 from early_exit.base.records import Manifest
 from early_exit.blocks import pruning
@@ -34,7 +33,7 @@ class AnsweringJob:
 
     Args:
         params: `policies` and `splits` by the policy's name, `exits`, `max_new_tokens`, `rules`, `runtime`.
-        files: `data`, `manifest`; `heads` of all recipes; `plan`, `matched` and `block_scores` where a policy needs them.
+        files: `data`, `manifest`; where a policy needs them `heads` of all recipes, `plan`, `matched`, `block_scores`.
         shard: the job's place (see `shards.part`); empty for the only job.
     """
 
@@ -108,8 +107,8 @@ class AnsweringJob:
             for name, setting in [*self.columns, *((name, 1.0) for name in self._oracles)]
         }
 
-    def answerer(self, job_mib: float, only: Sequence[str] = ()) -> Answerer:
-        """Backbone and policies, ready for prompts: all, or these `only`; `job_mib` is the memory of the job in MiB."""
+    def answerer(self, job_mib: float) -> Answerer:
+        """Backbone and policies, ready for prompts; `job_mib` is the memory of the job in MiB."""
         backbone, tokenizer = self._model
         params, ends = self.params, loading.stop_token_ids(backbone, tokenizer)
         rules = Rules(
@@ -118,7 +117,7 @@ class AnsweringJob:
             params.rules["repetition_penalty"],
         )
         budget = memory.budget(params.runtime["memory"], job_mib, backbone.device)
-        parts = {name: self._parts(name, backbone) for name in only or dict.fromkeys(name for name, _ in self.columns)}
+        parts = {name: self._parts(name, backbone) for name in dict.fromkeys(name for name, _ in self.columns)}
         return Answerer(tokenizer, parts, rules, memory.Limits(params.runtime["batch_size"], budget))
 
     def oracle_rows(self, full: Sequence[Row], kept: Kept) -> list[tuple[Column, Row]]:

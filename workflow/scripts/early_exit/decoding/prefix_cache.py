@@ -21,7 +21,7 @@ Prompt = Sequence[int]
 
 
 class PrefixCache:
-    """Keys and values of the last prompt that ran, and its hidden states at exits; nothing is stored unless `shares`."""
+    """Keys and values of the last prompt that ran, and its hidden states at exits; nothing unless `shares`."""
 
     def __init__(self, backbone: Backbone, shares: bool):
         self.backbone, self.shares = backbone, shares
@@ -47,8 +47,7 @@ class PrefixCache:
         if not common:
             return dict(at_exits)
         return {
-            n: torch.cat([self.at_exits[n][:, :common].expand(len(new), -1, -1), new], 1)
-            for n, new in at_exits.items()
+            n: torch.cat([self.at_exits[n][:, :common].expand(len(new), -1, -1), new], 1) for n, new in at_exits.items()
         }
 
     def store(self, prompt: Prompt, cache: DynamicCache, at_exits: Mapping[int, Tensor], row: int) -> None:

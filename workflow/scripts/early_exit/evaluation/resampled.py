@@ -107,7 +107,9 @@ def resample(
     for entry in entries:
         name, head = entry["policy"], entry["head"] or ""
         if not all(_group_by_example(same).equals(full) for _, same in rows[name].groupby("setting")):
-            raise InputError(f"{entry['evaluated']}: policy {name} has not the examples of policy full; delete it and run again")
+            raise InputError(
+                f"{entry['evaluated']}: policy {name} has not the examples of policy full; delete it and run again"
+            )
         settings, sums = _resampled_sums(rows[name], columns, **drawing)
         curves[name] = Curve(
             policy=name,

@@ -8,7 +8,6 @@ from typing import Any
 from early_exit.experiment.config.experiment import Experiment
 from early_exit.experiment.config.policies import Policy, Pruned
 
-
 # The rule that answers with the policies of a part.
 ANSWERED_BY = {"full": "answer_full", "exits": "answer", "matched": "answer_matched"}
 
