@@ -1,8 +1,9 @@
 """Answers of a pruned model to a few questions, written as a generating job writes them."""
 
+from early_exit.base.journal import Journal
+
 from conftest import ROOT
 from early_exit.base import records
-from early_exit.base.journal import Journal
 from early_exit.blocks import pruning
 from early_exit.data import datasets, shards
 from early_exit.decoding import answer, memory, run_parts, stopping

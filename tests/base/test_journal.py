@@ -3,10 +3,9 @@
 import json
 
 import pytest
+from early_exit.base.journal import Journal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from early_exit.base.journal import Journal
 
 ROWS = [{"example_id": f"é{k}", "setting": 0.1 * k, "token_ids": [k, 2], "text": "a\nb", "degenerate": k > 1}
         for k in range(5)]  # fmt: skip

@@ -9,13 +9,13 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from early_exit.base.journal import Journal
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from conftest import ROOT
 from early_exit.base import records
 from early_exit.base.errors import InputError
-from early_exit.base.journal import Journal
 from early_exit.base.records import read_json
 from early_exit.costs import passes
 from early_exit.data import prompts, questions

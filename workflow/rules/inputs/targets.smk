@@ -10,5 +10,7 @@ def answered_files():
 def kept_files():
     """The files in which these jobs keep their answers."""
     parts = [(pair, part) for pair in PAIRS for part in runs.ANSWERED_BY if runs.policies(EXPERIMENT, pair, part)]
-    jobs = [(part, {**vars(pair), "shard": shard}) for pair, part in parts for shard in work.shards(EXPERIMENT, pair, part)]
+    jobs = [
+        (part, {**vars(pair), "shard": shard}) for pair, part in parts for shard in work.shards(EXPERIMENT, pair, part)
+    ]
     return [fill(kept_pattern(part), **job) for part, job in jobs]

@@ -56,7 +56,8 @@ def _assumptions(experiment: Experiment, kind: str) -> list[str]:
         rows = backbone.batch_size
         read, compute = weights / speed.bytes, 2 * backbone.parameters * rows / speed.flops
         found.append(
-            f"  {name}, {rows} rows: {_short(1e3 * read)} ms ({_short(weights / GB)} GB at {_short(speed.bytes / GB)} GB/s), "
+            f"  {name}, {rows} rows: "
+            f"{_short(1e3 * read)} ms ({_short(weights / GB)} GB at {_short(speed.bytes / GB)} GB/s), "
             f"{_short(1e3 * compute)} ms ({_short(speed.flops / 1e12)} TFLOP/s), "
             f"{_short(1e3 * backbone.depth * speed.block)} ms ({backbone.depth} blocks)"
         )

@@ -24,8 +24,8 @@ from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import Answerer, Column
 from early_exit.speed.interleaved import Case, Probe, TimedAnswer, interleave
 
-COLUMNS = ("policy", "setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high", "prompt_seconds",
-           "tokens", "examples", "repeats")  # fmt: skip
+COLUMNS = ("policy", "setting", "seconds_per_token", "seconds_per_token_low", "seconds_per_token_high",
+           "prompt_seconds", "tokens", "examples", "repeats")  # fmt: skip
 
 
 def measure(
