@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from early_exit.decoding.batch import Batch, Decoder, open_batch
+from early_exit.decoding.finite import naming_example
 from early_exit.decoding.prefill import prefill
 from early_exit.decoding.prompt_passes import PromptPasses
 from early_exit.decoding.requests import Generation, Request
@@ -43,9 +44,11 @@ def generate(
         free = slots - len(batch.running)
         admitted = _next_requests(waiting, free) if free >= ADMIT_AT * slots else []
         if admitted:
-            prefill(batch, admitted)
+            with naming_example(decoder.largest_backbone, ((one.example_id, one.token_ids) for one in admitted)):
+                prefill(batch, admitted)
         else:
-            step(batch)
+            with naming_example(decoder.backbone, (row.so_far for row in batch.running)):
+                step(batch)
         yield from batch.release_finished()
 
 

@@ -43,6 +43,11 @@ class Generation:
     def prompt_tokens(self) -> int:
         return len(self.request.token_ids)
 
+    @property
+    def so_far(self) -> tuple[str, list[int]]:
+        """The example, and all tokens of it that the model has read or given."""
+        return self.example_id, [*self.request.token_ids, *self.token_ids]
+
     def add(self, token_id: int, exit_block: int, rule: StopRule) -> None:
         """Append a token, and note why the answer ends, if it does."""
         self.token_ids.append(token_id)

@@ -15,6 +15,10 @@ from early_exit.base.errors import InputError
 from early_exit.models.caches import AttentionState, RecurrentState
 
 
+class NotFinite(InputError):
+    """Logits are infinite or no numbers: whatever were chosen from them would look like an answer."""
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A frozen language model, cut into the parts that early exits need; `loading.adapt` makes it.
@@ -62,10 +66,17 @@ class Backbone:
         return self.model.get_input_embeddings()(token_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Apply final norm and LM head: (..., hidden) to (..., vocabulary), in float32 or better."""
+        """Apply final norm and LM head: (..., hidden) to (..., vocabulary), in float32 or better.
+
+        NotFinite if one of the logits is infinite or not a number.
+        """
         body = self.model.base_model
         norm = body.norm if self.family == "transformer" else body.norm_f
         logits = self.lm_head(norm(hidden).to(self.lm_head.weight.dtype))
+        # The largest is not a number if one of them is not.
+        if logits.numel() and not bool(torch.isfinite(logits.amax())):
+            kind = str(self.model.dtype).removeprefix("torch.")
+            raise NotFinite(f"logits are not finite in {kind}; take another dtype, or see that the weights are whole")
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def new_state(self, slots: int, capacity: int) -> AttentionState | RecurrentState:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from early_exit.base.errors import InputError
 from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
 from early_exit.models.recurrent_steps import use_plain_steps
@@ -44,7 +45,11 @@ class Confidence(Policy):
         return self.adapt(rows, len(self.exits))
 
     def leave(self, exit_block, hidden, thresholds):
-        leaves = self.is_enough(self.confidence(exit_block, hidden), thresholds)
+        sure = self.confidence(exit_block, hidden)
+        if bool(sure.isnan().any()):  # which no threshold is below: tokens would never leave
+            dtype = str(hidden.dtype).removeprefix("torch.")
+            raise InputError(f"the check after block {exit_block} is not a number in {dtype}; take another dtype")
+        leaves = self.is_enough(sure, thresholds)
         self.stay(~leaves)
         return Decision(leaves)
 
