@@ -27,9 +27,10 @@ def examples(*ids, references=("blue river",), incorrect=()):
     )
 
 
-def answer(example_id, text, tokens, setting=1.0, degenerate=False):
+def answer(example_id, text, tokens, setting=1.0, degenerate=False, policy="full"):
     """A row of a table of answers; columns that scoring does not read are None."""
     return dict.fromkeys(records.GENERATIONS.names) | {
+        "policy": policy,
         "example_id": example_id,
         "setting": setting,
         "prompt_tokens": 3,

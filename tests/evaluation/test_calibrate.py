@@ -237,7 +237,8 @@ def make_scores(texts_agree, metric, degenerate=False, kind="coqa", setting=0.5)
     rows = pd.DataFrame({"example_id": [f"c{i // 2}:{i % 2}" for i in range(len(metric))], "setting": setting})
     name = {"coqa": "f1", "triviaqa": "em", "truthfulqa": "bleu_acc"}[kind]
     rows["group_id"] = rows["example_id"].str[:2]
-    return rows.assign(agreement=texts_agree, degenerate=degenerate, **{name: metric})
+    costs = {"flops": 1.0, "flops_full": 2.0}
+    return rows.assign(policy="calm", agreement=texts_agree, degenerate=degenerate, **{name: metric}, **costs)
 
 
 def test_losses_by_hand():

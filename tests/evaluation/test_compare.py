@@ -205,31 +205,29 @@ def test_differences_from_the_full_model_are_paired():
     assert (same["head"], same["policy"]) == ("", "full")
 
 
-def write(folder, policy, rows):
-    """Writes the run's two files, other columns of their schemas filled up, and returns its entry."""
-    run = make_run(policy)
-    for name, schema in (("scores", records.scores_schema("triviaqa")), ("flops", records.FLOPS)):
-        run[name] = str(folder / policy / f"{name}.parquet")
-        others = {f.name: "" if f.type == "string" else 0 for f in schema if f.name not in rows}
-        records.write_table(rows.assign(**others)[schema.names], run[name], schema)
-    return run
+def write(folder, rows):
+    """Writes evaluated answers, other columns of the schema filled up, and returns an entry for each policy."""
+    schema, path = records.evaluated_schema("triviaqa"), str(folder / "evaluated.parquet")
+    table = pd.concat(one.assign(policy=policy) for policy, one in rows.items())
+    others = {field.name: "" if field.type == "string" else 0 for field in schema if field.name not in table}
+    records.write_table(table.assign(**others)[schema.names], path, schema)
+    return [make_run(policy) | {"evaluated": path} for policy in rows]
 
 
 def test_runs_are_read_by_backbone_and_dataset(tmp_path):
-    entries = [
-        write(tmp_path, "full", make_rows([(1.0, 0.0, 90.0)])),
-        write(tmp_path, "pruned", make_rows([(2, 0.1, 80)])),
-    ]
+    entries = write(tmp_path, {"pruned": make_rows([(2, 0.1, 80)]), "full": make_rows([(1.0, 0.0, 90.0)])})
     ((found, rows),) = resampled.read_by_dataset(entries)
-    assert found == entries and list(rows) == ["full", "pruned"]
+    assert found == entries and set(rows) == {"full", "pruned"}
     runs = resampled.resample(found, rows, POLICIES, HEADS, **BOOTSTRAP)
     assert runs.curves["pruned"].mean("em")[0].tolist() == [80.0]
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
-    run, other = (write(tmp_path, name, make_rows([(1.0, 0.0, 90.0)], examples=n)) for name, n in (("a", 4), ("b", 5)))
-    with pytest.raises(InputError, match=r"other rows than in flops\.parquet"):
-        resampled.read_run(run | {"flops": other["flops"]})
-    rows = {"full": resampled.read_run(run), "pruned": resampled.read_run(other)}
-    with pytest.raises(InputError, match=r"pruned/scores\.parquet: not the examples of policy full"):
-        resampled.resample([make_run("full"), make_run("pruned")], rows, POLICIES, HEADS, **BOOTSTRAP)
+    entries = write(
+        tmp_path, {name: make_rows([(1.0, 0.0, 90.0)], examples=n) for name, n in (("full", 4), ("pruned", 5))}
+    )
+    ((_, rows),) = resampled.read_by_dataset(entries)
+    with pytest.raises(InputError, match=r"evaluated\.parquet: policy pruned has not the examples of policy full"):
+        resampled.resample(entries, rows, POLICIES, HEADS, **BOOTSTRAP)
+    with pytest.raises(InputError, match=r"evaluated\.parquet: has no answer of policy fixed"):
+        list(resampled.read_by_dataset([*entries, entries[0] | {"policy": "fixed"}]))

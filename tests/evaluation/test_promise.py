@@ -94,7 +94,7 @@ def test_conformal_risk_control_keeps_the_mean_risk_below_epsilon():
 def rows_of(setting, prefix, agreement, degenerate=False):
     names = [f"{prefix}{i}" for i in range(4)]
     rows = pd.DataFrame({"example_id": names, "group_id": names, "setting": setting, "agreement": agreement})
-    return rows.assign(degenerate=degenerate, em=50.0, flops=20.0, flops_full=32.0)
+    return rows.assign(policy="", degenerate=degenerate, em=50.0, flops=20.0, flops_full=32.0)
 
 
 def test_pooled_units_are_of_both_splits_for_policy_and_full_model(monkeypatch):
@@ -113,7 +113,7 @@ def test_pooled_units_are_of_both_splits_for_policy_and_full_model(monkeypatch):
             )
         ]
     )
-    labels = {"backbone": "b", "family": "mamba", "dataset": "d", "kind": "triviaqa", "scores": "s.parquet"}
+    labels = {"backbone": "b", "family": "mamba", "dataset": "d", "kind": "triviaqa", "evaluated": "e.parquet"}
     settings = [labels | {"policy": policy, "head": None, "state_fill": None} for policy in tested]
     monkeypatch.setattr(promise.resampled, "read_by_dataset", lambda given: [(given, tested)])
     (pool,) = promise.pooled_units(settings, {("b", "d"): calibration}, {"calm": CALM})

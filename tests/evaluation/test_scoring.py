@@ -1,8 +1,3 @@
-import logging
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 
@@ -12,7 +7,6 @@ from early_exit.evaluation import metrics
 from early_exit.evaluation.scoring import score_run
 from scored_answers import answer, examples
 
-SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "score.py"
 SEA = ["The sea is blue"], ["The sea is green"]
 
 
@@ -23,14 +17,16 @@ RUN = pd.DataFrame(
         answer("x", "Blue River", [5, 9, 7, 7], 0.9, degenerate=True),
         answer("x", "river", [6, 7], 0.5),
         answer("y", "", [], 0.5),
-    ]
+    ],
+    index=[3, 1, 7, 5],
 )
 
 
 def test_a_row_for_each_answer_in_the_order_of_the_run():
     scores = score_run(RUN, FULL, examples("x", "y"), kind="triviaqa")
-    assert list(scores.columns) == records.scores_schema("triviaqa").names
-    assert scores.example_id.tolist() == ["y", "x", "x", "y"]
+    expected = records.evaluated_schema("triviaqa").names
+    assert [*scores.columns, *records.COSTS] == expected
+    assert scores.example_id.tolist() == ["y", "x", "x", "y"] and scores.index.tolist() == [3, 1, 7, 5]
     assert scores.group_id.tolist() == ["story of y", "story of x", "story of x", "story of y"]
     assert scores.setting.tolist() == [0.9, 0.9, 0.5, 0.5]
     assert scores.em.tolist() == [0, 100, 0, 0]
@@ -52,7 +48,7 @@ def test_the_full_model_agrees_with_itself():
 def test_truthfulness_and_rules_are_passed_on():
     data = examples("x", "y", references=SEA[0], incorrect=SEA[1])
     scores = score_run(pd.DataFrame([answer("x", "The sea is blue.", [1])]), FULL, data, kind="truthfulqa")
-    assert list(scores.columns) == records.scores_schema("truthfulqa").names
+    assert [*scores.columns, *records.COSTS] == records.evaluated_schema("truthfulqa").names
     assert scores.bleu_max[0] == pytest.approx(100)
     assert scores.bleu_acc[0] == 100
     run = pd.DataFrame([answer("x", "blue river. Yes", [1])])
@@ -88,50 +84,3 @@ def test_examples_that_do_not_match_are_named():
         score_run(RUN, FULL, examples("x", "y", references=()), kind="triviaqa")
     with pytest.raises(InputError, match="example y: no reference answers"):
         score_run(RUN, FULL, examples("x", "y"), kind="truthfulqa")
-
-
-@pytest.fixture
-def workdir(tmp_path):
-    """A folder with the rule's inputs; afterwards the root logger, which a job replaces, is restored."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    records.write_table(RUN, tmp_path / "run.parquet", records.GENERATIONS)
-    records.write_table(FULL, tmp_path / "full.parquet", records.GENERATIONS)
-    records.write_table(examples("x", "y"), tmp_path / "data.parquet", records.EXAMPLES, {"prompt": "lm-eval"})
-    yield tmp_path
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
-def run_script(folder):
-    inputs = {name: str(folder / f"{name}.parquet") for name in ("run", "full", "data")}
-    job = SimpleNamespace(
-        rule="score",
-        input=SimpleNamespace(**inputs),
-        output=[str(folder / "scores.parquet")],
-        params=SimpleNamespace(kind="triviaqa", rules="official"),
-        log=[str(folder / "score.log")],
-    )
-    runpy.run_path(str(SCRIPT), init_globals={"snakemake": job})
-
-
-def test_the_script_writes_a_score_file_that_says_how_it_was_scored(workdir):
-    run_script(workdir)
-    scores = records.read_table(workdir / "scores.parquet", records.scores_schema("triviaqa"))
-    assert scores.em.tolist() == [0, 100, 0, 0]
-    assert records.read_metadata(workdir / "scores.parquet") == {
-        "prompt": "lm-eval",
-        "rules": "official",
-        "score_version": str(metrics.VERSION["triviaqa"]),
-    }
-    assert "4 answers scored" in (workdir / "score.log").read_text()
-
-
-def test_the_script_ends_on_one_line_about_a_stray_example(workdir):
-    records.write_table(examples("x"), workdir / "data.parquet", records.EXAMPLES)
-    with pytest.raises(SystemExit, match="Error in score: example y of this run is not in the dataset"):
-        run_script(workdir)
-    assert not (workdir / "scores.parquet").exists()
