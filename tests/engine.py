@@ -45,7 +45,7 @@ class Forced(base.Policy):
 
 def rules(stop):
     """The rules of a run that ends its answers by `stop`; prompts that are too long are refused."""
-    return answer.Rules(stop, "refuse", 1.0, {"ngram": 4, "repeats": 4})
+    return answer.Rules(stop, "refuse", 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,28 @@
-"""Answers of a pruned model to a few questions, written as a generating job writes them."""
+"""Answers of a pruned model to a few questions, kept and written as an answering job does."""
 
-from early_exit.base.journal import Journal
+from types import SimpleNamespace
 
 from conftest import ROOT
 from early_exit.base import records
-from early_exit.blocks import pruning
-from early_exit.data import datasets, shards
-from early_exit.decoding import answer, memory, run_parts, stopping
-from early_exit.experiment.config.policies import parse
-from early_exit.models import loading
+from early_exit.base.kept_answers import KeptAnswers
+from early_exit.data import datasets
+from early_exit.decoding import answer
+from early_exit.decoding.job_inputs import AnsweringJob
 from early_exit.sources import manifests
 
 TINY = ROOT / "workflow/resources/tiny"
 PRUNED = {"kind": "pruned", "by": "last", "drop": [2, 6], "prompt": "pruned"}
 
 
-def run(folder, history, every=2, place=None, batch_size=4):
-    """Answers of a pruned model, written to a file of `folder` with a journal beside it; the journal's first rows.
+class Files(SimpleNamespace):
+    """A job's input files, as Snakemake gives them."""
 
-    `place` is the shard, if not all questions are asked.
-    """
+    def get(self, name):
+        return getattr(self, name, None)
+
+
+def job(folder, history, place="", batch_size=4, policies=None):
+    """An answering job on its input files, which are written to `folder`; `place` is its shard."""
     manifest = manifests.describe("tiny", {"source": "tiny"}, TINY / "transformer", str(TINY / "transformer"))
     spec = {
         "kind": "coqa",
@@ -31,18 +34,33 @@ def run(folder, history, every=2, place=None, batch_size=4):
         "history": history,
         "examples": {"calibration": 1, "test": 12},
     }
-    examples = shards.part(datasets.load("coqa", spec, 1).query("split == 'test'"), place)
-    journal = Journal(f"{folder}/test.partial", "same", every)
-    kept = list(journal.rows)
-    runtime = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1}
-    rules = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
-    dropped = pruning.drops_by_setting(PRUNED, manifest["depth"])
-    backbone, tokenizer = loading.open_backbone(manifest, runtime)
-    ends = loading.stop_token_ids(backbone, tokenizer)
-    stop = stopping.StopRule(tokenizer, ends, examples["stop_strings"].iloc[0], 8)
-    parts = run_parts.pruned(parse(PRUNED), backbone, dropped)
-    limits = memory.Limits(batch_size, 2**31)
-    answerer = answer.Answerer(tokenizer, parts, answer.Rules(stop, **rules), limits, "blocks dropped", 1)
-    frame = answer.run(answerer, examples, journal)
-    records.write_table(frame, f"{folder}/test.parquet", records.GENERATIONS)
-    return kept
+    records.write_json(manifest, folder / "tiny.json")
+    records.write_table(datasets.load("coqa", spec, 1), folder / "data.parquet", records.EXAMPLES)
+    policies = policies or {"pruned": PRUNED}
+    params = SimpleNamespace(
+        policies=policies,
+        splits={name: ["test"] for name in policies},
+        exits=[8, 12],
+        max_new_tokens=8,
+        rules={"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}},
+        runtime={
+            "seed": 1,
+            "device": "cpu",
+            "dtype": "float32",
+            "threads": 1,
+            "batch_size": batch_size,
+            "memory": 2048,
+        },
+    )
+    return AnsweringJob(params, Files(manifest=folder / "tiny.json", data=folder / "data.parquet"), place)
+
+
+def run(folder, history, every=2, place="", batch_size=4):
+    """Answer the test questions into `folder`; returns how many answers were computed, of how many."""
+    this = job(folder, history, place, batch_size)
+    keys = this.keys()
+    with KeptAnswers(f"{folder}/kept.jsonl", keys.values(), this.examples["example_id"], every) as store:
+        found = answer.run(lambda: this.answerer(4000), this.examples, this.columns, answer.Kept(store, keys))
+        store.finish(1)
+    records.write_table(this.frame(found, "test"), f"{folder}/test.parquet", records.GENERATIONS)
+    return store.added, len(found)

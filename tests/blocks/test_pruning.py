@@ -91,7 +91,7 @@ def test_drop_table_and_metadata_name_the_blocks():
     ]
     dropped = pruning.read_drops(policy, 6, None)
     assert dropped == {1.0: (5,), 3.0: (3, 4, 5)}
-    assert pruning.metadata(dropped) == {"dropped_blocks": '{"1": [5], "3": [3, 4, 5]}'}
+    assert pruning.metadata({"p": dropped}) == {"dropped_blocks": '{"p": {"1": [5], "3": [3, 4, 5]}}'}
     assert pruning.read_drops({"kind": "full"}, 6, None) == pruning.metadata({}) == {}
 
 
@@ -212,7 +212,7 @@ def test_with_a_full_prompt_only_later_tokens_skip_the_blocks(double_model, gone
 def test_a_part_with_a_full_prompt_reaches_the_loop(random_model):
     backbone, requests = loading.adapt(random_model), requests_for(prompts(2), [2.0])
     (part,) = run_parts.pruned(parse({"kind": "pruned", "drop": [2], "prompt": "full"}), backbone, {2.0: (2, 5)})
-    rules = answer.Rules(Length(3), "refuse", 1.0, {})
+    rules = answer.Rules(Length(3), "refuse", 1.0)
     rows = list(answer.answer_part(part, requests, rules, memory.Limits(4, 2**40)))
     assert [row.exit_blocks for row in rows] == [[6, 4, 4]] * 2
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit.base.errors import InputError
-from early_exit.base.records import FLOPS, GENERATIONS, read_json, read_table, write_json, write_table
+from early_exit.base.records import COSTS, read_json, write_json
 from early_exit.costs import passes
 from early_exit.costs.passes import flops, generation_flops
 from early_exit.decoding import fills, loop
@@ -481,7 +481,7 @@ def test_names_agree_with_the_rest_of_the_package():
     for config in (MISTRAL_7B, CODESTRAL_7B, FALCON_MAMBA_7B):
         table = cost_table(config, {})
         assert set(table["state_fill"]) == set(fills.FILLS[table["family"]])
-    fields = set(FLOPS.names) - {"example_id", "setting"}
+    fields = set(COSTS)
     assert set(generation_flops(cost_table(MISTRAL_7B, {}), prompt_tokens=[3], exit_blocks=[[32]])) == fields
 
 
@@ -539,7 +539,7 @@ def count(policy, prompts, rows):
 
 
 def one_by_one(policy, prompt, row):
-    """The definition in plain loops, by the conventions of `costs.passes` and the columns of `records.FLOPS`."""
+    """The definition in plain loops, by the conventions of `costs.passes` and the columns of `records.COSTS`."""
     table, head, fill, head_state = policy
     block, lm_head, check = table["block"], flops(table["lm_head"]), flops(table["heads"][head])
     total = dict.fromkeys(("flops", "flops_full", "flops_blocks", "flops_blocks_full"), 0)

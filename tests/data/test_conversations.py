@@ -60,7 +60,7 @@ def hold(examples, settings, asked=None):
     for round_ in rounds:
         count += 1
         for prompt in reversed(round_):  # answers come in any order
-            for setting in prompt.settings:
+            for setting in prompt.columns:
                 answer = model(prompt.text, setting)
                 assert (prompt.example_id, setting) not in found
                 assert rounds.prompt(prompt.example_id, setting).sha256 == prompt.sha256
@@ -96,10 +96,10 @@ def test_settings_with_equal_answers_share_a_prompt():
     asked = Rounds(pd.DataFrame(conversation("c", 2)), THRESHOLDS)
     rounds = iter(asked)
     (prompt,) = next(rounds)
-    assert prompt.settings == THRESHOLDS and prompt.text == "Story c.\n\nQ: q1\nA:"
+    assert prompt.columns == THRESHOLDS and prompt.text == "Story c.\n\nQ: q1\nA:"
     for setting, answer in zip(THRESHOLDS, ["x", "y", "x"], strict=True):
         asked.note("c:1", setting, answer)
-    assert [(prompt.settings, prompt.text) for prompt in next(rounds)] == [
+    assert [(prompt.columns, prompt.text) for prompt in next(rounds)] == [
         ((0.5, 0.9), "Story c.\n\nQ: q1\nA: x\n\nQ: q2\nA:"),
         ((0.7,), "Story c.\n\nQ: q1\nA: y\n\nQ: q2\nA:"),
     ]
@@ -111,7 +111,7 @@ def test_gold_history_is_one_round_of_unchanged_prompts():
     assert [(p.example_id, p.text, p.sha256) for p in asked] == [
         (row["example_id"], row["prompt"], row["prompt_sha256"]) for row in rows
     ]
-    assert {p.settings for p in asked} == {THRESHOLDS}
+    assert {p.columns for p in asked} == {THRESHOLDS}
 
 
 def test_a_killed_run_resumes_where_it_was():
@@ -142,7 +142,7 @@ def files(tmp_path):
     found, _ = hold(examples, THRESHOLDS)
     run = [
         dict.fromkeys(GENERATIONS.names)
-        | {"example_id": example_id, "setting": setting, "text": answer}
+        | {"policy": "calm", "example_id": example_id, "setting": setting, "text": answer}
         | {name: [] for name in ("token_ids", "exit_blocks", "drafted", "accepted")}
         for (example_id, setting), (answer, _) in found.items()
     ]
@@ -172,7 +172,7 @@ def test_show_prompt_prints_the_exact_prompt(files, show_prompt):
     about = f"example c:1, sha256 {examples['prompt_sha256'][0]}, stop strings ['\\n']\n"
     assert show_prompt(data) == ("", examples["prompt"][0], about)
     assert show_prompt(data, "c:3")[1] == examples["prompt"][2]  # after the gold answers
-    _, text, about = show_prompt(data, "c:3", run, "0.70")
+    _, text, about = show_prompt(data, "c:3", run, "calm", "0.70")
     assert text == found["c:3", 0.7][1] and hashlib.sha256(text.encode()).hexdigest() in about
 
 
@@ -181,9 +181,10 @@ def test_show_prompt_says_in_one_line_what_is_wrong(files, show_prompt):
     data, run = folder / "data.parquet", folder / "test.parquet"
     for arguments, message in [
         ([data, "c:9"], "has no example c:9"),
-        ([data, "c:3", run, "0.8"], "has no answer to example c:3 at setting 0.8"),
+        ([data, "c:3", run, "calm", "0.8"], "has no answer to example c:3 by policy calm at setting 0.8"),
+        ([data, "c:3", run, "full", "0.7"], "has no answer to example c:3 by policy full"),
         ([run], "has not the columns of this hand-over file"),
-        ([data, "c:3", run, "high"], "could not convert string to float"),
+        ([data, "c:3", run, "calm", "high"], "could not convert string to float"),
     ]:
         error, text, _ = show_prompt(*arguments)
         assert error.startswith("Error: ") and "\n" not in error and message in error and not text

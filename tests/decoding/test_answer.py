@@ -108,7 +108,7 @@ class Words:
 
 @pytest.mark.parametrize(("overflow", "kept"), [("cut-left", [3, 4, 5]), ("cut-right", [1, 2, 3])])
 def test_prompts_beyond_the_window_are_cut_and_noted(overflow, kept):
-    long, short = Prompt("a", "1 2 3 4 5", (0.5,)), Prompt("b", "1 2 3", (0.5,))
+    long, short = Prompt("a", "1 2 3 4 5", (("calm", 0.5),)), Prompt("b", "1 2 3", (("calm", 0.5),))
     requests = answer.tokenise([long, short], Words(), 3, overflow)
     assert [request.token_ids for request in requests] == [kept, [1, 2, 3]]
     assert [(request.prompt_sha256, request.prompt_cut) for request in requests] == [
@@ -119,11 +119,11 @@ def test_prompts_beyond_the_window_are_cut_and_noted(overflow, kept):
 
 def test_prompts_beyond_the_window_are_refused_by_name():
     with pytest.raises(InputError, match="example a: its prompt has 5 tokens, the backbone's window has room for 3"):
-        answer.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), 3, "refuse")
+        answer.tokenise([Prompt("a", "1 2 3 4 5", (("calm", 0.5),))], Words(), 3, "refuse")
 
 
 def test_prompts_without_a_window_are_never_cut():
-    (request,) = answer.tokenise([Prompt("a", "1 2 3 4 5", (0.5,))], Words(), None, "refuse")
+    (request,) = answer.tokenise([Prompt("a", "1 2 3 4 5", (("calm", 0.5),))], Words(), None, "refuse")
     assert request.token_ids == [1, 2, 3, 4, 5]
 
 
@@ -131,7 +131,8 @@ def test_parts_of_pruning_answer_each_setting_once(random_model):
     backbone = loading.adapt(random_model)
     parts = run_parts.pruned(parse({"kind": "pruned", "drop": [1, 2]}), backbone, {1.0: (5,), 2.0: (2, 3)})
     assert [part.decoder.backbone.depth for part in parts] == [5, 4]
-    requests = requests_for(prompts(3), [1.0, 2.0])
-    rows = [row for part in parts for row in answer.answer_part(part, requests, rules(Length(4)), LIMITS)]
+    rows = []
+    for part in parts:
+        rows += answer.answer_part(part, requests_for(prompts(3), part.settings), rules(Length(4)), LIMITS)
     frame = pd.DataFrame({"setting": [row.setting for row in rows], "blocks": [row.exit_blocks[1] for row in rows]})
     assert frame.groupby("setting")["blocks"].agg(["count", "max"]).to_numpy().tolist() == [[3, 5], [3, 4]]

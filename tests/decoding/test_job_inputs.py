@@ -1,76 +1,116 @@
-"""A job's params and files become a backbone with its policy, without Snakemake."""
-
-from types import SimpleNamespace
+"""A job's params and files become answers of all its policies, without Snakemake."""
 
 import pandas as pd
 import pytest
 
-from conftest import ROOT
 from early_exit.base import records
-from early_exit.data import datasets
-from early_exit.decoding import answer, job_inputs
-from early_exit.sources import manifests
+from early_exit.base.kept_answers import KeptAnswers
+from early_exit.decoding import answer
+from early_exit.policies.plan import chosen_on
+from pruned_answers import PRUNED, job
 
-TINY = ROOT / "workflow/resources/tiny"
-SPEC = {"kind": "coqa", "source": str(TINY / "coqa"), "name": None, "revision": None, "shots": 0,
-        "splits": {"shots": "train", "calibration": "validation", "test": "test"}, "history": "gold",
-        "examples": {"calibration": 1, "test": 2}}  # fmt: skip
-RUNTIME = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
-RULES = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
-EXITS = [8, 12]
-
-
-class Files(SimpleNamespace):
-    """A job's input files, as Snakemake gives them."""
-
-    def get(self, name):
-        return getattr(self, name, None)
+SOFTMAX = {"kind": "softmax", "state_fill": "propagate", "adapt": "none", "thresholds": [0.0, 1.0]}
+FULL = {"full": {"kind": "full"}, "oracle": {"kind": "oracle"}}
+OTHERS = {
+    "softmax": SOFTMAX,
+    "pruned": PRUNED | {"drop": [2]},
+    "drafts": {"kind": "self-speculative", "exit": None, "draft_tokens": [2]},
+}
+RANDOM = {"random": {"kind": "random", "state_fill": "propagate", "match": "softmax"}}
 
 
-class Journal:
-    """Keeps nothing: each run starts anew."""
-
-    rows = ()
-
-    def add(self, row):
-        pass
+def answered(this, path):
+    """The test answers of a job, and how many of them were computed."""
+    keys = this.keys()
+    with KeptAnswers(path, keys.values(), this.examples["example_id"], 100) as store:
+        kept = answer.Kept(store, keys)
+        rows = answer.run(lambda: this.answerer(4000), this.examples, this.columns, kept, this.excluded)
+        rows += this.oracle_rows([row for (name, _), row in rows if name == "full"], kept)
+        store.finish(1)
+    return this.frame(rows, "test"), store.added
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("job")
-    manifest = manifests.describe("tiny", {"source": "tiny"}, TINY / "transformer", str(TINY / "transformer"))
-    records.write_json(manifest, folder / "tiny.json")
-    examples = datasets.load("coqa", SPEC, 1).query("split == 'test'")
-    records.write_table(examples, folder / "data.parquet", records.EXAMPLES)
-    return Files(manifest=folder / "tiny.json", data=folder / "data.parquet"), examples, folder
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("job")
 
 
-def run(files, examples, policy, settings):
-    named = {"policy": policy, "settings": settings, "exits": EXITS, "max_new_tokens": 4}
-    params = SimpleNamespace(**named, rules=RULES, runtime=RUNTIME)
-    return params, answer.run(job_inputs.answerer(params, files, 4000), examples, Journal())
+@pytest.fixture(scope="module")
+def full(folder):
+    return answered(job(folder, "gold", policies=FULL), folder / "full.jsonl")[0]
 
 
-def test_every_policy_answers_at_its_settings_and_says_what_they_are(files):
-    paths, examples, folder = files
-    params, full = run(paths, examples, {"kind": "full"}, [1.0])
-    assert set(full["setting_kind"]) == {"none"} and set(full["prompt_sha256"]) == set(examples["prompt_sha256"])
-    records.write_table(full, folder / "full.parquet", records.GENERATIONS)
-    oracle = job_inputs.oracle_run(params, Files(**vars(paths), full=folder / "full.parquet"), examples)
-    assert oracle["token_ids"].tolist() == full["token_ids"].tolist()
-    assert {block for blocks in oracle["exit_blocks"] for block in blocks} <= {*EXITS, 16}
+@pytest.fixture(scope="module")
+def others(folder):
+    return answered(job(folder, "gold", policies=OTHERS), folder / "exits.jsonl")[0]
 
-    softmax = {"kind": "softmax", "state_fill": "propagate", "adapt": "none"}
-    _, matched = run(paths, examples, softmax, [0.0, 1.0])
-    assert set(matched["setting_kind"]) == {"threshold"} and sorted(set(matched["setting"])) == [0.0, 1.0]
-    records.write_table(matched, folder / "softmax.parquet", records.GENERATIONS)
-    drawn = Files(**vars(paths), matched=folder / "softmax.parquet")
-    _, random = run(drawn, examples, {"kind": "random", "state_fill": "propagate", "match": "softmax"}, [])
-    pd.testing.assert_frame_equal(random, matched)  # all leave at the first exit, or none does
 
-    _, pruned = run(paths, examples, {"kind": "pruned", "by": "last", "drop": [2], "prompt": "pruned"}, [2.0])
-    assert set(pruned["setting_kind"]) == {"blocks dropped"} and set(pruned["exit_blocks"].str[0]) == {14}
-    _, speculative = run(paths, examples, {"kind": "self-speculative", "exit": None, "draft_tokens": [2]}, [2])
-    assert set(speculative["setting_kind"]) == {"tokens drafted"}
-    assert speculative["token_ids"].tolist() == full["token_ids"].tolist()
+def of(frame, policy):
+    return frame[frame["policy"] == policy].reset_index(drop=True)
+
+
+def test_the_oracle_has_the_full_model_s_answers_and_earlier_exits(full):
+    assert list(full.columns) == records.GENERATIONS.names
+    assert set(full["setting_kind"]) == {"none"} and full["policy"].tolist() == ["full"] * 12 + ["oracle"] * 12
+    one, other = of(full, "full"), of(full, "oracle")
+    assert one["token_ids"].tolist() == other["token_ids"].tolist()
+    assert {block for blocks in other["exit_blocks"] for block in blocks} == {8, 12, 16}
+    assert {block for blocks in one["exit_blocks"] for block in blocks} == {16}
+
+
+def test_every_policy_answers_at_its_settings_and_says_what_they_are(full, others):
+    kinds = others.groupby("policy")["setting_kind"].unique().str[0].to_dict()
+    assert kinds == {"softmax": "threshold", "pruned": "blocks dropped", "drafts": "tokens drafted"}
+    assert others.groupby("policy").size().to_dict() == {"softmax": 24, "pruned": 12, "drafts": 12}
+    assert of(others, "drafts")["token_ids"].tolist() == of(full, "full")["token_ids"].tolist()
+    assert set(of(others, "pruned")["exit_blocks"].str[0]) == {14}
+    assert (of(others, "softmax").groupby("example_id")["prompt_sha256"].nunique() == 1).all()
+
+
+def test_random_exits_are_drawn_as_often_as_another_policy_leaves(folder, others):
+    records.write_table(others, folder / "test.parquet", records.GENERATIONS)
+    this = job(folder, "gold", policies=RANDOM)
+    this.files.matched = [folder / "test.parquet"]
+    drawn, _ = answered(this, folder / "matched.jsonl")
+    same = of(others, "softmax").assign(policy="random")  # all leave at the first exit, or none does
+    pd.testing.assert_frame_equal(drawn, same)
+
+
+def test_what_is_kept_opens_no_model_and_only_what_is_missing_is_computed(folder, full, others, monkeypatch):
+    this = job(folder, "gold", policies=OTHERS)
+    monkeypatch.setattr(type(this), "answerer", lambda *_: pytest.fail("the model was opened"))
+    again, computed = answered(this, folder / "exits.jsonl")
+    assert computed == 0
+    pd.testing.assert_frame_equal(again, others)
+    monkeypatch.undo()
+    more = {**OTHERS, "softmax": SOFTMAX | {"thresholds": [0.0, 0.5, 1.0]}, "renamed": PRUNED | {"drop": [2]}}
+    del more["drafts"]
+    wider, computed = answered(job(folder, "gold", policies=more), folder / "exits.jsonl")
+    assert computed == 12 and set(wider["policy"]) == {"softmax", "pruned", "renamed"}
+    kept = wider[wider["setting"] != 0.5]
+    pd.testing.assert_frame_equal(of(kept, "softmax"), of(others, "softmax"))
+    pd.testing.assert_frame_equal(of(kept, "renamed").assign(policy="pruned"), of(others, "pruned"))
+
+
+def test_calibration_leaves_out_what_a_policy_was_chosen_on(folder):
+    vector = {"setting": 0.9, "thresholds": [1, 1]}
+    plan = {"adapt": "per-exit", "curve": [], "aims": [], "costs": {}, "settings": [vector]}
+    mine = {"kind": "softmax", "state_fill": "propagate", "adapt": "per-exit", "levels": [0.9]}
+    policies = {"full": {"kind": "full"}, "mine": mine}
+    this = job(folder, "gold", policies=policies)
+    this.params.splits = {"full": ["test"], "mine": ["calibration", "test"]}
+    records.write_json({"mine": plan}, folder / "plan.json")
+    this.files.plan = folder / "plan.json"
+    calibration = this.examples[this.examples["split"] == "calibration"]
+    left_out = {name: {example for example, (policy, _) in this.excluded if policy == name} for name in policies}
+    assert left_out["full"] == set(calibration["example_id"])
+    assert left_out["mine"] == set(calibration["example_id"][chosen_on(calibration, 1)]) != set()
+
+
+def test_a_job_without_questions_has_empty_answers(folder):
+    this = job(folder, "gold", place="-19-of-20", policies={"full": {"kind": "full"}})
+    assert this.examples.empty
+    frame, computed = answered(this, folder / "none.jsonl")
+    assert frame.empty and computed == 0
+    records.write_table(frame, folder / "none.parquet", records.GENERATIONS)
+    assert records.read_answers([folder / "none.parquet"]).empty

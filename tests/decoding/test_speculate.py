@@ -204,7 +204,7 @@ def test_nothing_is_drafted_beyond_the_room_or_behind_an_end(random_model):
 
 def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     """Through the parts of a run: the exit is the backbone's first unless the policy names one."""
-    backbone, requests = loading.adapt(random_model), requests_for(prompts(3), [2.0, 4.0])
+    backbone = loading.adapt(random_model)
     policy, second = (parse({"kind": "self-speculative", "exit": block}) for block in (None, 2))
     parts = run_parts.self_speculative(policy, backbone, [2.0, 4.0], [3, 5])
     assert [part.decoder.step.keywords for part in parts] == [
@@ -213,6 +213,7 @@ def test_a_run_notes_its_rounds_for_each_number_of_drafts(random_model):
     (named,) = run_parts.self_speculative(second, backbone, [1.0], [3, 5])
     assert named.decoder.step.keywords == {"exit_block": 2, "draft_tokens": 1}
     for part in parts:
+        requests = requests_for(prompts(3), part.settings)
         rows = list(answer.answer_part(part, requests, rules(Length(6)), LIMITS))
         assert {row.setting for row in rows} == {part.decoder.drafted} and len(rows) == 3
         for row in rows:

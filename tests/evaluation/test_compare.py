@@ -223,9 +223,8 @@ def test_runs_are_read_by_backbone_and_dataset(tmp_path):
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
-    entries = write(
-        tmp_path, {name: make_rows([(1.0, 0.0, 90.0)], examples=n) for name, n in (("full", 4), ("pruned", 5))}
-    )
+    counts = {"full": 4, "pruned": 5}
+    entries = write(tmp_path, {name: make_rows([(1.0, 0.0, 90.0)], examples=n) for name, n in counts.items()})
     ((_, rows),) = resampled.read_by_dataset(entries)
     with pytest.raises(InputError, match=r"evaluated\.parquet: policy pruned has not the examples of policy full"):
         resampled.resample(entries, rows, POLICIES, HEADS, **BOOTSTRAP)

@@ -260,7 +260,7 @@ def test_propagate_stores_what_the_block_itself_stores(name):
         prompt, cache = torch.tensor([[5, 9, 31, 7], [8, 8, 3, 40]]), backbone.new_prompt_cache()
         backbone.run_prompt(prompt, (), cache)
         state = backbone.new_state(2, 8)
-        state.insert(torch.arange(2), cache, torch.arange(2), 4)
+        state.insert(torch.arange(2), cache, torch.arange(2), torch.tensor([4, 4]))
         state.begin(2)
         fill.open(2)
         hidden = backbone.embed(torch.tensor([[11], [12]]))

@@ -57,7 +57,8 @@ def test_measured_confidences_are_those_of_a_run_that_never_leaves(name, kind):
             (row,) = run(backbone, requests_for([prompt], [1.0]), noting(policy()), fills.Fill()).values()
             answers.append(FullAnswer(prompt, row.token_ids))
         torch.manual_seed(3)
-        found = teacher_forced.measure(backbone, policy(), answers, {}, {})
+        one = teacher_forced.Measure(policy(), {}, np.ones(2, bool))
+        (found,) = teacher_forced.measure(backbone, {"mine": one}, answers, {}).values()
     np.testing.assert_allclose(found.confidence, torch.stack(noted).view(-1, len(EXITS)).numpy(), rtol=1e-9)
     assert found.answer.tolist() == [0] * 9 + [1] * 9 and found.prompt_tokens.tolist() == list(map(len, some))
 
@@ -183,6 +184,11 @@ def test_thresholds_are_chosen_on_half_of_the_groups_whole_and_by_seed():
 def test_an_answer_of_one_token_has_nothing_to_measure(random_model):
     backbone = loading.adapt(random_model)
     some = [FullAnswer([3, 4, 5], [7]), FullAnswer([3, 4], [7, 8, 9])]
-    found = teacher_forced.measure(backbone, make("softmax", backbone), some, {}, {})
-    assert found.answer.tolist() == [1, 1] and found.confidence.shape == (2, len(EXITS))
+    measures = {
+        "all": teacher_forced.Measure(make("softmax", backbone), {}, np.ones(2, bool)),
+        "first": teacher_forced.Measure(make("margin", backbone), {}, np.array([True, False])),
+    }
+    found = teacher_forced.measure(backbone, measures, some, {})
+    assert found["all"].answer.tolist() == [1, 1] and found["all"].confidence.shape == (2, len(EXITS))
+    assert found["first"].answer.tolist() == [] and found["first"].prompt_tokens.tolist() == [3]
     assert len(backbone.blocks) == DEPTH

@@ -9,7 +9,6 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
-from early_exit.base.journal import Journal
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +18,7 @@ from early_exit.base.errors import InputError
 from early_exit.base.records import read_json
 from early_exit.costs import passes
 from early_exit.data import prompts, questions
-from early_exit.data.conversations import Prompt
+from early_exit.data.conversations import Prompt, Rounds
 from early_exit.decoding import answer, memory, stopping
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.run_parts import RunPart
@@ -42,7 +41,6 @@ from hub_files import (
 SOURCES = {"mistral": "mistralai/Mistral-7B-v0.3", "codestral": "mistralai/Mamba-Codestral-7B-v0.1",
            "mamba2-130m": "AntonV/mamba2-130m-hf"}  # fmt: skip
 SETTINGS = {"seed": 1, "device": "cpu", "dtype": "float32", "threads": 1, "batch_size": 4, "memory": "auto"}
-RULES = {"prompt_overflow": "refuse", "repetition_penalty": 1.0, "degeneration": {"ngram": 4, "repeats": 4}}
 TEXTS = [
     prompts.triviaqa([("Who?", "Me")], "Which “range”?"), prompts.coqa("A  story.\n\tTwo lines.", [], "Why?"),
     prompts.truthfulqa([], "Naïve 漢字 🙂?"), "", "x", "a b  c   d", "1,234.5", "def f(x):\n    return x\n",
@@ -406,13 +404,15 @@ def test_a_run_gives_the_library_s_greedy_text(whole, tmp_path):
     backbone, tokenizer = loading.open_backbone(manifest, SETTINGS)
     rule = stopping.StopRule(tokenizer, loading.stop_token_ids(backbone, tokenizer), ["\n"], 8)
     parts, limits = [RunPart([1.0], Decoder(backbone))], memory.Limits(SETTINGS["batch_size"], 2**31)
-    answerer = answer.Answerer(tokenizer, parts, answer.Rules(rule, **RULES), limits, "none", 1)
-    answers = answer.run(answerer, examples, Journal(tmp_path / "run.partial", "same", 9))
+    answerer = answer.Answerer(tokenizer, {"full": parts}, answer.Rules(rule, "refuse", 1.0), limits)
+    answers = {row.example_id: row for _, row in answerer(next(iter(Rounds(examples, [("full", 1.0)]))))}
     backbone = load(manifest)
     library = type(backbone.model).from_pretrained(folder, dtype=torch.float32).eval()
-    for row, text in zip(answers.itertuples(), texts, strict=True):
+    for k, text in enumerate(texts):
+        row = answers[f"e{k}"]
         prompt = torch.tensor([[1, *own.encode(text)]])
         theirs = library.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=[2], pad_token_id=0)
         expected = theirs[0, prompt.shape[1] :].tolist()
         assert row.token_ids == expected[: len(row.token_ids)] and row.prompt_tokens == prompt.shape[1]
-        assert row.text == own.decode([i for i in row.token_ids if not own.is_control(i)]).split("\n")[0].strip()
+        text = own.decode([i for i in row.token_ids if not own.is_control(i)]).split("\n")[0].strip()
+        assert rule.text(row.token_ids) == text

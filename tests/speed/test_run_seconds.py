@@ -15,22 +15,24 @@ from timing import Silent, clock_of
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
                          "prompt_parts": [[], []]})  # fmt: skip
+COLUMNS = [("calm", 0.5), ("ffn", 0.9)]
 
 
 @dataclass(frozen=True)
 class Three:
     """Answers every prompt with three tokens, or as many as its rules allow."""
 
-    rules: Rules = Rules(Length(3), "refuse", 1.0, {})  # noqa: RUF009
+    rules: Rules = Rules(Length(3), "refuse", 1.0)  # noqa: RUF009
     calls: list = field(default_factory=list)
 
     def __call__(self, prompts):
         length = self.rules.stop.max_new_tokens
-        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].settings, length))
+        self.calls.append(([prompt.example_id for prompt in prompts], prompts[0].columns, length))
         for prompt in prompts:
             tokens = [7] * min(3, length)
-            request = Request(prompt.example_id, [7] * 5, prompt.settings)
-            yield Generation(request, prompt.settings[0], tokens, [6] * len(tokens), stop_reason="length")
+            ((policy, setting),) = prompt.columns
+            request = Request(prompt.example_id, [7] * 5, [setting])
+            yield policy, Generation(request, setting, tokens, [6] * len(tokens), stop_reason="length")
 
 
 def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
@@ -38,20 +40,21 @@ def test_prompts_and_a_first_round_do_not_count_and_the_median_does():
     warm_up = [90, 90, 90, 90]
     rounds = [1, 9, 2, 6, 2, 12, 2, 6, 1, 5, 2, 6]  # prompts, whole; at 0.5, then at 0.9; three times
     clock = clock_of(warm_up + rounds)
-    found = run_seconds.measure(answerer, EXAMPLES, [0.5, 0.9], repeats=3, probe=Silent(), clock=clock)
+    found = run_seconds.measure(answerer, EXAMPLES, COLUMNS, repeats=3, probe=Silent(), clock=clock)
     assert list(found.columns) == list(run_seconds.COLUMNS)
+    assert found["policy"].tolist() == ["calm", "ffn"] and found["setting"].tolist() == [0.5, 0.9]
     assert found["tokens"].tolist() == [6, 6] and found["examples"].tolist() == [2, 2]
     assert found["seconds_per_token"].tolist() == [2.0, 1.0]  # 8 and 4 seconds over two answers' two passes
     assert found.loc[0, ["seconds_per_token_low", "seconds_per_token_high", "prompt_seconds"]].tolist() == [1.0, 2.5, 1]
-    assert answerer.calls[:4] == [(["a", "b"], (t,), n) for t in (0.5, 0.9) for n in (1, 3)]
+    assert answerer.calls[:4] == [(["a", "b"], (t,), n) for t in COLUMNS for n in (1, 3)]
 
 
 def test_answers_of_one_token_have_no_seconds_per_token():
-    answerer = Three(Rules(Length(1), "refuse", 1.0, {}))
-    found = run_seconds.measure(answerer, EXAMPLES, [0.5], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
+    answerer = Three(Rules(Length(1), "refuse", 1.0))
+    found = run_seconds.measure(answerer, EXAMPLES, COLUMNS[:1], repeats=1, probe=Silent(), clock=clock_of([1] * 4))
     assert found["seconds_per_token"].isna().all()
 
 
 def test_nothing_to_time_is_refused():
     with pytest.raises(InputError, match=r"wallclock\.examples"):
-        run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], [0.5], repeats=1, probe=Silent())
+        run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], COLUMNS, repeats=1, probe=Silent())

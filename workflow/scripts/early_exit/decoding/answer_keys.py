@@ -39,7 +39,7 @@ class Engine:
             "policy": policy.at(setting),
             "exits": list(given.exits) if policy.uses_exits else [],
             "head": trained,
-            "code": user_code.digests(kinds),
+            "user_code": user_code.digests(kinds),
             "plan": part_of_plan(given.plan, setting),
             "rates": (given.rates or {}).get(setting),
             "seed": given.seed if policy.matched else None,
@@ -50,4 +50,4 @@ class Engine:
 
 def engine(**shared: Any) -> Engine:
     """The engine of this code, with what else all answers of a job depend on, as JSON can hold it."""
-    return Engine({"code": code_digest.digest(ENGINE), **shared})
+    return Engine({"engine": code_digest.digest(ENGINE), **shared})
