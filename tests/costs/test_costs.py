@@ -25,7 +25,8 @@ from early_exit.costs.passes import flops, generation_flops
 from early_exit.decoding import fills, loop
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.requests import Request
-from early_exit.experiment.config.policies import CHECKS
+from early_exit.evaluation.evaluate import Yardstick, answer_costs
+from early_exit.experiment.config.policies import CHECKS, parse
 from early_exit.heads import store
 from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
@@ -696,7 +697,7 @@ def run_script(name, folder, *, inputs, output, **params):
 
 
 @pytest.mark.slow
-def test_scripts_write_the_table_and_the_counts(tmp_path):
+def test_the_script_writes_the_table(tmp_path):
     config = ATTENTION_CONFIGS[0] | {"num_hidden_layers": DEPTH}
     write_json({"config": config, "depth": DEPTH}, tmp_path / "backbone.json")
     costs = tmp_path / "costs.json"
@@ -710,35 +711,17 @@ def test_scripts_write_the_table_and_the_counts(tmp_path):
     )
     assert read_json(costs) == TABLES["mistral"]
 
-    def flops_of(setting, exit_blocks, **params):
-        rows = pd.DataFrame(
-            {
-                "example_id": ["a", "b"],
-                "setting": setting,
-                "prompt_tokens": [4, 5],
-                "token_ids": [[1, 2, 3], [1]],
-                "exit_blocks": exit_blocks,
-                "text": "",
-                "stop_reason": "length",
-                "degenerate": False,
-                "seed": 1,
-                "drafted": [[]] * 2,
-                "accepted": [[]] * 2,
-                "setting_kind": "threshold",
-                "prompt_sha256": "",
-                "prompt_cut": 0,
-                "repetition_penalty": 1.0,
-            }
-        )
-        write_table(rows, tmp_path / "test.parquet", GENERATIONS)
-        inputs = {"run": tmp_path / "test.parquet", "costs": costs}
-        run_script("count_flops.py", tmp_path, inputs=inputs, output=tmp_path / "flops.parquet", exits=EXITS, **params)
-        return read_table(tmp_path / "flops.parquet", FLOPS)
+
+def test_costs_of_answers_are_those_of_their_policy():
+    def flops_of(setting, exit_blocks, policy):
+        rows = {"setting": setting, "prompt_tokens": [4, 5], "exit_blocks": exit_blocks}
+        yardstick = Yardstick("triviaqa", "official", TABLES["mistral"], EXITS)
+        return answer_costs(pd.DataFrame(rows), parse(policy), yardstick)
 
     head = {"kind": "head", "recipe": "r", "head": "mamba", "state_fill": "copy"}
     left = flops_of([0.5, 0.9], [[6, 2, 3], [6]], policy=head)
     expected = [one_by_one((TABLES["mistral"], "mamba", "copy", "skip"), *row) for row in ((4, [6, 2, 3]), (5, [6]))]
-    assert left.drop(columns=["example_id", "setting"]).to_dict("records") == expected
+    assert left.to_dict("records") == expected
 
     drops = {"kind": "pruned", "drop": [2]}
     pruned = flops_of([2.0, 2.0], [[4, 4, 4], [6, 4]], policy=drops)  # the prompt, too, and not

@@ -56,7 +56,9 @@ def test_config_yaml_is_right_when_uncommented():
 def test_presets_load(preset):
     config = load(preset=preset)
     assert config.name == preset
-    assert len(runs.runs(config)) == 54 + 6  # on every pair, and adaptive thresholds on one dataset
+    on_one = sum(policy.only_on == ["coqa"] for policy in config.policies.values())
+    assert on_one == {"tiny": 8}.get(preset, 3)  # adaptive thresholds; of the default six heads and two rivals, too
+    assert len(runs.runs(config)) == 54 + 2 * on_one
     for backbone in config.backbones.values():
         assert len(backbone.exits) == 4
     dumped = config.model_dump()
@@ -128,6 +130,7 @@ def test_user_keys_go_before_the_preset_s_and_null_takes_away():
         "full",
         "oracle",
         *(f"calm-{adapt}" for adapt in ("decay", "per-exit", "budget")),
+        *("ffn-slim", "mamba-slim", "hybrid", "softmax", "self-speculative"),
         *(f"{head}-{fill}" for head in ("calm", "ffn", "mamba") for fill in ("copy", "propagate")),
     }
 
@@ -152,7 +155,7 @@ def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
     config = load(policies=policies, groups={"more": ["chance"]}, group="more")
     assert {"mine", "margin", "chance", "full"} <= set(config.policies)
     assert config.policies["chance"].state_fill == "propagate"
-    assert "softmax" not in config.policies
+    assert "saturation" not in config.policies
     assert "random" not in load(policies={"calm-propagate": None}, group="all").policies
 
 

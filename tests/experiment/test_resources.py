@@ -12,7 +12,7 @@ from configs import COMMIT, load
 from conftest import ROOT
 from early_exit.costs import parts as block_costs
 from early_exit.experiment import estimate, work
-from early_exit.experiment.runs import Run, runs
+from early_exit.experiment.runs import ANSWERED_BY, Pair, pairs, policies
 from early_exit.heads import store
 from shapes import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 
@@ -78,21 +78,23 @@ def test_the_size_of_heads_is_bounded_from_the_backbones_alone(name):
 
 # MB, of the first try: 8000 and 1.25 x 14.5 or 14.58 GB, training 16 bytes for each weight of the heads more.
 ASKED = {
-    "mistral-7b": {"generate": 26500, "settle": 26500, "train_heads": 44000},
-    "codestral-mamba-7b": {"generate": 26500, "settle": 26500, "train_heads": 44500},
+    "mistral-7b": {"answer": 26500, "settle": 26500, "train_heads": 44000},
+    "codestral-mamba-7b": {"answer": 26500, "settle": 26500, "train_heads": 44500},
 }
 
 
 def work_of(config, name) -> dict[str, list[work.Work]]:
     """By rule the work of all its jobs with one backbone."""
-    of_run = [run for run in runs(config) if run.backbone == name]
+    of_pair = [pair for pair in pairs(config) if pair.backbone == name]
     return {
         "train_heads": [work.train(config, name, recipe) for recipe in config.recipes],
         "measure_heads": [work.measure_heads(config, name, recipe) for recipe in config.recipes],
         "settle": [work.settle(config, name)],
         "score_blocks": [work.score_blocks(config, name, *measure) for measure in (("likeness", 1), ("loss", 8))],
-        "adapt": [work.adapt(config, run) for run in of_run if config.policies[run.policy].is_planned],
-        "generate": [work.generate(config, run) for run in of_run],
+        "adapt": [work.adapt(config, pair) for pair in of_pair],
+        "answer": [
+            work.answer(config, pair, part) for pair in of_pair for part in ANSWERED_BY if policies(config, pair, part)
+        ],
     }
 
 
@@ -113,9 +115,9 @@ def test_tiny_models_request_little_and_real_ones_on_a_cpu_have_room_for_a_batch
     asked = [one.memory_mb for name in config.backbones for jobs in work_of(config, name).values() for one in jobs]
     assert set(asked) == {4500}
     real = load(preset="paper", device="cpu", dtype="float32")
-    generate = work.generate(real, Run("mistral-7b", "coqa", "full")).memory_mb
-    assert 1e6 * generate > 3 * 4 * 7.25e9  # weights, their packed copy, and as much for a batch
-    assert work.settle(real, "mistral-7b").memory_mb < generate
+    answering = work.answer(real, Pair("mistral-7b", "coqa"), "full").memory_mb
+    assert 1e6 * answering > 3 * 4 * 7.25e9  # weights, their packed copy, and as much for a batch
+    assert work.settle(real, "mistral-7b").memory_mb < answering
 
 
 def test_downloads_request_their_size():
@@ -136,7 +138,9 @@ def small_case(**more):
         "estimate": {"tflops": 100, "gbytes_per_second": 1000, "utilisation": 0.5, "milliseconds_per_block": 0.1},
         "backbones": {"tiny-transformer": None, "tiny-mamba": None, "one": backbone},
         "datasets": {"triviaqa": {"max_new_tokens": 20, "examples": {"calibration": 10, "test": 100}}},
-        "policies": dict.fromkeys(set(TINY["policies"]) - {"full", "pruned", "softmax"}) | {"pruned": {"drop": [1, 2]}},
+        "policies": dict.fromkeys(set(TINY["policies"]) - {"full", "pruned", "pruned-full-prompt"}) | {
+            "pruned": {"drop": [1, 2]}, "pruned-full-prompt": {"drop": [1, 2]}
+        },
         "groups": dict.fromkeys(TINY["groups"]),
         "corpus": {"documents": 100, "held_out": 10, "max_tokens": 500},
         "recipes": {"r": ["calm", "ffn"]},
@@ -148,35 +152,41 @@ def small_case(**more):
     return load(**keys)
 
 
-def run(policy):
-    return Run("one", "triviaqa", policy)
+PAIR = Pair("one", "triviaqa")
 
 
 def test_seconds_are_the_sums_by_hand():
     """2 GB of weights are read in 4 ms, eight tokens take 0.32 ms of computing and ten blocks 1 ms."""
-    alone = {"softmax": None}
-    config = small_case(policies=alone)
+    config = small_case()
     start = 30 + 2  # two seconds to load 2 GB
     prompts = 100 * 80 * 2e9 / 50e12  # computing is longest, of 8,000 tokens in one pass
-    assert math.isclose(work.generate(config, run("full")).seconds, start + prompts + 13 * 20 * 0.004)
-    assert math.isclose(work.generate(config, run("pruned")).seconds, start + 2 * prompts + 25 * 20 * 0.004)
+    assert math.isclose(work.answer(config, PAIR, "full").seconds, start + prompts + 13 * 20 * 0.004)
+    # Both prunings decode at two settings; the prompts run for each setting of the one, and once for the other.
+    assert math.isclose(work.answer(config, PAIR, "exits").seconds, start + 3 * prompts + 2 * 25 * 20 * 0.004)
     promise = {"promises": {**dict.fromkeys(TINY["calibration"]["promises"]), "one": RISK}}
-    calibrated = small_case(calibration=promise)
+    margin = {"margin": {"kind": "margin", "state_fill": "propagate", "thresholds": [0.5]}}
+    calibrated = small_case(calibration=promise, policies=margin)
     # Compared with the full model, which answers the ten calibration questions, too.
     both = 1.1 * prompts + (13 + 2) * 20 * 0.004
-    assert math.isclose(work.generate(calibrated, run("full")).seconds, start + both)
-    sharded = small_case(calibration=promise, generation={"shards": 2})
-    assert math.isclose(work.generate(sharded, run("full")).seconds, start + both / 2)
+    assert math.isclose(work.answer(calibrated, PAIR, "full").seconds, start + both)
+    sharded = small_case(calibration=promise, policies=margin, generation={"shards": 2})
+    assert math.isclose(work.answer(sharded, PAIR, "full").seconds, start + both / 2)
+    hours = both / 3600
+    automatic = small_case(
+        calibration=promise, policies=margin, generation={"shards": "auto", "shard_hours": hours / 2.5}
+    )
+    assert work.shards(automatic, PAIR, "full") == ["-0-of-3", "-1-of-3", "-2-of-3"]
+    assert work.shards(sharded, PAIR, "full") == ["-0-of-2", "-1-of-2"] and work.shards(config, PAIR, "full") == [""]
     assert math.isclose(work.settle(config, "one").seconds, start + 2 * 5 * 1000 * 2e9 / 50e12)
     width = math.sqrt(1e9 / 10 / 13)
     weights = 2 * (8 * width**2 + 2 * 2 * width)  # two exits, an ffn head and two rows for each of the two heads
     assert math.isclose(work.head_weights(config, "one", "r"), weights)
     training = 100_000 * 2e9 / 50e12 + 100_000 * 6 * weights / 50e12
     assert math.isclose(work.train(config, "one", "r").seconds, start + training)
-    short = small_case(policies=alone, distillation={"max_training_tokens": 25_000})
+    short = small_case(distillation={"max_training_tokens": 25_000})
     assert math.isclose(work.train(short, "one", "r").seconds, start + training / 4)
-    slow = small_case(policies=alone, estimate={"milliseconds_per_block": 1})  # now the blocks take longest: 10 ms
-    assert math.isclose(work.generate(slow, run("full")).seconds, start + prompts + 13 * 20 * 0.010)
+    slow = small_case(estimate={"milliseconds_per_block": 1})  # now the blocks take longest: 10 ms
+    assert math.isclose(work.answer(slow, PAIR, "full").seconds, start + prompts + 13 * 20 * 0.010)
 
 
 def test_on_a_cpu_other_speeds_are_assumed():
@@ -186,10 +196,11 @@ def test_on_a_cpu_other_speeds_are_assumed():
 
 
 def test_the_estimate_sums_the_jobs_and_names_what_it_assumes():
-    jobs_planned = [estimate.PlannedJob("generate", 3600, 500)] * 3 + [estimate.PlannedJob("score")] * 2
+    jobs_planned = [estimate.PlannedJob("answer", 3600, 500)] * 3 + [estimate.PlannedJob("evaluate")] * 2
     text = "\n".join(estimate.lines(load(preset="paper"), jobs_planned))
-    for part in ("5 jobs: generate 3, score 2", "3 GPU hours: generate 3", "1.5 GB of disk: generate 1.5",
-                 "not measured", "14.5 GB at 1020 GB/s", "14.2 ms", "16 ms (32 blocks)", "one token of each of 64 rows",
+    for part in ("5 jobs: answer 3, evaluate 2", "3 GPU hours: answer 3", "1.5 GB of disk: answer 1.5",
+                 "not measured", "14.5 GB at 1020 GB/s", "14.2 ms", "16 ms (32 blocks)", "one token of each row",
+                 "codestral-mamba-7b, 96 rows",
                  "A100"):  # fmt: skip
         assert part in text, part
     assert max(map(len, text.splitlines())) < 160
