@@ -12,7 +12,6 @@ from early_exit.evaluation import claims, compare, head_tables, promise, tables
 from early_exit.speed import interleaved, run_seconds
 
 PAGE = (ROOT / "docs/results.md").read_text()
-RUN = "runs/{backbone}/{dataset}/{policy}"
 SETTLE = ("backbone", "block", "share", "cosine", "tokens")
 
 
@@ -41,10 +40,9 @@ COLUMNS = {
     "tables/speed.csv": interleaved.COLUMNS,
     "data/{dataset}.parquet": records.EXAMPLES.names,
     "data/corpus.parquet": records.CORPUS.names,
-    f"{RUN}/test.parquet": records.GENERATIONS.names,
-    f"{RUN}/flops.parquet": records.FLOPS.names,
-    f"{RUN}/scores.parquet": records.scores_schema("triviaqa").names,
-    f"{RUN}/seconds.csv": run_seconds.COLUMNS,
+    "answers/{backbone}/{dataset}/{part}/{split}.parquet": records.GENERATIONS.names,
+    "evaluated/{backbone}/{dataset}.parquet": records.evaluated_schema("triviaqa").names,
+    "seconds/{backbone}/{dataset}.csv": run_seconds.COLUMNS,
     "losses/{backbone}/{dataset}.parquet": records.LOSSES.names,
     "quality/{backbone}/{recipe}/confidences.parquet": records.confidences_schema(["HEAD"]).names,
 }

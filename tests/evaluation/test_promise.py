@@ -56,13 +56,13 @@ def test_the_share_over_the_pool_is_what_delta_bounds_and_the_test_half_may_show
 def test_the_run_s_split_is_reported_apart_from_the_random_ones():
     """All losses are among the test units: the run's own calibration sees none of them."""
     (row,) = observed(make_pool([0, 100])).to_dict("records")
-    assert (row["run_threshold"], row["run_risk"]) == (0.7, 1.0)
+    assert (row["run_setting"], row["run_risk"]) == (0.7, 1.0)
     assert row["exceeds"] == 0 and row["risk_high"] == 0
 
 
 def test_if_nothing_passes_the_full_model_answers_with_its_own_risk():
     (row,) = observed(make_pool([200], full_errors=20, calibration=50)).to_dict("records")
-    assert row["none"] == 1 and np.isnan(row["run_threshold"])
+    assert row["none"] == 1 and np.isnan(row["run_setting"])
     assert row["pool_risk_mean"] == pytest.approx(0.1) and row["risk_mean"] == pytest.approx(0.1, abs=0.01)
     assert row["flops_share"] == 1 and row["exceeds"] == row["exceeds_pool"] == 0
     (row,) = observed(make_pool([200], full_errors=80, calibration=50)).to_dict("records")

@@ -34,7 +34,7 @@ LABELS = ("backbone", "family", "dataset", "policy", "head", "state_fill")
 COLUMNS = (
     *LABELS, "promise", "risk", "method", "epsilon", "delta",
     "calibrated_on", "calibration_units", "test_units", "splits", "none", "risk_mean", "risk_low", "risk_high",
-    "exceeds", "exceeds_pool", "pool_risk_mean", "flops_share", "run_threshold", "run_risk",
+    "exceeds", "exceeds_pool", "pool_risk_mean", "flops_share", "run_setting", "run_risk",
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def observe(pools: Sequence[PooledUnits], promises: Mapping[str, Promise], *, sp
 
     Policies that were run on the same examples of a dataset see the same splits. `risk_mean` and the range `risk_low`..
     `risk_high` of 95 % of the splits are of the test risk, `none` is the share of splits in which no threshold passed;
-    `run_threshold` and `run_risk` are of the run's own split. No threshold (NaN) means the full model.
+    `run_setting` and `run_risk` are of the run's own split. No threshold (NaN) means the full model.
     """
     rows = []
     for source in pools:
@@ -154,7 +154,7 @@ def _observed_row(source: PooledUnits, target: PooledUnits, drawn: np.ndarray, p
         "exceeds_pool": (in_pool[1:] > bound).mean(),
         "pool_risk_mean": in_pool[1:].mean(),
         "flops_share": _shares(target)[places][1:].mean(),
-        "run_threshold": float("nan") if chosen[0] == NONE else sample.settings[chosen[0]],
+        "run_setting": float("nan") if chosen[0] == NONE else sample.settings[chosen[0]],
         "run_risk": run_risk,
     }
 
