@@ -444,6 +444,19 @@ def test_repeats_are_dropped_and_duplicates_stay_together(tmp_path):
     assert same["group_id"].eq("q3").all() and same["split"].nunique() == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("राम का भाई?", "राम की भाई?"), ("What is 7 + 3?", "What is 7 - 3?"), ("Who made C++?", "Who made C#?")],
+)
+def test_questions_that_differ_in_a_sign_or_a_mark_are_two_groups(one, other, tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", [trivia(1, one), trivia(2, other)])
+    frame = datasets.load("t", spec("triviaqa", path, calibration=1, test=1), seed=0)
+    assert set(frame["question"]) == {one, other} and frame["group_id"].is_unique
+    path = write_lines(tmp_path / "same.jsonl", [trivia(1, one), trivia(1, other)])
+    with pytest.raises(InputError, match="line 2: id q1 stands for two different questions"):
+        datasets.load("t", spec("triviaqa", path, calibration=1, test=1), seed=0)
+
+
 def test_two_conversations_about_one_story_stay_together(tmp_path):
     story = "A story, told twice."
     rows = [conversation(i) for i in range(5)] + [conversation(8, story=story), conversation(9, story=story.upper())]

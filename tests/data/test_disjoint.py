@@ -114,3 +114,41 @@ def test_the_script_writes_the_proof_or_ends_in_one_line_and_writes_nothing(tmp_
     with pytest.raises(SystemExit, match=r"^Error in check_disjoint: corpus/train and trivia/test .*d2 = t2\)[^\n]*$"):
         run_script(tmp_path, make_corpus(d2="Where is Oslo?"))
     assert not (tmp_path / "disjoint.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("document", "question"),
+    [
+        ("今天下雨。谁写了红楼梦？曹雪芹写的。", "谁写了红楼梦？"),
+        ("Ночь… «Кто написал роман «Мы»?» Замятин.", "Кто написал роман Мы?"),
+        ("यह भारत है। ताजमहल किसने बनवाया? शाहजहाँ ने।", "ताजमहल किसने बनवाया"),
+        ("هذا نص. من كتب هذا الكتاب؟ لا أعرف.", "من كتب هذا الكتاب؟"),
+        ("یہ کتاب ہے۔ اسے کس نے لکھا؟", "اسے کس نے لکھا"),
+        ("Είναι νύχτα. Πού είναι η Αθήνα; Στην Ελλάδα.", "Πού είναι η Αθήνα;"),
+        ("Գիշեր է։ Ո՞վ գրեց։ Նա։", "Ո՞վ գրեց"),
+        ("ሌሊት ነው። ማን ጻፈው፧ እሱ።", "ማን ጻፈው"),
+        ("Q：谁写了红楼梦？", "谁写了红楼梦？"),
+        ("## Who wrote Emma?\n", "Who wrote Emma?"),
+        ("- **Who wrote Emma?** Austen", "Who wrote Emma?"),
+        ("Cafe\u0301. Ou\u0300 est le cafe\u0301? La\u0300.", "Où est le café ?"),  # composed and decomposed
+    ],
+)
+def test_a_question_inside_a_document_is_found_in_any_script(document, question):
+    examples = make_examples([("e", "e", "test", "", question)])
+    assert list(disjoint.leaks(make_corpus(d1=document), examples)) == [("d1", "e")]
+
+
+@pytest.mark.parametrize(
+    ("document", "question"),
+    [
+        ("Well. What is 7 + 3? Ten.", "What is 7 - 3?"),
+        ("Who made C++? He did.", "Who made C#?"),
+        ("यह क्या है। राम का भाई कौन है? लक्ष्मण।", "राम की भाई कौन है?"),
+        ("-5 is odd. -5 squared? 25.", "5 squared?"),
+        ("#1 in 1990? Vogue.", "1 in 1990?"),
+    ],
+)
+def test_a_question_that_differs_in_a_sign_or_a_vowel_mark_is_another(document, question):
+    examples = make_examples([("e", "e", "test", "", question), ("f", "f", "calibration", "", "Who?")])
+    assert list(disjoint.leaks(make_corpus(d1=document), examples)) == []
+    assert disjoint.prove(make_corpus(d1=document), {"trivia": examples})["searched"]["examples"] == 2

@@ -228,6 +228,14 @@ def test_token_agreement_counts_the_common_prefix(left, right, agreement):
         ("", "", 1),
         ("...", "...", 1),  # no words, but equal
         ("a\nb", "b\na", 1 / 2),  # lines are not sentences here
+        ("Москва стоит на реке", "москва стоит на реке.", 1),
+        ("Москва стоит", "Москва стоит на реке", 2 * 2 / (2 + 4)),
+        ("今天天气很好。", "今天天气很好", 1),
+        ("今天天气很好", "今天天气不好", 5 / 6),  # a word per letter, where no spaces divide words
+        ("राम का", "राम की", 1 / 2),
+        ("cafe\u0301", "Café.", 1),
+        ("🙂", "🙂.", 1),  # no words, but equal but for punctuation
+        ("🙂", "🙁", 0),
     ],
 )
 def test_rouge_l(text, reference, score):

@@ -1,8 +1,8 @@
 """Proof that training, held-out, calibration and test text do not overlap.
 
 What is compared are the corpus's documents, CoQA's stories, and the questions of the other sets. Two texts are the same
-if their words are (`questions.words`, which ignores case, punctuation and spaces), so the SHA-256 of its words
-identifies a text. A corpus document may also contain an evaluated question or story among other text; see `leaks`.
+if their words are (`base.words`, which ignores case, punctuation and spaces), so the SHA-256 of its words identifies a
+text. A corpus document may also contain an evaluated question or story among other text; see `leaks`.
 
 The corpus is compared with all question sets, and the splits of one set with each other. Different sets are not
 compared: each has thresholds of its own, so one set's calibration may know another's test.
@@ -16,7 +16,14 @@ from typing import Any
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.data.questions import sha256, words
+from early_exit.base.words import words
+from early_exit.data.questions import sha256
+
+# What ends a sentence in living scripts (of Unicode's Sentence_Terminal), an ellipsis, and the ends of lines.
+_ENDS = ".!?…‼‽⁇⁈⁉。．！？｡﹒﹖﹗\u037e՜՞։؝؞؟۔।॥၊။።፧፨។៕།༎᠃᠉\n\r\v\f\x85\u2028\u2029"
+_END = re.compile(rf"[{_ENDS}]+|(?<=[\u0370-\u03ff\u1f00-\u1fff]);")  # a semicolon behind Greek is its question mark
+# Of a line: marks of lists, quotes and headings, then a label.
+_OPENING = re.compile(r"^\s*(?:(?:#+|[>|*•–—-]+)\s+)*(?:\*\*)?(?:(?:Question|Answer|Q|A)(?:: |：))?", re.MULTILINE)
 
 Hashes = dict[str, str]  # from the hash of a text to the id that names it in messages
 
@@ -103,5 +110,5 @@ def _refuse_ids(name: str, examples: pd.DataFrame) -> None:
 
 
 def _sentences(text: str) -> list[str]:
-    unlabelled = re.sub(r"^(Question|Answer|Q|A): ", "", text, flags=re.MULTILINE)
-    return [sentence for part in re.split(r"[.!?\n]+", unlabelled) if (sentence := words(part))]
+    """Returns the words of each sentence, without labels (`Q: `) and marks of lists and headings before it."""
+    return [sentence for part in _END.split(_OPENING.sub("", text)) if any(map(str.isalnum, sentence := words(part)))]

@@ -11,13 +11,12 @@ has not one answer per question, or one id stands for two questions.
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from early_exit.base.errors import InputError
+from early_exit.base.words import words
 from early_exit.data.prompts import Turn
 from early_exit.sources.rows import Row
 
@@ -84,12 +83,6 @@ def _schema(kind: str, row: Row) -> Schema:
         return schemas[missing.index([])]
     accepted = " or ".join(f"{schema.name} ({', '.join(schema.columns)})" for schema in schemas)
     raise InputError(f"{row.where}: lacks {', '.join(min(missing, key=len))}; {kind} accepts {accepted}")
-
-
-@lru_cache(maxsize=1024)  # all turns of a conversation have the same story
-def words(text: str) -> str:
-    """Returns the words in lower case with single spaces, so that case, punctuation and white space do not count."""
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def sha256(text: str) -> str:

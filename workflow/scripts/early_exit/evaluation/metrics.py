@@ -10,8 +10,8 @@ lm-evaluation-harness (0.4.13: triviaqa 3.0, coqa 3.0, truthfulqa_gen 3.0). The 
 - TruthfulQA (Lin et al. 2022): no difference.
 
 Scales are those of the originals: `em`, `f1` and `*_acc` 0..1; BLEU and ROUGE `*_max` 0..100 and `*_diff` -100..100.
-`percent` converts them to the scale of the score files. A set's `VERSION` rises with every change that changes a number
-in its score files, and CHANGELOG.md says why.
+`percent` converts them to the scale of the score files. A set's `VERSION` rises with every change of its scoring rules
+that changes a number in its score files, and CHANGELOG.md says why.
 """
 
 import re
@@ -19,6 +19,9 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import SimpleNamespace
+
+from early_exit.base.words import letters_and_digits, words
 
 VERSION = {"triviaqa": 2, "coqa": 1, "truthfulqa": 1}
 RULES = ("official", "lm-eval")
@@ -113,12 +116,12 @@ def token_agreement(tokens: Sequence[int], reference_tokens: Sequence[int]) -> f
 def rouge_l(text: str, reference: str) -> float:
     """Returns the ROUGE-L F-measure of two texts in 0..1: the longest common subsequence of their words.
 
-    Case and punctuation do not count. Unlike in `truthfulqa`, each text is one sentence. Equal texts give 1, also if
-    they have no words.
+    Case and punctuation do not count. Unlike in `truthfulqa`, each text is one sentence, and words may be of any script
+    (ROUGE's own are ASCII). Equal texts give 1, also if they have no words.
     """
-    if text == reference:
+    if text == reference or words(text) == words(reference) != "":
         return 1.0
-    return float(_rouge("rougeL").score(reference, text)["rougeL"].fmeasure)
+    return float(_rouge_of_any_script().score(reference, text)["rougeL"].fmeasure)
 
 
 def _check(rules: str, **answers: Sequence[str]) -> None:
@@ -202,7 +205,15 @@ def _bleu():
 
 @cache
 def _rouge(*kinds: str):
-    """ROUGE without stemming; `rougeL` treats a text as one sentence, `rougeLsum` each line as a sentence."""
+    """ROUGE without stemming, of ASCII words; `rougeLsum` treats each line as a sentence."""
     from rouge_score.rouge_scorer import RougeScorer  # takes two seconds, as it imports nltk, and that scipy
 
     return RougeScorer(list(kinds))
+
+
+@cache
+def _rouge_of_any_script():
+    """ROUGE-L of a text as one sentence; equals `rougeL` of `_rouge` on ASCII."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=letters_and_digits))
