@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "groups": dict.fromkeys(PRESET["groups"]),
 }
 RESULTS = "results/small"
-RUN = f"{RESULTS}/runs/tiny-transformer/triviaqa/calm-propagate"
+ANSWERS = f"{RESULTS}/answers/tiny-transformer/triviaqa"
 HEADS = f"{RESULTS}/heads/tiny-transformer/paper"
 
 

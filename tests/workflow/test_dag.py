@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from early_exit.experiment import code_digest
+from early_exit.experiment.runs import ANSWERED_BY
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -27,8 +28,8 @@ REVISIONS = dict.fromkeys(
     COMMIT,
 )  # fmt: skip
 
-# Two backbones, three datasets; on each pair of them full, oracle, two prunings, and three heads with two state
-# fills. One recipe, trained from three seeds.
+# Two backbones, three datasets: on each pair of them one job of each rule that answers or evaluates. One recipe,
+# trained from three seeds.
 EXPECTED = {
     "fetch_dataset": 3,
     "fetch_corpus": 1,
@@ -39,13 +40,13 @@ EXPECTED = {
     "measure_heads": 2,
     "head_tables": 1,
     "settle": 2,
-    "adapt": 4,  # two kinds of adaptive thresholds on one dataset
+    "answer_full": 6,
+    "adapt": 2,  # adaptive thresholds on one dataset
+    "answer": 6,
+    "evaluate": 6,
     "calibrate": 6,
     "promise": 1,
-    "generate": 60,
     "layer_costs": 2,
-    "count_flops": 60,
-    "score": 60,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -62,7 +63,8 @@ SMALLEST = {
     "datasets": {"coqa": None, "truthfulqa": None},
     "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip",
                                "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
-                               "calm-per-exit", "calm-budget"]),
+                               "calm-per-exit", "calm-budget", "ffn-slim", "mamba-slim", "hybrid", "softmax",
+                               "self-speculative"]),
 }  # fmt: skip
 STUB = """
 import os
@@ -97,15 +99,23 @@ def jobs(text: str) -> dict[str, int]:
 def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
     """The paper's is in test_requests."""
     text = snakemake("--dry-run", folder=tmp_path, config={"preset": preset, "revisions": REVISIONS})
-    assert jobs(text) == EXPECTED
+    assert jobs(text) == EXPECTED and sum(EXPECTED.values()) <= 80
     assert f"results/{preset}/report.html" in text
 
 
 def test_all_policies_run_where_all_are_asked_for(tmp_path):
     """On six pairs each, also those that have one dataset by default."""
     counts = jobs(snakemake("--dry-run", folder=tmp_path, config={"group": "all"}))
-    assert counts["generate"] == counts["score"] == 54 + 6 * 3 + 6 * 15
-    assert counts["adapt"] == 6 * 5  # two of each head, softmax-per-exit
+    assert counts["answer"] == counts["answer_matched"] == counts["adapt"] == counts["evaluate"] == 6
+
+
+def test_answers_are_all_that_opens_a_model_and_nothing_after_it(tmp_path):
+    config = {"preset": "paper", "revisions": REVISIONS, "generation": {"shards": 2}, "wallclock": {"examples": 2}}
+    counted = jobs(snakemake("--dry-run", "answers", folder=tmp_path, config=config))
+    fetched = {"fetch_backbone": 2, "fetch_dataset": 3, "fetch_corpus": 1}
+    trained = {"train_heads": 2, "train_heads_seed": 4, "measure_heads": 2, "settle": 2, "layer_costs": 2}
+    answered = {"answer_full": 12, "answer": 12, "adapt": 2, "measure_wallclock": 6}
+    assert counted == fetched | trained | answered | {"answers": 1}
 
 
 def test_a_mistake_in_the_config_ends_in_one_line(tmp_path):
@@ -184,16 +194,16 @@ def test_other_thresholds_run_their_policy_and_nothing_before_it(finished):
     policies = {**SMALLEST["policies"], "calm-copy": {"thresholds": [0.4, 0.6]}}
     after = ["tables", "compare", "claims", "figures", "promise", "provenance", "report", "all"]
     after = dict.fromkeys(after, 1)
-    own = {"calibrate": 1, "generate": 1, "count_flops": 1, "score": 1}
+    own = {"calibrate": 1, "answer": 1, "evaluate": 1}
     assert dry_run(finished, policies=policies) == own | after
 
 
-def test_another_promise_generates_nothing_and_scores_nothing(finished):
-    """Calibrated thresholds are of the grid, which is generated whole."""
+def test_another_promise_answers_nothing_and_scores_nothing(finished):
+    """Calibrated thresholds are of the grid, which is answered whole."""
     more = ["calibrate", "promise", "tables", "figures", "provenance", "report", "all"]
     rerun = dry_run(finished, calibration={"promises": {"same-answer": {"epsilon": 0.1}, "no-loops": None}})
     assert {rule: rerun.get(rule) for rule in more} == dict.fromkeys(more, 1)
-    assert not {"generate", "train_heads", "score"} & rerun.keys()
+    assert not {"answer", "answer_full", "train_heads", "evaluate"} & rerun.keys()
     assert "calibrate" not in dry_run(finished, calibration={"splits": 10})
 
 
@@ -201,18 +211,18 @@ def test_without_promises_nothing_is_calibrated(tmp_path):
     promises = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())["calibration"]["promises"]
     config = SMALLEST | {"calibration": {"promises": dict.fromkeys(promises)}}
     counted = jobs(snakemake("--dry-run", folder=tmp_path, config=config))
-    assert not {"calibrate", "promise"} & counted.keys() and counted["generate"] == 4
+    assert not {"calibrate", "promise"} & counted.keys() and counted["answer"] == 1
 
 
-def test_timing_the_settings_generates_nothing_and_does_not_time_the_oracle(finished):
+def test_timing_the_settings_answers_nothing(finished):
     rerun = dry_run(finished, wallclock={"examples": 2})
-    assert rerun["measure_wallclock"] == 3  # full, calm-copy, ffn-copy
-    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "generate", "calibrate", "score"))}
+    assert rerun["measure_wallclock"] == 1
+    assert not {rule for rule in rerun if rule.startswith(("fetch", "train", "answer", "calibrate", "evaluate"))}
 
 
-def test_another_prompt_generates_again_but_trains_nothing(finished):
+def test_another_prompt_answers_again_but_trains_nothing(finished):
     rerun = dry_run(finished, datasets={**SMALLEST["datasets"], "triviaqa": {"prompt": "lm-eval"}})
-    assert rerun["fetch_dataset"] == 1 and rerun["generate"] == rerun["score"] == 4
+    assert rerun["fetch_dataset"] == 1 and rerun["answer"] == rerun["evaluate"] == 1
     assert "train_heads" not in rerun and "fetch_backbone" not in rerun
 
 
@@ -238,7 +248,8 @@ def test_texts_that_overlap_end_the_run_before_it_trains(copy):
 def test_other_seeds_and_recipes_train_what_is_missing_and_measure_again(finished):
     after = dict.fromkeys(["head_tables", "figures", "provenance", "report", "all"], 1)
     assert dry_run(finished, head_quality={"seeds": 2}) == after | {"measure_heads": 1}
-    both = dry_run(finished, head_quality={"seeds": 5, "recipes": ["paper", "slim"]})  # 2 seeds more of one, 5 of both
+    more = {"seeds": 5, "recipes": ["paper", "calm"]}  # 2 seeds more of one, 5 of the other
+    both = dry_run(finished, head_quality=more, recipes={"calm": ["calm"]})
     assert both == after | {"train_heads": 1, "train_heads_seed": 2 + 4, "measure_heads": 2}
 
 
@@ -262,16 +273,15 @@ def test_a_head_from_outside_adds_its_own_training_and_an_edit_of_its_file_repea
     }
     rerun = dry_run(finished, **more)
     assert not any(rule.startswith("fetch_") for rule in rerun)
-    once = ("train_heads", "calibrate", "generate", "score", "layer_costs")
+    once = ("train_heads", "calibrate", "answer", "evaluate", "layer_costs")
     assert {rule: rerun[rule] for rule in once} == dict.fromkeys(once, 1)
 
-    target = "results/stub/runs/tiny-transformer/triviaqa/mine-copy/flops.parquet"
+    target = "results/stub/evaluated/tiny-transformer/triviaqa.parquet"
     snakemake("--cores", "2", target, folder=finished, config=SMALLEST | more, root=finished)
     file.write_text("class Mine:\n    wider = True\n")
     again = jobs(snakemake("--dry-run", target, folder=finished, config=SMALLEST | more, root=finished))
-    assert {rule: again[rule] for rule in ("train_heads", "generate", "layer_costs")} == {
-        "train_heads": 1, "generate": 1, "layer_costs": 1,
-    }  # fmt: skip
+    once = ("train_heads", "answer", "layer_costs")
+    assert {rule: again[rule] for rule in once} == dict.fromkeys(once, 1)
 
 
 def test_an_edited_source_is_fetched_again(finished):
@@ -309,7 +319,7 @@ def rules() -> dict[str, str]:
     for path in RULE_FILES:
         for block in re.split(r"^(?= *rule )", path.read_text(), flags=re.MULTILINE)[1:]:
             found[re.match(r" *rule (\w+):", block)[1]] = textwrap.dedent(block)
-    del found["fetch"]  # it has inputs alone
+    del found["fetch"], found["answers"]  # they have inputs alone
     return found
 
 
@@ -317,9 +327,10 @@ def rules() -> dict[str, str]:
 def test_each_rule_has_a_log_an_environment_and_the_script_of_its_name(rule):
     text = rules()[rule]
     for directive in ("log", "benchmark", "conda", "threads"):
-        no_file = directive == "benchmark" and rule == "estimate"  # which runs whenever it is asked for
+        no_file = directive == "benchmark" and rule in ("estimate", "clean_answers")  # which run whenever asked for
         assert bool(re.search(rf"^ +{directive}:", text, re.MULTILINE)) != no_file
-    assert f'"../scripts/{rule}.py"' in text
+    script = "answer" if rule in ANSWERED_BY.values() else rule
+    assert f'"../scripts/{script}.py"' in text
     assert not re.search(r"\blambda\b|^    (run|message):", text, re.MULTILINE)
 
 

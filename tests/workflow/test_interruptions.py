@@ -20,17 +20,19 @@ import pytest
 
 import small
 from conftest import ROOT
-from early_exit.base import files, records
+from early_exit.base import records
 from early_exit.base.errors import InputError
 from early_exit.sources import manifests
 
 HEADS = f"{small.HEADS}/heads.safetensors"
-FULL = small.RUN.replace("calm-propagate", "full") + "/test.parquet"
-ANSWERS, SCORES = f"{small.RUN}/test.parquet", f"{small.RUN}/scores.parquet"
-JOURNAL = files.partial(ANSWERS)
-LOG = f"{small.RESULTS}/logs/generate/tiny-transformer/triviaqa/calm-propagate.log"
+FULL, ANSWERS = f"{small.ANSWERS}/full/test.parquet", f"{small.ANSWERS}/exits/test.parquet"
+SCORES = f"{small.RESULTS}/evaluated/tiny-transformer/triviaqa.parquet"
+KEPT = f"{small.RESULTS}/kept/tiny-transformer/triviaqa/exits.jsonl"
+LOG = f"{small.RESULTS}/logs/answer/tiny-transformer/triviaqa.log"
 PRODUCTS = (HEADS, f"{small.HEADS}/training.csv", FULL, ANSWERS, SCORES)
-GENERATING = ("early_exit.base.journal", "Journal.add")
+TRAINING = ("early_exit.heads.training", "HeadTraining.train_on")
+ANSWERING = ("early_exit.base.kept_answers", "KeptAnswers.add")
+SCORING = ("early_exit.evaluation.scoring", "score_answer")
 WAIT = 120  # seconds, for what takes a few
 
 
@@ -50,7 +52,7 @@ def config(model) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory) -> Path:
-    """The folder of an undisturbed run, from the sources to the scores of one policy."""
+    """The folder of an undisturbed run, from the sources to the evaluated answers."""
     folder = tmp_path_factory.mktemp("whole")
     small.run(folder, SCORES, config=config)
     return folder
@@ -129,55 +131,48 @@ def accept(server: socket.socket, snakemake: subprocess.Popen, said: Path) -> so
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("outputs", "place", "call", "left", "said"),
-    [
-        ((HEADS,), ("early_exit.heads.training", "HeadTraining.train_on"), 3, None, "going on after step 2 of"),
-        ((ANSWERS, SCORES), GENERATING, 3, 2, "going on after 2 answers"),
-        ((SCORES,), ("early_exit.evaluation.scoring", "score_answer"), 2, None, "4 answers scored"),
-    ],
-    ids=["training", "generation", "scoring"],
-)
-def test_a_job_killed_in_the_middle(outputs, place, call, left, said, folder, whole, config):
-    remove(folder, *outputs)
-    with in_the_middle(folder, outputs[-1], *place, call, config=config) as run:
-        os.kill(run.job, signal.SIGKILL)
-        assert run.snakemake.wait(WAIT) != 0
-    assert not any((folder / path).exists() for path in outputs)
-    assert calls(folder) == call
-    small.run(folder, outputs[-1], config=config, env=hook(folder, *place))
-    if left is not None:
-        assert calls(folder) == left  # of four answers two had been written
-    assert said in "".join(path.read_text() for path in (folder / small.RESULTS / "logs").rglob("*.log"))
+def test_jobs_killed_in_the_middle_go_on_where_they_were(folder, whole, config):
+    """First the training is killed, then the run that ends it, while it answers, and then a third while it scores."""
+    remove(folder, HEADS, ANSWERS, KEPT, SCORES)
+    for output, place, call in ((HEADS, TRAINING, 3), (ANSWERS, ANSWERING, 3), (SCORES, SCORING, 2)):
+        with in_the_middle(folder, SCORES, *place, call, config=config) as run:
+            os.kill(run.job, signal.SIGKILL)
+            assert run.snakemake.wait(WAIT) != 0
+        assert not (folder / output).exists()
+        assert calls(folder) == call
+    small.run(folder, SCORES, config=config)
+    said = "".join(path.read_text() for path in (folder / small.RESULTS / "logs").rglob("*.log"))
+    assert "going on after step 2 of" in said and "8 answers scored" in said
+    assert "4 answers, of which 2 were computed now" in (folder / LOG).read_text()  # two had been written
     assert_same(folder, whole)
 
 
 def test_snakemake_killed_while_its_job_lives_on(folder, whole, config):
-    remove(folder, ANSWERS, SCORES)
-    with in_the_middle(folder, SCORES, *GENERATING, 3, config=config) as run:
+    remove(folder, ANSWERS, KEPT, SCORES)
+    with in_the_middle(folder, SCORES, *ANSWERING, 3, config=config) as run:
         text = small.run(folder, SCORES, fails=True, config=config)
         assert "Directory cannot be locked" in text and "--unlock" in text
         run.snakemake.kill()
         run.snakemake.wait(WAIT)
         small.run(folder, SCORES, "--unlock", config=config)
-        assert not (folder / ANSWERS).exists() and (folder / JOURNAL).exists()
+        assert not (folder / ANSWERS).exists() and (folder / KEPT).exists()
         run.go_on()
     assert calls(folder) == 4
     # Snakemake does not know that the job has ended well, and runs it again; no question is asked again.
     assert (folder / ANSWERS).read_bytes() == (whole / ANSWERS).read_bytes()
-    small.run(folder, SCORES, config=config, env=hook(folder, *GENERATING))
+    small.run(folder, SCORES, config=config, env=hook(folder, *ANSWERING))
     assert calls(folder) == 0
-    assert "going on after 4 answers" in (folder / LOG).read_text()
+    assert "4 answers, of which 0 were computed now" in (folder / LOG).read_text()
     assert_same(folder, whole)
 
 
 def test_two_experiments_in_one_folder_at_once(folder, whole, config):
     """The run that ends first deletes Snakemake's locks of both; still only one process makes a file."""
-    remove(folder, ANSWERS, SCORES)
-    with in_the_middle(folder, SCORES, *GENERATING, 1, config=config) as run:
+    remove(folder, ANSWERS, KEPT, SCORES)
+    with in_the_middle(folder, SCORES, *ANSWERING, 1, config=config) as run:
         small.run(folder, "results/other/data/triviaqa.parquet", config=config | {"name": "other"}, file="other.yaml")
         text = small.run(folder, SCORES, fails=True, config=config)
-        assert f"Error in generate: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
+        assert f"Error in answer: {ANSWERS.replace('test', 'calibration')}: process {run.job} on " in text
         assert "started by another Snakemake" in text and "wait until it ends, or kill it, and run again" in text
         assert "Traceback" not in text
         run.go_on()
@@ -190,34 +185,36 @@ def test_two_experiments_in_one_folder_at_once(folder, whole, config):
 
 FILLED = """
 mount -t tmpfs -o size={size} none {place}
+: >{place}/other # Snakemake removes empty folders
 {run} >first.txt 2>&1 && exit 9
 ls -A {place} >left.txt
 mount -o remount,size=1m {place}
-INTERRUPT='early_exit.base.journal Journal.add 0 0 calls' PYTHONPATH={hook} {run} >second.txt 2>&1 || exit 8
+INTERRUPT='early_exit.base.kept_answers KeptAnswers.add 0 0 calls' PYTHONPATH={hook} {run} >second.txt 2>&1 || exit 8
 cp -r {place} kept
 """
 
 
 def test_a_disk_that_is_full_in_the_middle(folder, whole, config):
-    """There is room for the journal, but not for the file of all answers."""
-    before, place = small.unshared("--mount"), folder / small.RUN
+    """There is room for the kept answers, but not for the file of all."""
+    before, place = small.unshared("--mount"), (folder / ANSWERS).parent
+    remove(folder, KEPT, SCORES)
     shutil.rmtree(place)
     place.mkdir()
     run = shlex.join(small.command(folder, SCORES, config=config))
-    script = FILLED.format(size="20k", place=place, run=run, hook=ROOT / "tests/workflow/interrupt")
+    script = FILLED.format(size="4k", place=place, run=run, hook=ROOT / "tests/workflow/interrupt")
     done = subprocess.run([*before, "sh", "-c", script], cwd=folder, check=False, capture_output=True, text=True)
     first = (folder / "first.txt").read_text()
     assert done.returncode == 0, (done, first, (folder / "second.txt").read_text())
-    assert f"{ANSWERS}: no space left on device; free some" in first and "Traceback" not in first
-    assert {"test.partial", "test.parquet"} & {*(folder / "left.txt").read_text().split()} == {"test.partial"}
-    assert calls(folder) == 0  # all four had been written
-    for path in (ANSWERS, SCORES):
-        assert (folder / "kept" / Path(path).name).read_bytes() == (whole / path).read_bytes()
+    assert ".parquet: no space left on device; free some" in first and "Traceback" not in first
+    assert (folder / "left.txt").read_text() == "other\n"
+    assert calls(folder) == 0  # all four had been kept
+    assert (folder / "kept/test.parquet").read_bytes() == (whole / ANSWERS).read_bytes()
+    assert (folder / SCORES).read_bytes() == (whole / SCORES).read_bytes()
 
 
 def fill(folder: Path) -> None:
     """Try every kind of writer on a full disk; to be run in a small file system of its own."""
-    from early_exit.base import journal, resume
+    from early_exit.base import kept_answers, resume
     from early_exit.heads import store
 
     made = store.build({"kind": "calm", "normalise": "none"}, 64, [1], "calm")
@@ -231,7 +228,7 @@ def fill(folder: Path) -> None:
         "value.json": lambda path: records.write_json(frame["key"].tolist(), path),
         "heads.safetensors": lambda path: store.save(made, {}, backbone, [1], {}, path.parent),
         "heads.partial": lambda path: resume.Checkpoint(path, "f", 0).save(made.state_dict()),
-        "test.partial": lambda path: journal.Journal(path, "f" * 9000, 1),
+        "full.jsonl": lambda path: kept_answers.KeptAnswers(path, [], [], 1).add("k", {"text": "f" * 9000}),
     }.items():
         with pytest.raises(InputError, match=f"{name}: no space left on device; free some .* and run again$"):
             write(folder / name)
@@ -290,7 +287,7 @@ def test_a_broken_hand_over_file_stops_the_job_that_reads_it(folder, whole, conf
     middle = len(content) // 2
     (folder / ANSWERS).write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     text = small.run(folder, SCORES, fails=True, config=config)
-    assert f"Error in score: {ANSWERS}: cannot be read" in text and "delete it and run again" in text
+    assert f"Error in evaluate: {ANSWERS}: cannot be read" in text and "delete it and run again" in text
     assert "Traceback" not in text and not (folder / SCORES).exists()
     remove(folder, ANSWERS)
     small.run(folder, SCORES, config=config)
