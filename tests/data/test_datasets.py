@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES, read_metadata, read_table, write_table
 from early_exit.data import datasets, disjoint, prompts, questions
 from early_exit.data.corpus import load_corpus
+from early_exit.sources.readers import Row
 from early_exit.sources.rows import HubSource, LocalSource
 
 ROOT = Path(__file__).parents[2]
@@ -197,6 +199,54 @@ def test_truthfulqa_hub_and_csv_agree(tmp_path):
     pd.testing.assert_frame_equal(hub, original)
     row = only(hub, "test").iloc[0]
     assert row.references[1] == "No" and row.incorrect == ["Yes"] and row.prompt.count("A: No, ") == 1
+
+
+SETS = {"triviaqa": trivia, "truthfulqa": truth, "coqa": lambda n: as_hub(conversation(n)), "turns": conversation,
+        "stanford": lambda number: as_stanford(conversation(number))}  # fmt: skip
+
+
+def save_as(writer, records, path):
+    """A CSV file of records as one of these programs writes it; the path."""
+    frame = pd.DataFrame(records)
+    if writer == "numpy":  # pandas reads lists from Parquet as arrays
+        frame = pd.read_parquet(write_parquet(path.with_suffix(".parquet"), records))
+    if writer in ("json", "json in ascii"):
+        frame = frame.map(lambda v: v if isinstance(v, str) else json.dumps(v, ensure_ascii=writer != "json"))
+    if writer == "arrow":
+        Dataset.from_list(records).to_csv(path)
+    else:
+        frame.to_csv(path, index=writer == "numpy")
+    return path
+
+
+@pytest.mark.parametrize("writer", ["pandas", "numpy", "json", "json in ascii", "arrow"])
+@pytest.mark.parametrize("form", SETS)
+def test_csv_files_have_the_lists_and_objects_that_were_written_there(form, writer, tmp_path):
+    kind = form if form in ("triviaqa", "truthfulqa") else "coqa"
+    records = [SETS[form](number) for number in range(6)]
+    if form == "truthfulqa":
+        odd = ['It\'s "odd", is [it]?', "a; b", "«漢字» 🙂\n", "x\\y", *(f"answer number {n}" for n in range(30))]
+        records[0] |= {"correct_answers": odd, "incorrect_answers": odd[:1]}
+    if form == "triviaqa":
+        records[0]["answer"]["aliases"] = ["It's", 'the "a, b"', "None", "..."]
+    given = spec(kind, write_lines(tmp_path / "a.jsonl", records), calibration=9 if kind == "coqa" else 3, test=3)
+    original = datasets.load("d", given, seed=0)
+    read = datasets.load("d", given | {"source": str(save_as(writer, records, tmp_path / "a.csv"))}, seed=0)
+    pd.testing.assert_frame_equal(read, original)
+
+
+@pytest.mark.parametrize("column", ["Correct Answers", "Incorrect Answers"])
+@pytest.mark.parametrize(
+    "text", ["['a' ... 'b']", "['a', 'b", "[a, b]", 'c("a", "b")', "{a,b}", "array(['a']", "\"['a']\"", "[1, 2]", "{}"]
+)
+def test_a_cell_whose_list_cannot_be_read_exactly_is_refused(column, text, tmp_path):
+    row = {"Question": "Why?", "Best Answer": "So", "Correct Answers": "a; b", "Incorrect Answers": "c"}
+    pd.DataFrame([row, row | {"Question": "Who?", column: text}]).to_csv(tmp_path / "t.csv", index=False)
+    name = column.lower().replace(" ", "_")
+    why = rf"^\S+t.csv, line 3: {name} is (not a list of texts|a text that cannot be read \(.*)"
+    with pytest.raises(InputError, match=why) as caught:
+        datasets.load("t", spec("truthfulqa", tmp_path / "t.csv"), seed=0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -380,6 +430,78 @@ def test_broken_files(tmp_path, name, text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.jsonl", '{"question": "a", "n": ' + "9" * 5000 + "}", "line 1: not JSON \\(a number of 5000 digits"),
+        ("t.json", '[{"question": "a"},\n {"n": -' + "9" * 5000 + "}]", "line 2: not JSON \\(a number of 5001 "),
+        ("t.jsonl", "[" * 200_000, "t.jsonl, line 1: not JSON \\(lists or objects nested too deep"),
+        ("t.json", '{"a":' * 200_000, "t.json, line 1: not JSON \\(lists or objects nested too deep"),
+        ("t.jsonl", '{"question": "a \\ud83d"}', r"line 1: question has half of a surrogate pair \(\\ud83d\)"),
+        ("t.json", '[{"answer": {"aliases": ["x", "\\uDE00"]}}]', r"record 1: answer.aliases has half of a surrogate"),
+        ("t.jsonl", '{"\\udc00": "a"}', "line 1: a name in the record has half of a surrogate pair"),
+        ("t.jsonl", "version https://git-lfs.github.com/spec/v1\nsize 9\n", "t.jsonl: a Git LFS pointer"),
+        ("t.csv", "version https://git-lfs.github.com/spec/v1\n", "t.csv: a Git LFS pointer"),
+        ("t.parquet", "version https://git-lfs.github.com/spec/v1\n", "t.parquet: a Git LFS pointer"),
+        ("t.parquet", "", "t.parquet: cannot be read"),
+    ],
+)  # fmt: skip
+def test_files_that_python_cannot_hold(tmp_path, name, text, message):
+    test_broken_files(tmp_path, name, text, message)
+
+
+def test_whole_surrogate_pairs_are_characters(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(json.dumps(trivia(i, f"🙂 {i}?")) for i in range(2)), encoding="utf-8")
+    assert "\\ud83d\\ude42" in path.read_text()
+    assert datasets.load("t", spec("triviaqa", path, 0, 1, 1), seed=0)["question"].str.startswith("🙂").all()
+
+
+def test_parquet_values_that_python_does_not_have_are_named(tmp_path):
+    texts = pa.array([b"a", b"b", b"\xff"]).view(pa.string())  # as programs write that check nothing
+    pq.write_table(pa.table({"id": ["1", "2", "3"], "text": texts}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t.parquet, row 3: text cannot be read \('utf-8' codec.*; correct the row$"):
+        load_corpus(corpus_spec(tmp_path / "t.parquet"), seed=0)
+
+
+def test_a_csv_file_may_have_a_long_text(tmp_path):
+    long = "word " * 100_000
+    pd.DataFrame({"text": ["a", long, "b"]}).to_csv(tmp_path / "t.csv", index=False)
+    assert load_corpus(corpus_spec(tmp_path / "t.csv", 2, 1), seed=0)["text"].tolist() == ["a", long, "b"]
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["[1]", "['a' 'b']"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["input_text", "turn_id", "value", "aliases", "0"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_any_value_in_any_column_is_read_or_refused_in_one_line(data):
+    form = data.draw(st.sampled_from(list(SETS)))
+    record = SETS[form](1)
+    column = data.draw(st.sampled_from(list(record)))
+    if isinstance(record[column], dict) and data.draw(st.booleans()):
+        record[column] |= {data.draw(st.sampled_from(list(record[column]))): data.draw(values)}
+    else:
+        record[column] = data.draw(values)
+    kind = form if form in ("triviaqa", "truthfulqa") else "coqa"
+    try:
+        assert questions.read_examples(kind, [Row("file, line 1", record)])
+    except InputError as error:
+        assert str(error).startswith("file, line 1: ") and "\n" not in str(error)
+
+
 def test_truncated_parquet_and_bad_bytes(tmp_path):
     path = write_parquet(tmp_path / "t.parquet", [trivia(i) for i in range(50)])
     path.write_bytes(path.read_bytes()[:-40])
@@ -397,6 +519,14 @@ def test_truncated_parquet_and_bad_bytes(tmp_path):
         ({"answers": conversation(0, turns=2)["answers"]}, "not one answer for each of the 3 questions"),
         ({"questions": conversation(0)["questions"][::-1]}, "turn_id of questions do not count 1, 2, ..., 3"),
         ({"questions": [None]}, "questions has no text for some turn"),
+        ({"additional_answers": ["a"]}, "additional_answers is not an object with one list of answers per annotator"),
+        ({"additional_answers": "a"}, "additional_answers is a text that cannot be read"),
+        ({"additional_answers": 3}, "additional_answers is not an object"),
+        ({"additional_answers": {"0": 3}}, "additional_answers.0 has no text for some turn"),
+        ({"questions": {"input_text": ["a", "b", "c"], "turn_id": 3}}, "turn_id of questions is not a list of numbers"),
+        ({"answers": {"input_text": ["a", "b", "c"], "turn_id": "3"}}, "answers.turn_id is a text that cannot be read"),
+        ({"answers": {"input_text": "a"}}, "answers.input_text is a text that cannot be read"),
+        ({"id": ["x"]}, "id is not a text or a number, or is blank"),
         ({"story": None}, "lacks story; coqa accepts the original JSON and EleutherAI/coqa"),
     ],
 )
@@ -424,6 +554,34 @@ def test_wrong_config(change, message):
     given = spec("triviaqa", "workflow/resources/tiny/triviaqa", splits=TINY_SPLITS) | change
     with pytest.raises(InputError, match=message):
         datasets.load("t", given, seed=0, root=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("truthfulqa", {"incorrect_answers": []}, "has no incorrect answer, which TruthfulQA's scores need; add"),
+        ("truthfulqa", {"incorrect_answers": [" ", ""]}, "has no incorrect answer"),
+        ("truthfulqa", {"correct_answers": []}, "has no reference answer; take another split, or add or rem"),
+        ("truthfulqa", {"correct_answers": ["", "\n"]}, "has no reference answer"),
+        ("truthfulqa", {"correct_answers": ["...", "!"]}, "has no reference answer but punctuation"),
+        ("triviaqa", {"answer": {"value": "x", "aliases": [" "]}}, "has no reference answer; take another split"),
+        ("triviaqa", {"answer": {"value": "x", "aliases": ["?!", "-"]}}, "has no reference answer but punctuation"),
+        ("triviaqa", {"answer": {"value": 3, "aliases": ["x"]}}, "line 4: answer.value is not a text, or is blank"),
+        ("triviaqa", {"answer": {"value": "x", "aliases": [3]}}, "line 4: answer.aliases is not a list of texts"),
+        ("triviaqa", {"answer": {"value": "x", "aliases": "x"}}, "answer.aliases is a text that cannot be read"),
+        ("triviaqa", {"question_id": {}}, "line 4: question_id is not a text or a number"),
+        ("truthfulqa", {"incorrect_answers": None}, "line 4: lacks incorrect_answers"),
+        ("truthfulqa", {"incorrect_answers": 3}, "line 4: incorrect_answers is not a list of texts"),
+        ("coqa", {"answers": ["", "", ""], "additional_answers": {}}, r"c3:\d \(.*line 4\) has no reference answer"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_scored_is_refused_before_anything_is_generated(kind, change, message, tmp_path):
+    rows = [{"coqa": conversation, "triviaqa": trivia, "truthfulqa": truth}[kind](i) for i in range(4)]
+    rows[3] |= change
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(InputError, match=message) as caught:
+        datasets.load("t", spec(kind, path, calibration=6 if kind == "coqa" else 2, test=None), seed=0)
+    assert "t.jsonl, line 4" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_split_without_answers(tmp_path):
@@ -576,6 +734,19 @@ def test_corpus_forms(tmp_path):
 def test_broken_corpora(tmp_path):
     path = write_lines(tmp_path / "c.jsonl", [{"content": "a", "url": "b"}])
     with pytest.raises(InputError, match="line 1: a corpus needs a column `text`; there are content, url"):
+        load_corpus(corpus_spec(path), seed=0)
+    for value, kind in ((None, "null"), (3, "int"), (["a"], "list")):
+        path = write_lines(tmp_path / "n.jsonl", [{"text": "a"}, {"text": value, "url": "b"}])
+        with pytest.raises(
+            InputError, match=f"n.jsonl, line 2: `text` is no text but {kind}; write a text there, or rem"
+        ):
+            load_corpus(corpus_spec(path), seed=0)
+    path = write_lines(tmp_path / "i.jsonl", [{"text": "a", "id": 0}, {"text": "b", "id": ["x"]}])
+    with pytest.raises(InputError, match="line 2: `id` is no text or number but list"):
+        load_corpus(corpus_spec(path), seed=0)
+    path = tmp_path / "h.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(InputError, match=r"h.jsonl, line 2: text has half of a surrogate pair \(\\ud83d\); write the"):
         load_corpus(corpus_spec(path), seed=0)
     path = write_lines(tmp_path / "d.jsonl", [{"text": "a", "id": "x"}, {"text": "b", "id": "x"}])
     with pytest.raises(InputError, match="line 2: id x stands for two different texts"):

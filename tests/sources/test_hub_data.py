@@ -3,7 +3,12 @@
 Columns, types, file names and dataset cards are those that the hub's pages show; rows are invented.
 """
 
+import io
 import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets as hugging_face
@@ -13,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import hub
 from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.data import datasets, questions
 from early_exit.data.corpus import load_corpus
 from early_exit.experiment.config.load import load as load_config
-from early_exit.sources import rows
+from early_exit.sources import readers, rows
 
 COMMIT = "c" * 40
 IDS = ("HuggingFaceTB/SmolLM2-135M", "AntonV/mamba2-130m-hf", "mistralai/Mistral-7B-v0.3",
@@ -337,6 +343,60 @@ def test_the_librarys_rows_are_those_of_the_files(tmp_path, streaming):
         assert there == questions.read_examples(kind, local.rows(split)) and there
 
 
+# --- streamed Parquet
+
+READ = """
+import json, sys
+from early_exit.data.corpus import load_corpus
+frame = load_corpus(json.loads(sys.argv[1]), seed=1)
+frame[["document_id", "text"]].to_json(sys.argv[2])
+"""
+
+
+def test_parquet_on_the_hub_is_streamed_and_the_reading_process_ends_well(tmp_path):
+    """A process of its own: read by `datasets`, it sometimes aborts at its end. The second file is not touched."""
+    folder = write_corpus(tmp_path / "corpus")
+    spec = {"source": "we/web", "name": "sample-10BT", "revision": hub.COMMIT, "split": "train", "held_out": 1}
+    path = [str(ROOT / "workflow/scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    with hub.serve({"datasets/we/web": folder}) as server:
+        env |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": server.url, "PYTHONPATH": os.pathsep.join(path)}
+        for documents, files in ((5, 1), (15, 2)):
+            server.asked.clear()
+            command = [sys.executable, "-c", READ, json.dumps(spec | {"documents": documents}), str(tmp_path / "read")]
+            run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stderr
+            read = {
+                asked.rpartition("/")[2] for asked in server.asked if asked.startswith("GET") and "resolve" in asked
+            }
+            assert len([name for name in read if name.endswith(".parquet")]) == files
+            here = load_corpus(spec | {"source": str(folder), "documents": documents}, seed=1)
+            assert pd.read_json(tmp_path / "read").equals(here[["document_id", "text"]])
+
+
+class CountingFile(io.FileIO):
+    """A file that counts the bytes read from it."""
+
+    count = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_only_the_row_groups_that_are_needed_are_read(tmp_path):
+    numbers = random.Random(0)
+    texts = [f"{numbers.getrandbits(80_000):x}" for _ in range(40)]  # which no compression makes smaller
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=10)
+    size = (tmp_path / "a.parquet").stat().st_size
+    with CountingFile(tmp_path / "a.parquet") as file:
+        found = readers.parquet_rows(pq.ParquetFile(file, pre_buffer=False), "f", 5)
+        first = next(found)
+        assert first == ("f, row 5", {"text": texts[0]}) and file.count < size / 2.5
+        assert [row.values["text"] for row in found] == texts[1:] and file.count >= size
+
+
 # --- how a folder's files are told apart
 
 
@@ -388,6 +448,24 @@ def test_a_missing_shard_of_a_card_is_refused(tmp_path):
 def test_a_card_cannot_name_files_outside_its_folder(card, why, tmp_path):
     with pytest.raises(InputError, match=why):
         files_of(write(tmp_path, "corpus", document, {"a.parquet": ("train", [1])}, card))
+
+
+@pytest.mark.parametrize(
+    ("configs", "why"),
+    [
+        (3, "`configs` is no list of subsets with `data_files`, as on the hub; correct it"),
+        (["default"], "`configs` is no list of subsets"),
+        ([{"data_files": [{"split": "train"}]}], "`configs` is no list of subsets"),
+        ([{"data_files": [{"path": "a.parquet"}]}], "`configs` is no list of subsets"),
+        ([{"data_files": 3}], "3 is no pattern of files|no .* file in"),
+        ([{"data_files": ""}], "is no pattern of files"),
+        ([{"data_files": "a**b"}], "is no pattern of files|no .* file in"),
+    ],
+)
+def test_a_card_that_names_files_in_another_way_is_refused(configs, why, tmp_path):
+    with pytest.raises(InputError, match=why) as caught:
+        files_of(write(tmp_path, "corpus", document, {"x/y/a.parquet": ("train", [1])}, configs))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_card_may_be_short_or_name_one_pattern(tmp_path):

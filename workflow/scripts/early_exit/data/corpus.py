@@ -9,6 +9,7 @@ import pandas as pd
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS
 from early_exit.data.questions import sha256
+from early_exit.sources.readers import Row
 from early_exit.sources.rows import open_source
 
 
@@ -26,13 +27,11 @@ def load_corpus(spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> p
     texts: dict[str, tuple[str, str]] = {}
     ids: set[str] = set()
     for row in source.rows(split, streaming=True):
-        text = row.values.get("text")
-        if not isinstance(text, str):
-            raise InputError(f"{row.where}: a corpus needs a column `text`; there are {', '.join(row.values)}")
+        text = _text(row)
         digest = sha256(text)
         if digest in texts or not text.strip():
             continue
-        document_id = str(row.values.get("id") or digest[:16])
+        document_id = _identity(row) or digest[:16]
         if document_id in spec.get("exclude", ()):
             continue
         if document_id in ids:
@@ -51,3 +50,21 @@ def load_corpus(spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> p
     frame = pd.DataFrame(rows, columns=CORPUS.names)
     frame.attrs = source.provenance({split})
     return frame
+
+
+def _text(row: Row) -> str:
+    if "text" not in row.values:
+        raise InputError(f"{row.where}: a corpus needs a column `text`; there are {', '.join(row.values)}")
+    text = row.values["text"]
+    if not isinstance(text, str):
+        kind = "null" if text is None else type(text).__name__
+        raise InputError(f"{row.where}: `text` is no text but {kind}; write a text there, or remove the row")
+    return text
+
+
+def _identity(row: Row) -> str:
+    """Returns the row's `id`; empty if it has none."""
+    value = row.values.get("id")
+    if isinstance(value, list | dict | bool):
+        raise InputError(f"{row.where}: `id` is no text or number but {type(value).__name__}; correct or remove it")
+    return "" if value is None else str(value)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import EXAMPLES
+from early_exit.base.words import words
 from early_exit.data import prompts
 from early_exit.data.questions import Example, read_examples, sha256
 from early_exit.sources.rows import open_source
@@ -31,7 +32,7 @@ def load(name: str, spec: Mapping[str, Any], seed: int, root: str | Path = ".") 
     `spec` is the config's entry: kind, source, name, revision, splits, shots, examples, and optionally prompt, turns
     and history (see `OPTIONS`); a relative source starts at `root`. `seed` draws which examples have which role. The
     frame's `attrs` are the prompt's profile and the source's provenance. InputError if the source cannot be read, has
-    columns of no known form or too few examples, or if the options contradict each other.
+    columns of no known form, too few examples or no answers to score against, or if the options contradict each other.
     """
     key = f"datasets.{name}"
     spec = OPTIONS | spec
@@ -42,6 +43,9 @@ def load(name: str, spec: Mapping[str, Any], seed: int, root: str | Path = ".") 
     if spec["turns"] == "last":
         examples = {split: _last_turns(turns) for split, turns in examples.items()}
     roles = assign_roles(key, examples, splits, {"shots": spec["shots"], **spec["examples"]}, seed)
+    for role in ("calibration", "test"):
+        for example in roles[role]:
+            _check_answers(key, spec["kind"], role, example)
     form = prompts.PROFILES[spec["prompt"]][spec["kind"]]
     shots = [(shot.question, form.shown(shot.answer, shot.references)) for shot in roles["shots"]]
     rows = [
@@ -129,6 +133,17 @@ def _check_options(key: str, spec: Mapping[str, Any]) -> None:
         raise InputError(f"{key}.history: own, but then the turns before the last are not asked; set turns to all")
 
 
+def _check_answers(key: str, kind: str, role: str, example: Example) -> None:
+    """Raise an InputError if an example has not the answers that scoring needs."""
+    name = f"{key}: {role} example {example.example_id} ({example.where})"
+    if not example.references:
+        raise InputError(f"{name} has no reference answer; take another split, or add or remove the row")
+    if kind == "truthfulqa" and not example.incorrect:
+        raise InputError(f"{name} has no incorrect answer, which TruthfulQA's scores need; add one or remove the row")
+    if kind != "coqa" and not any(map(words, example.references)):  # in CoQA such an answer equals an empty one
+        raise InputError(f"{name} has no reference answer but punctuation; add one or remove the row")
+
+
 def _last_turns(examples: Iterable[Example]) -> list[Example]:
     """Returns the last turn of each conversation, the only one that lm-eval's task asks."""
     return list({example.conversation_id: example for example in examples}.values())
@@ -137,8 +152,6 @@ def _last_turns(examples: Iterable[Example]) -> list[Example]:
 def _example_row(
     key: str, role: str, example: Example, shots: Sequence[prompts.Turn], form: prompts.Format, *, own_history: bool
 ) -> dict[str, Any]:
-    if not example.references:
-        raise InputError(f"{key}: {role} example {example.example_id} has no reference answer; take another split")
     turns = example.history or shots
     parts = form.parts([*(question for question, _ in turns), example.question], example.story)
     prompt = prompts.join(parts, [answer for _, answer in turns])

@@ -5,6 +5,8 @@ stanfordnlp/coqa; of TruthfulQA, the hub's generation subset and the original CS
 TriviaQA's `aliases` (`value` is shown in shots only), CoQA's `answers` and `additional_answers` with their repeats,
 TruthfulQA's correct answers.
 
+Lists and objects may be texts, as pandas' `to_csv` writes them (see `written_values`).
+
 InputErrors name the row: a column is missing, a text is missing or blank, a list is not one of texts, a conversation
 has not one answer per question, or one id stands for two questions.
 """
@@ -12,13 +14,14 @@ has not one answer per question, or one id stands for two questions.
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from early_exit.base.errors import InputError
 from early_exit.base.words import words
 from early_exit.data.prompts import Turn
-from early_exit.sources.rows import Row
+from early_exit.sources import written_values
+from early_exit.sources.readers import Row, refuse_half_pairs
 
 log = logging.getLogger("early_exit")
 
@@ -32,6 +35,7 @@ class Example:
     question: str
     answer: str
     references: tuple[str, ...]
+    where: str = field(default="", compare=False)  # its place in the source, for messages
     incorrect: tuple[str, ...] = ()
     story: str = ""  # not stripped
     history: tuple[Turn, ...] = ()  # the turns before, with their gold answers
@@ -64,7 +68,7 @@ def read_examples(kind: str, rows: Iterable[Row]) -> list[Example]:
     """
     examples: dict[str, Example] = {}
     repeats = 0
-    for row in rows:
+    for row in (_with_objects(row, kind) for row in rows):
         for example in _schema(kind, row).parse(row):
             first = examples.setdefault(example.example_id, example)
             repeats += first is not example
@@ -73,6 +77,14 @@ def read_examples(kind: str, rows: Iterable[Row]) -> list[Example]:
     if repeats:
         log.info("%s: dropped %d repeated examples", kind, repeats)
     return list(examples.values())
+
+
+def _with_objects(row: Row, kind: str) -> Row:
+    """Returns the row with the objects, of which a schema needs parts, that it has as text."""
+    names = {column.partition(".")[0] for schema in SCHEMAS[kind] for column in schema.columns if "." in column}
+    texts = {name: value for name in names if isinstance(value := row.values.get(name), str)}
+    read = {name: _unwritten(text, row, name) for name, text in texts.items() if written_values.looks_written(text)}
+    return Row(row.where, {**row.values, **read}) if read else row
 
 
 def _schema(kind: str, row: Row) -> Schema:
@@ -92,23 +104,26 @@ def sha256(text: str) -> str:
 
 def _triviaqa(row: Row) -> Iterator[Example]:
     answer = row.values["answer"]
-    identity = str(row.values["question_id"])
+    identity = _identity(row.values["question_id"], row, "question_id")
     references = tuple(_strings(answer["aliases"], row, "answer.aliases"))
-    yield Example(identity, identity, _text(row, "question"), str(answer["value"]).strip(), references)
+    value = _text(answer["value"], row, "answer.value")
+    yield Example(identity, identity, _text(row.values["question"], row, "question"), value, references, row.where)
 
 
 def _coqa(row: Row) -> Iterator[Example]:
     """Yields one example per turn; a conversation without an id gets one from its text."""
-    story = _text(row, "story")
+    story = _text(row.values["story"], row, "story")
     questions = _turns(row.values["questions"], row, "questions")
     annotators = [_turns(row.values["answers"], row, "answers")]
-    extra = row.values.get("additional_answers") or {}
+    extra = _unwritten(row.values.get("additional_answers") or {}, row, "additional_answers")
+    if not isinstance(extra, Mapping):
+        raise InputError(f"{row.where}: additional_answers is not an object with one list of answers per annotator")
     for key in sorted(key for key in extra if extra[key]):
         answers = _turns(extra[key], row, f"additional_answers.{key}", may_be_blank=True)
         annotators += [answers] if any(answers) else []
     if {len(answers) for answers in annotators} != {len(questions)}:
         raise InputError(f"{row.where}: there is not one answer for each of the {len(questions)} questions")
-    identity = str(row.values.get("id") or sha256("\n".join([story, *questions]))[:16])
+    identity = _identity(row.values.get("id") or sha256("\n".join([story, *questions]))[:16], row, "id")
     history: list[Turn] = []
     for turn, (question, *answers) in enumerate(zip(questions, *annotators, strict=True), 1):
         references = tuple(filter(None, answers))
@@ -118,6 +133,7 @@ def _coqa(row: Row) -> Iterator[Example]:
             question=question,
             answer=answers[0],
             references=references,
+            where=row.where,
             story=row.values["story"],
             history=tuple(history),
             conversation_id=identity,
@@ -128,22 +144,42 @@ def _coqa(row: Row) -> Iterator[Example]:
 
 def _truthfulqa(row: Row) -> Iterator[Example]:
     """Yields the example of a row; the original CSV has the hub's columns with spaces, and lists joined by `;`."""
-    named = Row(row.where, {name.lower().replace(" ", "_"): value for name, value in row.values.items()})
-    question = _text(named, "question")
+    values = {name.lower().replace(" ", "_"): value for name, value in row.values.items()}
+    question = _text(values["question"], row, "question")
     correct, incorrect = (
-        tuple(_strings(_split(named.values[column]), row, column))
+        tuple(_strings(_split(values[column], row, column), row, column))
         for column in ("correct_answers", "incorrect_answers")
     )
     identity = sha256(question)[:16]
-    yield Example(identity, identity, question, _text(named, "best_answer"), correct, incorrect)
+    best = _text(values["best_answer"], row, "best_answer")
+    yield Example(identity, identity, question, best, correct, row.where, incorrect)
 
 
-def _split(value: Any) -> Any:
-    return value.split(";") if isinstance(value, str) else value
+def _split(value: Any, row: Row, column: str) -> Any:
+    joined = isinstance(value, str) and not written_values.looks_written(value)
+    return value.split(";") if joined else _unwritten(value, row, column)
 
 
-def _text(row: Row, column: str) -> str:
-    value = row.values[column]
+def _unwritten(value: Any, row: Row, column: str) -> Any:
+    """Returns a value, or the list or object that it has as text, as CSV files do; InputError if that is not exact."""
+    if not isinstance(value, str):
+        return value
+    try:
+        value = written_values.parse(value)
+    except ValueError as error:
+        advice = "write lists and objects as JSON"
+        raise InputError(f"{row.where}: {column} is a text that cannot be read ({error}); {advice}") from error
+    refuse_half_pairs(value, row.where, column)
+    return value
+
+
+def _identity(value: Any, row: Row, column: str) -> str:
+    if not isinstance(value, str | int | float) or isinstance(value, bool) or not str(value).strip():
+        raise InputError(f"{row.where}: {column} is not a text or a number, or is blank")
+    return str(value)
+
+
+def _text(value: Any, row: Row, column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{row.where}: {column} is not a text, or is blank")
     return value.strip()
@@ -151,6 +187,7 @@ def _text(row: Row, column: str) -> str:
 
 def _strings(value: Any, row: Row, column: str) -> list[str]:
     """Returns the texts of a list, stripped, without blank ones."""
+    value = _unwritten(value, row, column)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InputError(f"{row.where}: {column} is not a list of texts")
     return [item.strip() for item in value if item.strip()]
@@ -162,16 +199,19 @@ def _turns(value: Any, row: Row, column: str, *, may_be_blank: bool = False) -> 
     With `may_be_blank` all may be blank, and are not numbered: EleutherAI/coqa's train split has such additional
     answers.
     """
+    value = _unwritten(value, row, column)
     if isinstance(value, dict):
-        texts, numbers = value.get("input_text"), value.get("turn_id")
+        texts, numbers = (_unwritten(value.get(key), row, f"{column}.{key}") for key in ("input_text", "turn_id"))
     elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
         texts, numbers = ([item.get(key) for item in value] for key in ("input_text", "turn_id"))
     else:
         texts, numbers = value, None
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{row.where}: {column} has no text for some turn")
+    if not isinstance(numbers, list | None):
+        raise InputError(f"{row.where}: the turn_id of {column} is not a list of numbers")
     blank = may_be_blank and not any(text.strip() for text in texts)
-    if not blank and numbers and None not in numbers and list(numbers) != list(range(1, len(texts) + 1)):
+    if not blank and numbers and None not in numbers and numbers != list(range(1, len(texts) + 1)):
         raise InputError(f"{row.where}: the turn_id of {column} do not count 1, 2, ..., {len(texts)}")
     return [text.strip() for text in texts]
 

@@ -6,29 +6,20 @@ files to splits; a single file is one split, which is read whatever split is nam
 the line, record or row that cannot be read.
 """
 
-import csv
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from early_exit.base.errors import InputError
-from early_exit.sources import split_files
+from early_exit.sources import readers, split_files
+from early_exit.sources.readers import READERS, Row, first_line
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class Row(NamedTuple):
-    """One record, and its place in the source for messages."""
-
-    where: str
-    values: dict[str, Any]
 
 
 def open_source(key: str, spec: Mapping[str, Any], root: str | Path) -> "LocalSource | HubSource":
@@ -70,13 +61,17 @@ class HubSource:
             builder = load_dataset_builder(self.source, self.name, revision=self.revision)
             if self.revision and builder.hash != self.revision:  # offline, `datasets` takes the cached revision
                 raise ConnectionError(f"out of reach, and the cache has another revision, {builder.hash}")
+            where = f"{self.source}, split {split}"
+            if streaming and (files := _parquet_files(builder, split)):
+                yield from _streamed_rows(files, where)
+                return
             if streaming:
                 data = builder.as_streaming_dataset(split)
             else:
                 builder.download_and_prepare()
                 data = builder.as_dataset(split)
             for number, values in enumerate(data, 1):
-                yield Row(f"{self.source}, split {split}, row {number}", values)
+                yield Row(f"{where}, row {number}", values)
 
     def provenance(self, splits: Collection[str]) -> dict[str, str]:
         """Returns source, subset and revision."""
@@ -84,13 +79,14 @@ class HubSource:
 
     @contextmanager
     def _one_line_errors(self):
-        from datasets.exceptions import DatasetsError
-
+        """Turns every error of the hub's libraries, which are of many types, into an InputError."""
         try:
             yield
-        except (DatasetsError, OSError, RuntimeError, ValueError) as error:
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
             at = f"{self.source} at revision {self.revision}"
-            raise InputError(f"{self.key}: {at} cannot be read from the hub ({_first_line(error)})") from error
+            raise InputError(f"{self.key}: {at} cannot be read from the hub ({first_line(error)})") from error
 
 
 class LocalSource:
@@ -117,10 +113,7 @@ class LocalSource:
     def rows(self, split: str, streaming: bool = False) -> Iterator[Row]:
         """Yields the rows of a split; files are always read as needed, so `streaming` changes nothing."""
         for file in self.files[split]:
-            try:
-                yield from READERS[file.suffix](file)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{file}: cannot be read ({_first_line(error)})") from error
+            yield from readers.read(file)
 
     def provenance(self, splits: Collection[str]) -> dict[str, str]:
         """Returns the source, and the SHA-256 of each file of these splits by its path in the folder."""
@@ -138,77 +131,22 @@ def _only_split(names: list[str], source: LocalSource | HubSource, key: str) -> 
     return names[0]
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(f"{path}, line {number}: not UTF-8 text ({error.reason})") from error
+def _parquet_files(builder: Any, split: str) -> list[str]:
+    """Returns the addresses of a split's files on the hub if all are Parquet, else none."""
+    files = {str(name): list(map(str, files)) for name, files in (builder.config.data_files or {}).items()}
+    return files[split] if split in files and all(file.endswith(".parquet") for file in files[split]) else []
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON ({error.msg})") from error
-            yield Row(where, _record(value, where))
+def _streamed_rows(files: list[str], where: str) -> Iterator[Row]:
+    """Yields the rows of Parquet files on the hub; a row group is downloaded when its first row is read.
 
+    No threads read ahead: as `datasets` starts them, they abort the interpreter if it ends before they do (its issue
+    7467).
+    """
+    import fsspec
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    """Yields records from a list, from CoQA's {"data": [...]}, or from JSON lines, which the hub allows here too."""
-    try:
-        value = json.loads("".join(_lines(path)))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and error.lineno == 2:
-            yield from _jsonl_rows(path)
-            return
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    records = value.get("data", [value]) if isinstance(value, dict) else value
-    if not isinstance(records, list):
-        raise InputError(f"{path}: neither a list of records nor an object with such a list under `data`")
-    for number, values in enumerate(records, 1):
-        where = f"{path}, record {number}"
-        yield Row(where, _record(values, where))
-
-
-def _record(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a record must be a JSON object")
-    return value
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(_lines(path), strict=True)
-    try:
-        for values in reader:
-            if None in values or None in values.values():  # DictReader marks too many and too few columns with None
-                raise InputError(f"{path}, line {reader.line_num}: not as many columns as the header has")
-            yield Row(f"{path}, line {reader.line_num}", values)
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield Row(f"{path}, row {number}", values)
-
-
-def _txt_rows(path: Path) -> Iterator[Row]:
-    """Yields every line as a text, as the hub does."""
-    for number, line in enumerate(_lines(path), 1):
-        yield Row(f"{path}, line {number}", {"text": line.rstrip("\r\n")})
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-READERS = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows, ".txt": _txt_rows}
+    number = 1
+    for address in files:
+        with fsspec.open(address, "rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
+            yield from readers.parquet_rows(file, where, number)
+            number += file.metadata.num_rows

@@ -29,9 +29,13 @@ Splits = dict[str, list[Path]]
 def find(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
     """Returns the data files of each split, which have one of `suffixes`; empty if the folder has none.
 
-    `name` is the subset's. InputError if a split's shards are not one whole set, or if the card has no such subset.
+    `name` is the subset's. InputError if a split's shards are not one whole set, if the card has no such subset or is
+    not as on the hub, or if the folder cannot be read.
     """
-    found = _by_card(folder, name) or _by_names(folder, name, suffixes)
+    try:
+        found = _by_card(folder, name) or _by_names(folder, name, suffixes)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); make it readable") from error
     for split, place in ((split, place) for split, files in found.items() for place in {file.parent for file in files}):
         files = [file for file in found[split] if file.parent == place]
         matches = [match for file in files if (match := _SPLIT_FILE.fullmatch(file.stem))]
@@ -43,7 +47,13 @@ def find(folder: Path, name: str | None, suffixes: Collection[str]) -> Splits:
 
 def _by_card(folder: Path, name: str | None) -> Splits:
     """Returns the existing files that the card names for each split; empty without a card that names any."""
-    subsets = dict(_subsets(folder))
+    card = folder / "README.md"
+    try:
+        subsets = dict(_subsets(card))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{card}: `configs` is no list of subsets with `data_files`, as on the hub; correct it"
+        ) from error
     if name is None:
         chosen = subsets.get("default") or (next(iter(subsets.values())) if len(subsets) == 1 else {})
     elif name in subsets or not subsets or (folder / name).is_dir():
@@ -54,15 +64,18 @@ def _by_card(folder: Path, name: str | None) -> Splits:
     for split, patterns in chosen.items():
         for pattern in patterns:
             if pattern.startswith("/") or ".." in Path(pattern).parts:
-                raise InputError(f"{folder / 'README.md'}: '{pattern}' leads out of its folder")
-        files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+                raise InputError(f"{card}: '{pattern}' leads out of its folder")
+        try:
+            files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(f"{card}: {', '.join(patterns)} is no pattern of files ({error}); correct it") from error
         found |= {split: files} if files else {}
     return found
 
 
-def _subsets(folder: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
+def _subsets(card: Path) -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Yields the subsets of a card, each with the file patterns of its splits."""
-    for subset in _front_matter(folder / "README.md").get("configs") or ():
+    for subset in _front_matter(card).get("configs") or ():
         files, splits = subset.get("data_files", []), {}
         for entry in files if isinstance(files, list) else [files]:
             entry = entry if isinstance(entry, Mapping) else {"split": "train", "path": entry}

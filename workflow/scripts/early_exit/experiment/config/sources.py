@@ -26,7 +26,7 @@ from early_exit.experiment.config.entry import (
     union_of,
 )
 from early_exit.sources import families, model_files
-from early_exit.sources.rows import READERS
+from early_exit.sources.readers import READERS
 
 HUB_ID = r"[\w.-]+/[\w.-]+"
 COMMIT = "[0-9a-f]{40}"
