@@ -39,7 +39,7 @@ def test_the_graph_has_the_rules_and_arrows_of_today_s_default_target(tmp_path):
     dot = subprocess.run(command, text=True, capture_output=True, check=True).stdout
     labels = dict(re.findall(r'^\t(\d+)\[label = "(\w+)"', dot, re.MULTILINE))
     today = named(labels, re.findall(r"^\t(\d+) -> (\d+)", dot, re.MULTILINE))
-    assert {"all", "generate", "report"} <= today[0] and ("generate", "score") in today[1]
+    assert {"all", "answer", "report"} <= today[0] and ("answer", "evaluate") in today[1]
     assert drawn() == today, "the rules have changed: make rulegraph"
 
 

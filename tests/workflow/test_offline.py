@@ -184,16 +184,16 @@ def test_only_what_the_jobs_need_is_looked_for(snapshot, tmp_path, monkeypatch):
     )
 
     def job(rule, **wildcards):
-        script = f"../scripts/{rule.removesuffix('_seed')}.py"
+        script = f"../scripts/{rule.removesuffix('_seed').removesuffix('_full')}.py"
         return SimpleNamespace(rule=SimpleNamespace(name=rule, script=script), wildcards_dict=wildcards)
 
     def lines(*jobs):
         return [line.split(":")[0] for line in offline.missing(experiment, str(tmp_path), jobs)]
 
-    scored = job("score", backbone="b", dataset="quiz")
-    assert lines(scored, job("generate", backbone="a"), job("generate", backbone="c")) == []
+    scored = job("evaluate", backbone="b", dataset="quiz")
+    assert lines(scored, job("answer", backbone="a"), job("answer_full", backbone="c")) == []
     assert lines(SimpleNamespace(rule=SimpleNamespace(name="all", script=None), wildcards_dict={})) == []
-    for rule in ("generate", "train_heads_seed", "settle"):
+    for rule in ("answer", "train_heads_seed", "settle"):
         assert lines(job(rule, backbone="b")) == ["backbones.b"]
     assert lines(job("fetch_backbone", backbone="b"), job("fetch_corpus")) == ["backbones.b", "corpus"]
     fetch = job("fetch_dataset", dataset="quiz"), job("fetch_dataset", dataset="here")

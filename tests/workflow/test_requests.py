@@ -39,9 +39,13 @@ def test_the_papers_jobs_ask_for_gpus_memory_and_time(tmp_path):
             asked.setdefault(rule[1], dict(part.split("=") for part in line[1].split(", ")))
     asked = {rule: parts for rule, parts in asked.items() if rule != "all"}
     with_gpu = {rule for rule, parts in asked.items() if parts.get("gpu") == "1"}
-    assert with_gpu == {rule for rule, parts in asked.items() if "work_s" in parts} >= {"generate", "train_heads"}
+    assert (
+        with_gpu
+        == {rule for rule, parts in asked.items() if "work_s" in parts}
+        >= {"answer", "answer_full", "train_heads"}
+    )
     assert all(int(parts["mem_mb"]) > 0 and parts["runtime"] for parts in asked.values())
-    assert {asked[rule]["mem_mb"] for rule in ("generate", "settle")} == {"26500"}
+    assert {asked[rule]["mem_mb"] for rule in ("answer", "settle")} == {"26500"}
     assert {rule for rule, parts in asked.items() if parts["slurm_partition"] == "gpu"} == with_gpu
     assert {parts["slurm_partition"] for parts in asked.values()} == {"cpu", "gpu"}
     assert int(asked["fetch_backbone"]["output_mb"]) >= 14_500
@@ -51,5 +55,5 @@ def test_the_speed_target_measures_every_backbone_alone_and_draws_once(tmp_path)
     text = snakemake("speed", "--dry-run", "--cores", "2", folder=tmp_path, config={"preset": "tiny"})
     counted = jobs(text)
     assert (counted["measure_speed"], counted["speed"]) == (2, 1)
-    assert not {"generate", "report"} & set(counted)
+    assert not {"answer", "report"} & set(counted)
     assert "threads: 2" in text  # nothing beside it

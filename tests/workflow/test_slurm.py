@@ -23,22 +23,23 @@ WHY = f"no {', '.join(MISSING)} here" if MISSING else "Slurm's daemons want to b
 REQUIRED = os.environ.get("EARLY_EXIT_SLURM") == "required"
 pytestmark = pytest.mark.skipif((bool(MISSING) or os.geteuid() != 0) and not REQUIRED, reason=WHY)
 
+PRESET = yaml.safe_load((ROOT / "workflow/presets/tiny.yaml").read_text())
 CONFIG = {
     "preset": "tiny",
     "name": "cluster",
     "device": "auto",  # asks for a GPU, and does without one where torch sees none
     "backbones": {"tiny-transformer": None},
     "datasets": {"triviaqa": None, "truthfulqa": None,
-                 "coqa": {"history": "own", "examples": {"calibration": 6, "test": 9}}},
-    "corpus": {"documents": 20, "held_out": 5},
+                 "coqa": {"history": "own", "examples": {"calibration": 1, "test": 6}, "max_new_tokens": 8}},
+    "corpus": {"documents": 12, "held_out": 2},
     "distillation": {"epochs": 1},
     "recipes": {"paper": ["calm"]},
-    "head_quality": {"seeds": 1},
+    "head_quality": {"recipes": []},
+    "calibration": {"promises": dict.fromkeys(["same-answer", "same-quality", "no-loops"])},
     "thresholds": [0.9],
     "bootstrap": {"resamples": 20},
-    "policies": dict.fromkeys(["oracle", "pruned", "calm-decay", "calm-per-exit",
-                               "calm-budget", "calm-propagate", "ffn-skip", "ffn-propagate", "mamba-skip",
-                               "mamba-propagate", "calm-copy", "ffn-copy", "mamba-copy"]),
+    "policies": dict.fromkeys(set(PRESET["policies"]) - {"full", "calm-skip"}),
+    "groups": dict.fromkeys(PRESET["groups"]),
     "resources": {"mem_mb": 2000},
 }  # fmt: skip
 TARGET = "results/cluster/tables/results.csv"
@@ -192,7 +193,7 @@ def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cl
     """Also on a cluster that knows only gres, for one job, with the profile's two lines for that."""
     local = snakemake(tmp_path / "local", dict(os.environ), "--cores", "2", TARGET)
     through = through_slurm(tmp_path / "slurm", cluster, ROOT / "profiles/slurm", TARGET)
-    for pattern in ("tables/*.csv", "runs/*/*/*/test.parquet", "heads/*/*/heads.safetensors"):
+    for pattern in ("tables/*.csv", "evaluated/*/*.parquet", "heads/*/*/heads.safetensors"):
         files = sorted(local.glob(pattern))
         assert files
         for file in files:
@@ -200,12 +201,11 @@ def test_a_run_through_slurm_asks_for_gpus_and_gives_the_bytes_of_a_local_one(cl
     jobs = listed(cluster)
     assert all(job["JobState"] == "COMPLETED" for job in jobs)
     with_gpu, without = ({rule_of(job) for job in jobs if asks_for_a_gpu(job) is asks} for asks in (True, False))
-    assert {"train_heads", "settle", "generate"} <= with_gpu
+    assert {"train_heads", "settle", "answer", "answer_full"} <= with_gpu
     assert {"tables", "fetch_dataset"} <= without and not with_gpu & without
     assert {job["Partition"] for job in jobs if asks_for_a_gpu(job)} == {"gpu"}
     assert {job["Partition"] for job in jobs if not asks_for_a_gpu(job)} == {"cpu"}
-    grouped = [job for job in jobs if rule_of(job).startswith("scoring_")]  # and the rules that are in it
-    assert len(grouped) == 1 and not {"score", "count_flops"} & without
+    assert sum(rule_of(job) == "answer" for job in jobs) == 2  # the shards
 
     profile = tmp_path / "gres"
     profile.mkdir()
