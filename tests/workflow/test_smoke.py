@@ -160,8 +160,6 @@ def test_the_table_adds_up(results):
     timed = table[(table["policy"] != "oracle") & ~table["fallback"]]
     oracle = table[table["policy"] == "oracle"]
     assert (timed["seconds_per_token"] > 0).all() and oracle["seconds_per_token"].isna().all()
-        table["policy"] == "oracle", "seconds_per_token"
-    ].isna().all()
     heads = table[table["policy"].str.startswith("mamba")]
     own = heads[~heads["fallback"]]
     assert (own["flops_saved"] < own["flops_saved_blocks"]).all()  # heads and fill are not free
