@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.tokenize import tokenize
 
-from early_exit.base.words import letters_and_digits, words
+from early_exit.base.words import letters_and_digits, text_key, words
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,9 @@ def test_marks_and_symbols_tell_texts_apart(one, other):
         ("राम कौन है?", "राम कौन है।"),
         ("Who said ``No''?", "Who said “No”?"),
         ("STRASSE", "straße"),
+        ("co\u00adoperate\ufeff", "cooperate"),
+        ("❤\ufe0f", "❤"),
+        ("می\u200cروم", "میروم"),
     ],
 )
 def test_case_and_punctuation_do_not(one, other):
@@ -62,6 +65,11 @@ def test_case_and_punctuation_do_not(one, other):
 @given(st.text(st.characters(max_codepoint=127)))
 def test_letters_and_digits_of_ascii_are_rouges_own_tokens(text):
     assert letters_and_digits(text) == tokenize(text, None)
+
+
+def test_texts_without_words_stand_for_themselves():
+    assert words("...") == words("?!") == "" and text_key(" ... ") == "..." != text_key("?!")
+    assert text_key("Who?") == words("Who?")
 
 
 def test_letters_of_scripts_without_spaces_are_words_with_their_marks():

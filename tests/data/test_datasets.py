@@ -313,6 +313,18 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
         datasets.load("t", given, seed=0)
 
 
+def test_a_gated_set_says_what_to_do(monkeypatch):
+    import datasets as hugging_face
+
+    def refuse(*args, **kwargs):
+        raise hugging_face.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub.")
+
+    monkeypatch.setattr(hugging_face, "load_dataset_builder", refuse)
+    given = spec("triviaqa", "a/b", splits=TINY_SPLITS, revision="0" * 40)
+    with pytest.raises(InputError, match=r"on the Hub\.\); accept its terms on its page, and set HF_TOKEN"):
+        datasets.load("t", given, seed=0)
+
+
 # --- prompt profiles, turns and history
 
 
@@ -412,6 +424,7 @@ def test_the_official_prompt_is_labelled_blocks_with_a_blank_line_between(turns,
         ("t.csv", "Question,Best Answer\na,b,c\n", "t.csv, line 2: not as many columns"),
         ("t.csv", "Question,Best Answer\na\n", "t.csv, line 2: not as many columns"),
         ("t.csv", 'Question,Best Answer\n"a","b\n', "t.csv, line 2: not CSV"),
+        ("t.csv", "Question,Best Answer,Question\na,b,c\n", "t.csv, line 1: column Question stands there twice; ren"),
         ("t.parquet", "PAR1 and no more", "t.parquet: cannot be read"),
         ("t.jsonl", '{"question": "a", "question_id": "1", "answer": {"value": "v"}}',
          r"line 1: lacks answer.aliases; triviaqa accepts TriviaQA rc.nocontext \(question, "),

@@ -3,6 +3,7 @@
 Letters, digits and the marks that combine with them (vowel signs, accents) make words, in lower case. A symbol
 (`+`, `#`, `%`, a currency, an emoji) is a word of its own. Other punctuation and white space only separate, so
 `Who wrote "Emma"?` has the words of `who wrote emma`, but `7 + 3` not those of `7 - 3`, nor `C++` those of `C#`.
+Characters that nobody sees (soft hyphens, joiners) do not count.
 """
 
 import re
@@ -30,6 +31,11 @@ def words(text: str) -> str:
     return " ".join(signed.translate(_SPACED).split())
 
 
+def text_key(text: str) -> str:
+    """Returns what stands for a text in comparisons: its words, or the text itself if it has none."""
+    return words(text) or text.strip()
+
+
 def letters_and_digits(text: str) -> list[str]:
     """Returns the words of letters and digits, without symbols; of scripts without spaces every letter is one.
 
@@ -42,12 +48,18 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] == "M"
 
 
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"  # formats, variation selectors
+
+
 class _Spaced(dict):
-    """For `str.translate`: letters, digits, `_` and marks as they are, symbols between spaces, all else a space."""
+    """For `str.translate`: letters, digits, `_` and marks as they are, symbols between spaces, else a space."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if character.isalnum() or character == "_" or _is_mark(character):
+        if _is_invisible(character):
+            result = ""
+        elif character.isalnum() or character == "_" or _is_mark(character):
             result = character
         elif character in _SYMBOLS or (unicodedata.category(character)[0] == "S" and character not in _QUOTES):
             result = f" {character} "
@@ -61,7 +73,9 @@ class _Letters(dict):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if _is_mark(character):
+        if _is_invisible(character):
+            result = ""
+        elif _is_mark(character):
             result = character
         elif not character.isalnum():
             result = " "

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from early_exit.base.errors import InputError
-from early_exit.base.words import words
+from early_exit.base.words import text_key, words
 from early_exit.data.questions import sha256
 
 # What ends a sentence in living scripts (of Unicode's Sentence_Terminal), an ellipsis, and the ends of lines.
@@ -85,12 +85,12 @@ def _is_compared(one: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def _corpus_texts(rows: pd.DataFrame) -> Hashes:
-    return {sha256(words(text)): name for name, text in zip(rows["document_id"], rows["text"], strict=True)}
+    return {sha256(text_key(text)): name for name, text in zip(rows["document_id"], rows["text"], strict=True)}
 
 
 def _question_texts(rows: pd.DataFrame) -> Hashes:
     texts = rows["story"].where(rows["story"] != "", rows["question"])
-    return {sha256(words(text)): name for name, text in zip(rows["example_id"], texts, strict=True)}
+    return {sha256(text_key(text)): name for name, text in zip(rows["example_id"], texts, strict=True)}
 
 
 def _refuse_shared(one: tuple[str, str], mine: Hashes, other: tuple[str, str], others: Hashes) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from early_exit.base.errors import InputError
-from early_exit.base.words import words
+from early_exit.base.words import text_key
 from early_exit.data.prompts import Turn
 from early_exit.sources import written_values
 from early_exit.sources.readers import Row, refuse_half_pairs
@@ -44,8 +44,8 @@ class Example:
 
     @property
     def subject(self) -> str:
-        """The `words` of the story if there is one, else of the question; no two roles may share a subject."""
-        return words(self.story or self.question)
+        """The `text_key` of the story if there is one, else of the question; no two roles may share a subject."""
+        return text_key(self.story or self.question)
 
 
 @dataclass(frozen=True)

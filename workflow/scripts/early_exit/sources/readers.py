@@ -141,6 +141,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.DictReader(_lines(path), strict=True)
     try:
+        names = list(filter(None, reader.fieldnames or ()))
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"{path}, line 1: column {twice[0]} stands there twice; rename or remove one")
         for values in reader:
             if None in values or None in values.values():  # DictReader marks too many and too few columns with None
                 raise InputError(f"{path}, line {reader.line_num}: not as many columns as the header has")

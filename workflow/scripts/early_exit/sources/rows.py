@@ -86,7 +86,9 @@ class HubSource:
             raise
         except Exception as error:
             at = f"{self.source} at revision {self.revision}"
-            raise InputError(f"{self.key}: {at} cannot be read from the hub ({first_line(error)})") from error
+            gated = "gated" in str(error)
+            hint = "; accept its terms on its page, and set HF_TOKEN in the environment" if gated else ""
+            raise InputError(f"{self.key}: {at} cannot be read from the hub ({first_line(error)}){hint}") from error
 
 
 class LocalSource:
