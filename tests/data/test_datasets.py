@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from early_exit.base.errors import InputError
 from early_exit.base.records import CORPUS, EXAMPLES, read_metadata, read_table, write_table
 from early_exit.data import datasets, disjoint, prompts, questions
 from early_exit.data.corpus import load_corpus
-from early_exit.sources.readers import Row
+from early_exit.sources.readers import READERS, Row, read
 from early_exit.sources.rows import HubSource, LocalSource
 
 ROOT = Path(__file__).parents[2]
@@ -424,7 +424,7 @@ def test_the_official_prompt_is_labelled_blocks_with_a_blank_line_between(turns,
         ("t.csv", "Question,Best Answer\na,b,c\n", "t.csv, line 2: not as many columns"),
         ("t.csv", "Question,Best Answer\na\n", "t.csv, line 2: not as many columns"),
         ("t.csv", 'Question,Best Answer\n"a","b\n', "t.csv, line 2: not CSV"),
-        ("t.csv", "Question,Best Answer,Question\na,b,c\n", "t.csv, line 1: column Question stands there twice; ren"),
+        ("t.csv", "Question,Best Answer,Question\na,b,c\n", "t.csv, line 1: column 'Question' stands there twice; re"),
         ("t.parquet", "PAR1 and no more", "t.parquet: cannot be read"),
         ("t.jsonl", '{"question": "a", "question_id": "1", "answer": {"value": "v"}}',
          r"line 1: lacks answer.aliases; triviaqa accepts TriviaQA rc.nocontext \(question, "),
@@ -447,7 +447,7 @@ def test_broken_files(tmp_path, name, text, message):
     ("name", "text", "message"),
     [
         ("t.jsonl", '{"question": "a", "n": ' + "9" * 5000 + "}", "line 1: not JSON \\(a number of 5000 digits"),
-        ("t.json", '[{"question": "a"},\n {"n": -' + "9" * 5000 + "}]", "line 2: not JSON \\(a number of 5001 "),
+        ("t.json", '[{"question": "a"},\n {"n": -' + "9" * 5000 + "}]", "line 2: not JSON \\(a number of 5000 "),
         ("t.jsonl", "[" * 200_000, "t.jsonl, line 1: not JSON \\(lists or objects nested too deep"),
         ("t.json", '{"a":' * 200_000, "t.json, line 1: not JSON \\(lists or objects nested too deep"),
         ("t.jsonl", '{"question": "a \\ud83d"}', r"line 1: question has half of a surrogate pair \(\\ud83d\)"),
@@ -473,7 +473,7 @@ def test_whole_surrogate_pairs_are_characters(tmp_path):
 def test_parquet_values_that_python_does_not_have_are_named(tmp_path):
     texts = pa.array([b"a", b"b", b"\xff"]).view(pa.string())  # as programs write that check nothing
     pq.write_table(pa.table({"id": ["1", "2", "3"], "text": texts}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"t.parquet, row 3: text cannot be read \('utf-8' codec.*; correct the row$"):
+    with pytest.raises(InputError, match=r"t.parquet, row 3: 'text' cannot be read \('utf-8' .*; correct the row$"):
         load_corpus(corpus_spec(tmp_path / "t.parquet"), seed=0)
 
 
@@ -481,6 +481,21 @@ def test_a_csv_file_may_have_a_long_text(tmp_path):
     long = "word " * 100_000
     pd.DataFrame({"text": ["a", long, "b"]}).to_csv(tmp_path / "t.csv", index=False)
     assert load_corpus(corpus_spec(tmp_path / "t.csv", 2, 1), seed=0)["text"].tolist() == ["a", long, "b"]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(list(READERS)),
+    st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.sampled_from([b"", b'{"text": "', b'[{"text": ', b'text,b\n"', b"PAR1", b"\xef\xbb\xbf"]),
+)
+def test_any_bytes_are_records_or_are_refused_in_one_line(tmp_path, suffix, content, begin):
+    path = tmp_path / f"any{suffix}"
+    path.write_bytes(begin + content)
+    try:
+        assert all(row.where.startswith(str(path)) and isinstance(row.values, dict) for row in read(path))
+    except InputError as error:
+        assert str(error).startswith(str(path)) and len(str(error).splitlines()) == 1
 
 
 values = st.recursive(
@@ -574,7 +589,7 @@ def test_wrong_config(change, message):
     [
         ("truthfulqa", {"incorrect_answers": []}, "has no incorrect answer, which TruthfulQA's scores need; add"),
         ("truthfulqa", {"incorrect_answers": [" ", ""]}, "has no incorrect answer"),
-        ("truthfulqa", {"correct_answers": []}, "has no reference answer; take another split, or add or rem"),
+        ("truthfulqa", {"correct_answers": []}, "has no reference answer; take another split, add one or rem"),
         ("truthfulqa", {"correct_answers": ["", "\n"]}, "has no reference answer"),
         ("truthfulqa", {"correct_answers": ["...", "!"]}, "has no reference answer but punctuation"),
         ("triviaqa", {"answer": {"value": "x", "aliases": [" "]}}, "has no reference answer; take another split"),
@@ -746,7 +761,7 @@ def test_corpus_forms(tmp_path):
 
 def test_broken_corpora(tmp_path):
     path = write_lines(tmp_path / "c.jsonl", [{"content": "a", "url": "b"}])
-    with pytest.raises(InputError, match="line 1: a corpus needs a column `text`; there are content, url"):
+    with pytest.raises(InputError, match="line 1: a corpus needs a column `text`; there are 'content', 'url'"):
         load_corpus(corpus_spec(path), seed=0)
     for value, kind in ((None, "null"), (3, "int"), (["a"], "list")):
         path = write_lines(tmp_path / "n.jsonl", [{"text": "a"}, {"text": value, "url": "b"}])

@@ -128,6 +128,7 @@ def test_the_script_writes_the_proof_or_ends_in_one_line_and_writes_nothing(tmp_
         ("Գիշեր է։ Ո՞վ գրեց։ Նա։", "Ո՞վ գրեց"),
         ("ሌሊት ነው። ማን ጻፈው፧ እሱ።", "ማን ጻፈው"),
         ("Q：谁写了红楼梦？", "谁写了红楼梦？"),
+        ("กลางคืน ใครเขียนพระอภัยมณี สุนทรภู่", "ใครเขียนพระอภัยมณี"),
         ("## Who wrote Emma?\n", "Who wrote Emma?"),
         ("- **Who wrote Emma?** Austen", "Who wrote Emma?"),
         ("Cafe\u0301. Ou\u0300 est le cafe\u0301? La\u0300.", "Où est le café ?"),  # composed and decomposed

@@ -54,7 +54,7 @@ def load_corpus(spec: Mapping[str, Any], seed: int, root: str | Path = ".") -> p
 
 def _text(row: Row) -> str:
     if "text" not in row.values:
-        raise InputError(f"{row.where}: a corpus needs a column `text`; there are {', '.join(row.values)}")
+        raise InputError(f"{row.where}: a corpus needs a column `text`; there are {', '.join(map(repr, row.values))}")
     text = row.values["text"]
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__

@@ -137,7 +137,7 @@ def _check_answers(key: str, kind: str, role: str, example: Example) -> None:
     """Raise an InputError if an example has not the answers that scoring needs."""
     name = f"{key}: {role} example {example.example_id} ({example.where})"
     if not example.references:
-        raise InputError(f"{name} has no reference answer; take another split, or add or remove the row")
+        raise InputError(f"{name} has no reference answer; take another split, add one or remove the row")
     if kind == "truthfulqa" and not example.incorrect:
         raise InputError(f"{name} has no incorrect answer, which TruthfulQA's scores need; add one or remove the row")
     if kind != "coqa" and not any(map(words, example.references)):  # in CoQA such an answer equals an empty one

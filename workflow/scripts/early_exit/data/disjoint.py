@@ -21,7 +21,8 @@ from early_exit.data.questions import sha256
 
 # What ends a sentence in living scripts (of Unicode's Sentence_Terminal), an ellipsis, and the ends of lines.
 _ENDS = ".!?…‼‽⁇⁈⁉。．！？｡﹒﹖﹗\u037e՜՞։؝؞؟۔।॥၊။።፧፨។៕།༎᠃᠉\n\r\v\f\x85\u2028\u2029"
-_END = re.compile(rf"[{_ENDS}]+|(?<=[\u0370-\u03ff\u1f00-\u1fff]);")  # a semicolon behind Greek is its question mark
+# Also a semicolon behind Greek, its question mark, and a space in Thai and Lao, which have no other end of a sentence.
+_END = re.compile(rf"[{_ENDS}]+|(?<=[\u0370-\u03ff\u1f00-\u1fff]);|(?<=[\u0e00-\u0eff])\s+(?=[\u0e00-\u0eff])")
 # Of a line: marks of lists, quotes and headings, then a label.
 _OPENING = re.compile(r"^\s*(?:(?:#+|[>|*•–—-]+)\s+)*(?:\*\*)?(?:(?:Question|Answer|Q|A)(?:: |：))?", re.MULTILINE)
 

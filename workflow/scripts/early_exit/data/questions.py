@@ -119,7 +119,7 @@ def _coqa(row: Row) -> Iterator[Example]:
     if not isinstance(extra, Mapping):
         raise InputError(f"{row.where}: additional_answers is not an object with one list of answers per annotator")
     for key in sorted(key for key in extra if extra[key]):
-        answers = _turns(extra[key], row, f"additional_answers.{key}", may_be_blank=True)
+        answers = _turns(extra[key], row, f"additional_answers.{repr(key)[1:-1]}", may_be_blank=True)
         annotators += [answers] if any(answers) else []
     if {len(answers) for answers in annotators} != {len(questions)}:
         raise InputError(f"{row.where}: there is not one answer for each of the {len(questions)} questions")

@@ -65,7 +65,8 @@ def refuse_half_pairs(value: Any, where: str, key: str = "") -> None:
     elif isinstance(value, dict):
         for name, item in value.items():
             refuse_half_pairs(name, where, f"a name in {key or 'the record'}")
-            refuse_half_pairs(item, where, f"{key}.{name}" if key else str(name))
+            name = repr(name)[1:-1]  # in one line
+            refuse_half_pairs(item, where, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for item in value:
             refuse_half_pairs(item, where, key)
@@ -78,7 +79,8 @@ def parse_json(text: str) -> Any:
         try:
             return int(digits)
         except ValueError as error:
-            raise json.JSONDecodeError(f"a number of {len(digits)} digits", text, text.index(digits)) from error
+            what = f"a number of {len(digits.removeprefix('-'))} digits"
+            raise json.JSONDecodeError(what, text, text.index(digits)) from error
 
     try:
         return json.loads(text, parse_int=integer)
@@ -143,7 +145,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     try:
         names = list(filter(None, reader.fieldnames or ()))
         if twice := [name for name in names if names.count(name) > 1]:
-            raise InputError(f"{path}, line 1: column {twice[0]} stands there twice; rename or remove one")
+            raise InputError(f"{path}, line 1: column {twice[0]!r} stands there twice; rename or remove one")
         for values in reader:
             if None in values or None in values.values():  # DictReader marks too many and too few columns with None
                 raise InputError(f"{path}, line {reader.line_num}: not as many columns as the header has")
@@ -167,7 +169,7 @@ def _python_rows(batch: pa.RecordBatch, where: str, first: int) -> list[dict[str
                 try:
                     value.as_py()
                 except Exception as cause:
-                    place = f"{where}, row {number}: {name}"
+                    place = f"{where}, row {number}: {name!r}"
                     raise InputError(f"{place} cannot be read ({first_line(cause)}); correct the row") from cause
         raise InputError(f"{where}, from row {first}: cannot be read ({first_line(error)})") from error
 
