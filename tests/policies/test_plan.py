@@ -162,7 +162,7 @@ def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
         BudgetedThreshold(adapt="budget", budgets=[0.7, 0.9]),
     ):
         made = plan.plan("mine", rule, found)
-        jsonschema.validate(made, schema)
+        jsonschema.validate({"mine": made}, schema)
         assert (made["answers"], made["passes"]) == (12, len(found.answer))
         assert bool(made["settings"]) == (rule.adapt == "per-exit")
     with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):

@@ -9,8 +9,9 @@ import pytest
 from early_exit.base.errors import InputError
 from early_exit.decoding.answer import Rules
 from early_exit.decoding.requests import Generation, Request
-from early_exit.speed import run_seconds
+from early_exit.speed import interleaved, run_seconds
 from engine import Length
+from pruned_answers import PRUNED, job
 from timing import Silent, clock_of
 
 EXAMPLES = pd.DataFrame({"example_id": ["a", "b"], "conversation_id": ["a", "b"], "turn": 0, "prompt": ["x", "y"],
@@ -58,3 +59,16 @@ def test_answers_of_one_token_have_no_seconds_per_token():
 def test_nothing_to_time_is_refused():
     with pytest.raises(InputError, match=r"wallclock\.examples"):
         run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], COLUMNS, repeats=1, probe=Silent())
+
+
+def test_the_policies_of_a_job_are_timed_at_all_their_settings(tmp_path):
+    """As rule measure_wallclock does it, on a real clock."""
+    policies = {"full": {"kind": "full"}, "pruned": PRUNED, "drafts": {"kind": "self-speculative", "draft_tokens": [2]}}
+    this = job(tmp_path, "own", policies=policies)
+    answerer = this.answerer(4000)
+    found = run_seconds.measure(
+        answerer, this.examples.head(2), this.columns, repeats=1, probe=interleaved.Probe(answerer.device)
+    )
+    assert list(zip(found["policy"], found["setting"], strict=True)) == this.columns
+    assert this.columns == [("full", 1.0), ("pruned", 2.0), ("pruned", 6.0), ("drafts", 2.0)]
+    assert (found["examples"] == 1).all() and (found["prompt_seconds"] > 0).all()  # of two turns only the first

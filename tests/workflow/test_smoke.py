@@ -28,7 +28,6 @@ CONFIG = {
     "head_quality": {"seeds": 2},
     "pruning": {"documents": 2},
     "recipes": {"paper": ["calm", "ffn", "mamba", "hybrid"]},
-    "wallclock": {"examples": 2, "repeats": 1},
     "thresholds": [0.5, 0.9],
     "bootstrap": {"resamples": 50},
     "policies": {"pruned": {"drop": [2, 4]}}
@@ -157,9 +156,6 @@ def test_the_table_adds_up(results):
     assert drafted["acceptance_rate"].between(0, 1).all() and (drafted["tokens_per_round"] >= 1).all()
     assert (drafted["flops_saved"] < 0).all() and (drafted["agreement"] == 1).all()
     assert table["acceptance_rate"].notna().sum() == len(drafted)
-    timed = table[(table["policy"] != "oracle") & ~table["fallback"]]
-    oracle = table[table["policy"] == "oracle"]
-    assert (timed["seconds_per_token"] > 0).all() and oracle["seconds_per_token"].isna().all()
     heads = table[table["policy"].str.startswith("mamba")]
     own = heads[~heads["fallback"]]
     assert (own["flops_saved"] < own["flops_saved_blocks"]).all()  # heads and fill are not free
