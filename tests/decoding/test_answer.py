@@ -122,6 +122,14 @@ def test_prompts_beyond_the_window_are_refused_by_name():
         answer.tokenise([Prompt("a", "1 2 3 4 5", (("calm", 0.5),))], Words(), 3, "refuse")
 
 
+@pytest.mark.parametrize("new", [3, 4])
+def test_a_window_without_room_for_a_prompt_is_refused(new):
+    """Not cut: of no token, or of a negative number of tokens, cutting would leave all of it."""
+    assert answer.window_room(3, 2) == 1 and answer.window_room(None, 99) is None
+    with pytest.raises(InputError, match=f"max_new_tokens: {new} leaves a prompt no room .* of 3 tokens; lower it"):
+        answer.window_room(3, new)
+
+
 def test_prompts_without_a_window_are_never_cut():
     (request,) = answer.tokenise([Prompt("a", "1 2 3 4 5", (("calm", 0.5),))], Words(), None, "refuse")
     assert request.token_ids == [1, 2, 3, 4, 5]

@@ -27,6 +27,7 @@ from early_exit.experiment.config.policies import parse
 from early_exit.heads import mixers, store, targets
 from early_exit.policies import confidences
 from early_exit.sources import user_code
+from shapes import MISTRAL_7B
 
 PRESETS = ["tiny", "small", "paper"]
 HEAD = {"kind": "head", "recipe": "paper", "head": "calm", "state_fill": "copy"}
@@ -157,6 +158,23 @@ def test_a_policy_of_ones_own_runs_and_one_that_is_matched_comes_along():
     assert config.policies["chance"].state_fill == "propagate"
     assert "saturation" not in config.policies
     assert "random" not in load(policies={"calm-propagate": None}, group="all").policies
+
+
+def test_what_of_a_preset_does_not_fit_a_backbone_is_cut_and_said_and_what_the_user_wrote_is_refused(tmp_path):
+    shape = MISTRAL_7B | {"num_hidden_layers": 6, "max_position_embeddings": 200}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    backbones = {"tiny-mamba": None, "short": {"source": str(tmp_path)}}
+    config = load(backbones=backbones)
+    assert config.policies["pruned"].drop == [1, 2, 4] and config.corpus.max_tokens == 200
+    assert config.notes == [
+        "policies.pruned.drop: [1, 2, 4], not [1, 2, 4, 6, 8]: a backbone has 6 blocks",
+        "corpus.max_tokens: 200, not 256: a backbone's window has no more",
+    ]
+    assert len(load(backbones=backbones, group="pruning").notes) == 6  # of those that run
+    with pytest.raises(InputError, match=r"policies.pruned.drop': 6 is too many for 'short', which has 6 blocks"):
+        load(backbones=backbones, policies={"pruned": {"drop": [2, 6]}})
+    with pytest.raises(InputError, match=r"corpus.max_tokens': 256 is more than the window of 'short' has, 200 tokens"):
+        load(backbones=backbones, corpus={"max_tokens": 256})
 
 
 def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
@@ -315,6 +333,8 @@ def test_a_local_folder_may_hold_a_gguf_file(tmp_path):
         ({"policies": {"p": {"kind": "random"}}}, ["policies.p.match", "missing"]),
         ({"policies": {"p": {"kind": "random", "match": "pruned"}}}, ["policies.p.match", "'pruned'", "tokens leave"]),
         ({"policies": {"full": {"datasets": ["coqa"]}}}, ["policies.full.datasets", "kind 'full'"]),
+        ({"datasets": {"coqa": {"max_new_tokens": 1024}}}, ["datasets.coqa.max_new_tokens", "no room"]),
+        ({"corpus": {"max_tokens": 1025}}, ["corpus.max_tokens", "window of 'tiny-transformer'", "1024 tokens"]),
         ({"group": "rival"}, ["group", "'rival'", "did you mean 'rivals'"]),
         ({"groups": {"all": ["softmax"]}}, ["groups.all"]),
         ({"groups": {"mine": ["sofmax"]}}, ["groups.mine[0]", "'sofmax'", "'softmax'"]),

@@ -26,6 +26,9 @@ try:
     EXPERIMENT = load(config, REPOSITORY)
 except InputError as error:
     sys.exit(redaction.redact(f"Error: {error}"))  # a WorkflowError would bring a traceback along
+if workflow.is_main_process:
+    for note in EXPERIMENT.notes:
+        logger.warning(f"Cut to fit: {note}")
 # Scripts read from it what changes no result, such as how often they save their state. (An importer's stays as it is.)
 config = EXPERIMENT.model_dump()
 offline.use(EXPERIMENT.cache, REPOSITORY)

@@ -144,8 +144,18 @@ def _rows(open_answerer: Callable[[], Answerer], rounds: Rounds, kept: Kept) -> 
 
 
 def window_room(context: int | None, max_new_tokens: int) -> int | None:
-    """The tokens that a prompt may have in a window of `context` tokens; None: as many as it likes."""
-    return None if context is None else context - max_new_tokens
+    """The tokens that a prompt may have in a window of `context` tokens; None: as many as it likes.
+
+    InputError if there is no room for any.
+    """
+    if context is None:
+        return None
+    if context <= max_new_tokens:
+        raise InputError(
+            f"max_new_tokens: {max_new_tokens} leaves a prompt no room in the backbone's window of {context} tokens; "
+            "lower it in the config's entry of the dataset"
+        )
+    return context - max_new_tokens
 
 
 def tokenise(prompts: Sequence[Prompt], tokenizer: Callable, room: int | None, overflow: str) -> list[Request]:

@@ -23,7 +23,7 @@ from early_exit.experiment.config.entry import (
     name_but,
 )
 from early_exit.experiment.config.heads import Distillation, HeadDesign, HeadQuality
-from early_exit.experiment.config.policies import UNSORTED, AnyPolicy, Graded, Policy, Random
+from early_exit.experiment.config.policies import UNSORTED, AnyPolicy, Graded, Policy, Pruned, Random
 from early_exit.experiment.config.run import (
     Bootstrap,
     Calibration,
@@ -154,6 +154,12 @@ class Experiment(Entry):
         description="Immutable commits of hub sources, owner/name to 40 hex digits; goes before what `make pin` wrote.",
     )
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the preset does not fit these backbones and was cut, a line each."""
+        return list(self._notes)
 
     @property
     def is_on_gpu(self) -> bool:
@@ -192,6 +198,20 @@ class Experiment(Entry):
                 policy.state_fill, policy.datasets = matched.fill, matched.only_on
             if self.group == ALL and policy.only_on:
                 policy.datasets = None
+        self._fit_the_preset()
+
+    def _fit_the_preset(self) -> None:
+        """Cut the preset's grids to what every backbone has. (What the user wrote is refused where it does not fit.)"""
+        depth = min((backbone.depth for backbone in self.backbones.values()), default=None)
+        for name in self.selected().keys() - self.given("policies"):
+            policy = self.policies[name]
+            if isinstance(policy, Pruned) and policy.drop[-1] >= depth:
+                policy.drop, before = [count for count in policy.drop if count < depth] or [1], policy.drop
+                self._notes.append(f"policies.{name}.drop: {policy.drop}, not {before}: a backbone has {depth} blocks")
+        windows = [backbone.window for backbone in self.backbones.values() if backbone.window]
+        if windows and "max_tokens" not in self.given("corpus") and self.corpus.max_tokens > min(windows):
+            before, self.corpus.max_tokens = self.corpus.max_tokens, min(windows)
+            self._notes.append(f"corpus.max_tokens: {min(windows)}, not {before}: a backbone's window has no more")
 
     def problems(self) -> Iterator[Problem]:
         """Key, value and what is wrong with it: names that are not there, orders, and what does not fit together."""
@@ -208,6 +228,7 @@ class Experiment(Entry):
             if name in self.given("policies") and not any(policy.runs_on(b.family) for b in self.backbones.values()):
                 yield ("policies", name, "state_fill"), policy.fill, "belongs to no backbone here"
         yield from self._problems_of_groups()
+        yield from self._problems_of_windows()
 
     def selected(self) -> dict[str, Policy]:
         """The policies that run: those in no group, those of the group asked for, and what these match.
@@ -232,6 +253,19 @@ class Experiment(Entry):
             if not isinstance(weights, str) and len(weights) != len(backbone.exits):
                 why = f"has {len(weights)} weights, but backbone '{name}' has {len(backbone.exits)} exits"
                 yield ("distillation", "exit_weights"), weights, why
+
+    def _problems_of_windows(self) -> Iterator[Problem]:
+        """Where a backbone's window is known. Of the others the first job that opens the model says it."""
+        for name, window in ((name, backbone.window) for name, backbone in self.backbones.items()):
+            if window is None:
+                continue
+            for dataset, entry in self.datasets.items():
+                if entry.max_new_tokens >= window:
+                    why = f"leaves a prompt no room in the window of '{name}', {window} tokens"
+                    yield ("datasets", dataset, "max_new_tokens"), entry.max_new_tokens, why
+            if self.corpus.max_tokens > window:
+                why = f"is more than the window of '{name}' has, {window} tokens"
+                yield ("corpus", "max_tokens"), self.corpus.max_tokens, why
 
     def _problems_of_policy(self, policy: Policy) -> Iterator[Problem]:
         yield from policy.problems(self)

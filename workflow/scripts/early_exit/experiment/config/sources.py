@@ -92,6 +92,12 @@ class Backbone(Source):
     batch_size: Count | None = Field(
         None, description="Rows that decode together at most, with this backbone; null takes the top-level key."
     )
+    _window: int | None = PrivateAttr(None)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of the longest sequence, where a local config.json says it."""
+        return self._window
 
     @property
     def weight_bytes(self) -> float:
@@ -123,6 +129,7 @@ class Backbone(Source):
             if real and given is not None and not close:
                 yield (fact,), given, f"is not what config.json says: {real}"
             setattr(self, fact, real or given)
+            self._window = facts.get("window")
             if not getattr(self, fact):
                 yield (fact,), None, "cannot be read from a config.json in a local folder, so give it here"
         if self.exits is None:
@@ -245,6 +252,15 @@ def data_files(source: Source) -> list[str]:
 
 
 def _facts(model: dict[str, Any], where: str) -> dict[str, Any]:
-    """What a Hugging Face config says of the model: family, depth, parameters. InputError if it is not supported."""
+    """What a Hugging Face config says of the model: family, depth, parameters and window, if it has one.
+
+    InputError if the model is not supported.
+    """
     family = families.family(model, where)
-    return {"family": family, "depth": model["num_hidden_layers"], "parameters": parts.parameters(model)}
+    keys = ("max_position_embeddings", "sliding_window") if family == "transformer" else ()
+    return {
+        "family": family,
+        "depth": model["num_hidden_layers"],
+        "parameters": parts.parameters(model),
+        "window": min(filter(None, map(model.get, keys)), default=None),
+    }
