@@ -10,6 +10,9 @@ include: "inputs/report.smk"
 
 FIGURES = figures.figures(EXPERIMENT)
 HAS_PROMISES, HAS_SCORED_BLOCKS = bool(CALIBRATIONS), bool(runs.measured_blocks(EXPERIMENT))
+EMBEDDED = (
+    "png (svg: figures/)"  # the report's page holds one format of each figure, the smaller, and says where both are
+)
 TABLES = ["tables", "compare", "claims", "figures", "provenance"]
 TABLES += ["head_tables"] * bool(MEASURED_HEADS) + ["promise"] * HAS_PROMISES + ["pruned_blocks"] * HAS_SCORED_BLOCKS
 
@@ -21,16 +24,16 @@ rule figures:
         ),
         thresholds=THRESHOLDS,
     output:
-        [
+        svg=[f"{R}/figures/{figure.name}.svg" for figure in FIGURES],
+        png=[
             report(
-                f"{R}/figures/{figure.name}.{ending}",
+                f"{R}/figures/{figure.name}.png",
                 caption=f"../../report/{figure.kind}.rst",
                 category=figure.category,
                 subcategory=figure.group,
-                labels={"figure": figure.label, "format": ending},
+                labels={"figure": figure.label, "format": EMBEDDED},
             )
             for figure in FIGURES
-            for ending in ("svg", "png")
         ],
     log:
         f"{R}/logs/figures.log",

@@ -54,17 +54,12 @@ rule speed:
             category="7. Speed",
             labels={"figure": "measurements", "format": "csv"},
         ),
-        svg=report(
-            f"{R}/figures/speed.svg",
-            caption="../../report/speed.rst",
-            category="7. Speed",
-            labels={"figure": "measured against implied", "format": "svg"},
-        ),
+        svg=f"{R}/figures/speed.svg",
         png=report(
             f"{R}/figures/speed.png",
             caption="../../report/speed.rst",
             category="7. Speed",
-            labels={"figure": "measured against implied", "format": "png"},
+            labels={"figure": "measured against implied", "format": EMBEDDED},
         ),
     log:
         f"{R}/logs/speed.log",
