@@ -18,8 +18,8 @@ ENVS := $(wildcard envs/*.yaml)
 
 help:
 	@echo "make demo    install into .venv, run the embedded preset, print where its report is"
-	@echo "make paper   run the paper's experiment here (for a cluster: --profile profiles/slurm)"
-	@echo "make pin     ask the hub for the revisions of all sources (CONFIG=my.yaml: of yours too)"
+	@echo "make paper   pin what is not pinned, then run the paper's experiment here (a cluster: docs/cluster.md)"
+	@echo "make pin     ask the hub for the revisions that no preset names (CONFIG=my.yaml: of yours too)"
 	@echo "make check   install into .venv, run lint and the unit tests that take no workflow and little time"
 	@echo "make test    the same with every test"
 	@echo "make clean   delete results, their records and the environment"
@@ -34,7 +34,7 @@ demo: $(STAMP)
 	$(SNAKEMAKE) --cores $(CORES) --config preset=tiny
 	@echo "Report: $(CURDIR)/results/tiny/report.html"
 
-paper: $(STAMP)
+paper: pin
 	$(SNAKEMAKE) --cores $(CORES) --resources gpu=$(GPUS) --config preset=paper
 	@echo "Report: $(CURDIR)/results/paper/report.html"
 

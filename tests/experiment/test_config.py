@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from configs import COMMIT, HUB_IDS, load
+from configs import COMMIT, load
 from conftest import ROOT
 from early_exit.base.errors import InputError
 from early_exit.blocks import pruning
@@ -365,11 +365,13 @@ def test_a_mistake_gets_one_line_with_key_and_value(user, parts):
 
 def test_without_revisions_the_line_says_make_pin(monkeypatch):
     monkeypatch.setattr(module, "REVISIONS", "workflow/presets/no-such-file.yaml")
+    others = {"backbones": {"mine": {"source": "me/mine"}}, "corpus": {"source": "me/texts"}}
     with pytest.raises(InputError) as caught:
-        load(preset="paper", revisions={})
+        load(preset="paper", revisions={}, **others)
     lines = str(caught.value).splitlines()  # all at once
-    assert len(lines) == 6 and all("make pin" in line for line in lines)
-    assert lines[0].startswith("config key 'backbones.mistral-7b.revision'")
+    assert len(lines) == 3 and all("make pin" in line for line in lines)
+    assert lines[0].startswith("config key 'backbones.codestral-mamba-7b.revision'")
+    assert module.load({"preset": "small"}, ROOT).backbones["smollm2-135m"].revision.startswith("93efa2f0")
 
 
 def test_sources_that_are_not_here_are_named_all_at_once():
@@ -394,13 +396,15 @@ def test_make_pin_asks_the_hub_once_for_each_source_and_keeps_what_it_knows(monk
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
     monkeypatch.setattr(module, "REVISIONS", str(tmp_path / "revisions.yaml"))
-    monkeypatch.setattr("sys.argv", ["pin_revisions.py"])
-    (tmp_path / "revisions.yaml").write_text(f"EleutherAI/coqa: {'e' * 40}\n")
+    (tmp_path / "revisions.yaml").write_text(f"me/texts: {'e' * 40}\n")
+    (tmp_path / "mine.yaml").write_text("{corpus: {source: me/texts}, backbones: {mine: {source: me/mine}}}")
+    monkeypatch.setattr("sys.argv", ["pin_revisions.py", str(tmp_path / "mine.yaml")])
     runpy.run_path(str(ROOT / "workflow/scripts/pin_revisions.py"), run_name="__main__")
-    assert sorted(asked) == sorted(set(HUB_IDS) - {"EleutherAI/coqa"})
-    pinned = module.load({"preset": "paper"}, ROOT)
-    assert pinned.backbones["mistral-7b"].revision == COMMIT
-    assert pinned.datasets["coqa"].revision == "e" * 40
+    assert asked == ["mistralai/Mamba-Codestral-7B-v0.1", "me/mine"]  # the presets name all others
+    pinned = module.load({"preset": "paper", "corpus": {"source": "me/texts"}}, ROOT)
+    assert pinned.backbones["codestral-mamba-7b"].revision == COMMIT
+    assert pinned.backbones["mistral-7b"].revision == "caa1feb0e54d415e2df31207e5f4e273e33509b1"
+    assert pinned.corpus.revision == "e" * 40
 
 
 def test_what_the_config_allows_is_what_the_package_knows():

@@ -156,7 +156,7 @@ def dry_run(root: Path, **changes) -> dict[str, int]:
 def test_the_report_is_made_by_a_second_call_within_the_run(finished):
     results = finished / "results/stub"
     html = (results / "report.html").read_text()
-    for name in ("quality_triviaqa.svg", "exits_tiny-transformer.png", "settle.svg", "results.csv", "claims.html",
+    for name in ("quality_triviaqa.png", "exits_tiny-transformer.png", "settle.png", "results.csv", "claims.html",
                  "provenance.html"):  # fmt: skip
         assert name in html
     assert json.loads((results / "config.json").read_text()) == SMALLEST
@@ -176,6 +176,15 @@ def test_waiting_jobs_are_looked_at_once_for_each_that_ended(finished):
     said = (finished / "said.txt").read_text()
     ended = said.count("Finished jobid:")
     assert ended > 20 and said.count("Ready jobs:") <= ended + 1
+
+
+def test_the_page_embeds_one_format_of_each_figure(finished):
+    html = (finished / "results/stub/report.html").read_text()
+    figures = {path.name for path in (finished / "results/stub/figures").iterdir()}
+    assert len(figures) > 20
+    embedded = [name for name in figures if f'"{name}"' in html or f"/{name}" in html]
+    assert embedded and all(name.endswith(".png") for name in embedded)
+    assert len(embedded) == len(figures) / 2
 
 
 def test_fetch_gets_models_and_data_and_nothing_else(tmp_path):

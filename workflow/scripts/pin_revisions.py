@@ -1,6 +1,7 @@
 """Pin the newest commit on the hub of every source without a revision, for all presets.
 
-Usage: python workflow/scripts/pin_revisions.py [CONFIG.yaml ...]. Revisions that are pinned already do not change.
+Usage: python workflow/scripts/pin_revisions.py [CONFIG.yaml ...]. Revisions that a preset names or that are pinned
+already do not change.
 """
 
 import sys
@@ -22,8 +23,9 @@ def main(files: list[str]) -> None:
     known = load.read_yaml(path) if path.exists() else {}
     presets = [{"preset": file.stem} for file in (ROOT / load.PRESETS).glob("*.yaml") if file != path]
     for user in [*presets, *(load.read_yaml(Path(file)) for file in files)]:
-        for key, spec in load.merge_preset(user, ROOT).sources():
-            if spec.revision or spec.source in known or local_path(spec.source, ROOT):
+        config = load.merge_preset(user, ROOT)
+        for key, spec in config.sources():
+            if spec.revision or spec.source in {**known, **config.revisions} or local_path(spec.source, ROOT):
                 continue
             ask = HfApi().model_info if key[0] == "backbones" else HfApi().dataset_info
             known[spec.source] = ask(spec.source).sha
