@@ -12,6 +12,10 @@ FILES := $(VENV)/share/mistral-common
 SNAKEMAKE := $(BIN)/snakemake
 ENVS := $(wildcard envs/*.yaml)
 
+# Of the caller's shell: packages from elsewhere would be found before those of .venv, or installed beside it.
+unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
+export PYTHONNOUSERSITE := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo paper pin check test lint gpu pretrain lock freeze rulegraph config-pages clean

@@ -71,6 +71,7 @@ import os
 from pathlib import Path
 
 assert os.environ["USE_HUB_KERNELS"] == "NO"  # no job runs code that transformers would fetch
+assert os.environ["MPLBACKEND"] == "agg" and os.environ["PYTHONNOUSERSITE"] == "1"
 for path in map(Path, snakemake.output):
     path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>" if path.suffix == ".svg" else snakemake.rule)
 """
@@ -144,8 +145,12 @@ def copy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(copy):
-    """The copy after a run of the smallest config."""
-    (copy / "said.txt").write_text(snakemake("--cores", "2", "--verbose", folder=copy, config=SMALLEST, root=copy))
+    """The copy after a run of the smallest config, from a notebook's shell and without the profile that it names."""
+    with pytest.MonkeyPatch.context() as shell:
+        shell.setenv("MPLBACKEND", "module://of.a.notebook")
+        shell.setenv("SNAKEMAKE_PROFILE", str(copy / "gone"))
+        said = snakemake("--cores", "2", "--verbose", "--profile", "none", folder=copy, config=SMALLEST, root=copy)
+    (copy / "said.txt").write_text(said)
     return copy
 
 

@@ -253,3 +253,12 @@ def test_one_command_freezes_all_environments_and_snakemake_then_makes_those(cop
 def test_a_solve_that_fails_leaves_no_pin_file(copy):
     done = subprocess.run(["make", "freeze", "CONDA=false"], cwd=copy, capture_output=True)
     assert done.returncode != 0 and not list((copy / "envs").glob("*.txt"))
+
+
+def test_make_hides_the_packages_of_the_caller_s_shell():
+    shell = {"PATH": os.environ["PATH"], "PYTHONPATH": "/elsewhere", "PIP_USER": "1", "PIP_TARGET": "/there"}
+    command = ["make", "--silent", "--eval=show: ; @env", "show"]
+    said = subprocess.run(command, cwd=ROOT, env=shell, text=True, capture_output=True, check=True).stdout
+    assert "PYTHONNOUSERSITE=1" in said and not {"PYTHONPATH", "PIP_USER", "PIP_TARGET"} & {
+        line.partition("=")[0] for line in said.splitlines()
+    }

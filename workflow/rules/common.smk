@@ -17,8 +17,9 @@ from early_exit.experiment import code_digest, estimate, offline, runs, work
 from early_exit.experiment.config.load import check_files, load
 from early_exit.sources import user_code
 
-# With the package `kernels` installed, transformers would fetch code from the hub and run it.
-os.environ.update(USE_HUB_KERNELS="NO")
+# With the package `kernels` installed, transformers would fetch code from the hub and run it. A notebook's backend of
+# matplotlib, and packages of the user's outside of the environment, are not for jobs.
+os.environ.update(USE_HUB_KERNELS="NO", MPLBACKEND="agg", PYTHONNOUSERSITE="1")
 
 USER_CONFIG = json.dumps(config, default=str)
 try:

@@ -41,7 +41,16 @@ def planned(config: str) -> list[estimate.PlannedJob]:
         path = Path(folder, "config.json")
         path.write_text(config, encoding="utf-8")
         logger.addFilter(jobs)
-        options = ["--dry-run", "--forceall", "--nolock", "--workflow-profile", "none", "--replace-workflow-config"]
+        options = [
+            "--dry-run",
+            "--forceall",
+            "--nolock",
+            "--profile",
+            "none",
+            "--workflow-profile",
+            "none",
+            "--replace-workflow-config",
+        ]
         try:
             cli.main(["--snakefile", str(files.ROOT / "Snakefile"), *options, "--configfile", str(path), "--", "all"])
         except SystemExit as end:

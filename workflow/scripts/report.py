@@ -14,8 +14,8 @@ from early_exit.base import files, job
 with job.logged(snakemake) as log:
     params, output = snakemake.params, snakemake.output
     Path(output.config).write_text(params.config, encoding="utf-8")
-    command = [sys.executable, "-m", "snakemake", "--snakefile", files.ROOT / "Snakefile", "--workflow-profile", "none",
-               "--nolock", "--replace-workflow-config", "--configfile", output.config,
+    command = [sys.executable, "-m", "snakemake", "--snakefile", files.ROOT / "Snakefile", "--profile", "none",
+               "--workflow-profile", "none", "--nolock", "--replace-workflow-config", "--configfile", output.config,
                "--report", output.html, "--", *params.targets]  # fmt: skip
     drawn = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     log.info("%s", drawn.stdout)

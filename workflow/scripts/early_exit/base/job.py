@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 
-from early_exit.base import files, redaction
+from early_exit.base import files, gpus, redaction
 from early_exit.base.errors import InputError
 
 log = logging.getLogger("early_exit")
@@ -37,7 +37,8 @@ PACKAGES = (
     "safetensors",
 )
 
-if hasattr(sys.modules["__main__"], "snakemake"):
+IS_JOB = hasattr(sys.modules["__main__"], "snakemake")
+if IS_JOB:
     # A job of Snakemake, not a user's interpreter. Importing torch and transformers makes hundreds of thousands of
     # objects that stay; collecting garbage among them at the default rate takes about a second of every such job.
     gc.set_threshold(50_000)
@@ -96,9 +97,11 @@ def progress(
 
 
 def device_name(device: str) -> str:
-    """Returns cpu or cuda for a config's `device`, which may also be auto."""
+    """Returns cpu or cuda for a config's `device`, which may also be auto. A job that may use a GPU claims one."""
     import torch
 
+    if IS_JOB and device != "cpu":
+        gpus.claim()
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
