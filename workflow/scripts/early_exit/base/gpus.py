@@ -19,7 +19,7 @@ _locks: list[TextIOBase] = []  # of this process, open until it ends
 
 
 def claim() -> None:
-    """Hide all GPUs but one that is free, before CUDA starts; where all are in use they stay visible, with a warning."""
+    """Hide all GPUs but a free one, before CUDA starts; where all are in use they stay visible, with a warning."""
     devices = visible()
     if _locks or len(devices) < 2:
         return
