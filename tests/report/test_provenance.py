@@ -1,11 +1,17 @@
 """The provenance page: everything on it, nothing of this machine, no markup from outside."""
 
+import json
+import logging
+import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from conftest import ROOT
+from early_exit.base import files, job
 from early_exit.report import provenance
 from made_results import make_results
 
@@ -46,7 +52,8 @@ def make_page(benchmarks=None, **config):
         disjoint=DISJOINT,
         benchmarks=benchmarks or {},
         versions={"torch": "2.13.0", "mamba-ssm": "not installed"},
-        hardware={"cores": "2"},
+        pipeline={"version": "0.3.0", "commit": "9" * 40, "working tree": "clean"},
+        hardware={"answer": {"processor AMD, gpu H200": 4}},
     )
     return provenance.page(origin, results)
 
@@ -75,7 +82,8 @@ class Cells(HTMLParser):
 def test_page_shows_seeds_versions_revisions_hashes_and_the_config():
     rows = Cells(make_page()).rows
     for row in (
-        ["seed", "7"], ["torch", "2.13.0"], ["mamba-ssm", "not installed"], ["cores", "2"],
+        ["seed", "7"], ["torch", "2.13.0"], ["mamba-ssm", "not installed"],
+        ["commit", "9" * 40], ["working tree", "clean"], ["answer", "4", "processor AMD, gpu H200"],
         ["source", "workflow/resources/tiny/mamba"], ["sha256", "a" * 64], ["model.safetensors", "b" * 64],
         ["coqa", "stanfordnlp/coqa", "", "c" * 40], ["triviaqa", ".../trivia.jsonl", "", "local"],
     ):  # fmt: skip
@@ -100,9 +108,34 @@ def test_times_are_summed_by_rule_and_absent_jobs_listed():
 
 def test_benchmark_of_a_job_too_short_to_be_measured(tmp_path):
     (tmp_path / "job.tsv").write_text("s\th:m:s\tmax_rss\n0.5\t0:00:00\t-\n")
+    (tmp_path / "quick.tsv").write_text("s\th:m:s\tmax_rss\n0.5\t0:00:00\t0.0\n")
+    assert pd.isna(provenance.read_benchmark(tmp_path / "quick.tsv")["max_rss"][0])  # not 0 MB
     table = provenance.read_benchmark(tmp_path / "job.tsv")
     assert table["s"][0] == 0.5 and pd.isna(table["max_rss"][0])
     assert provenance.read_benchmark(tmp_path / "absent.tsv") is None
+
+
+def test_the_hardware_is_that_of_the_jobs_as_their_logs_say_it(tmp_path):
+    for name, gpu in (("a", "H200"), ("b", "H200"), ("c", "A100")):
+        log = tmp_path / f"logs/answer/{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        said = json.dumps({"processor": "x", "gpu": gpu})
+        log.write_text(f"10:00:00 INFO begin\n10:00:01 INFO {job.HARDWARE}{said}\n10:00:02 INFO 4 answers\n")
+    paths = [tmp_path / f"benchmarks/answer/{name}.tsv" for name in "abcd"]
+    assert provenance.read_hardware(paths) == {"processor x, gpu H200": 2, "processor x, gpu A100": 1}
+
+
+def test_a_job_says_what_it_runs_on_and_which_commit_it_is(caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, logger="early_exit"):
+        job.prepare_torch(1, "cpu", "float32", 1)
+    (said,) = (message.removeprefix(job.HARDWARE) for message in caplog.messages if job.HARDWARE in message)
+    assert json.loads(said) == job.hardware() and set(job.hardware()) == {"processor", "system", "cores", "memory_gib"}
+    found = job.pipeline()
+    assert found["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.fullmatch("[0-9a-f]{40}", found["commit"]) and found["working tree"] in ("clean", "changed")
+    monkeypatch.setattr(files, "ROOT", Path("/"))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "[project]\nversion = '1'")
+    assert job.pipeline() == {"version": "1", "commit": "unknown: no git repository", "working tree": "unknown"}
 
 
 def test_text_from_outside_is_escaped_and_nothing_is_loaded():

@@ -15,8 +15,9 @@ with job.logged(snakemake):
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}
             for rule, paths in snakemake.params.benchmarks.items()
         },
+        pipeline=job.pipeline(),
         versions=job.versions(),
-        hardware=job.hardware(),
+        hardware={rule: provenance.read_hardware(paths) for rule, paths in snakemake.params.benchmarks.items()},
     )
     html = provenance.page(origin, records.read_csv(snakemake.input.results))
     with files.whole_file(snakemake.output.html) as path:

@@ -5,14 +5,18 @@ A job is one run of a rule's script, in a process of its own. It reads hand-over
 """
 
 import gc
+import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from early_exit.base import files, gpus, redaction
 from early_exit.base.errors import InputError
@@ -37,6 +41,8 @@ PACKAGES = (
     "safetensors",
 )
 
+KERNELS = ("mamba-ssm", "causal-conv1d")
+HARDWARE = "hardware: "  # how the line of a log begins that says what its job ran on
 IS_JOB = hasattr(sys.modules["__main__"], "snakemake")
 if IS_JOB:
     # A job of Snakemake, not a user's interpreter. Importing torch and transformers makes hundreds of thousands of
@@ -117,6 +123,7 @@ def prepare_torch(seed: int, device: str, dtype: str, threads: int):
     name = device_name(device)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda, but torch sees no GPU here; set device: auto or cpu")
+    log.info("%s%s", HARDWARE, json.dumps(hardware(name)))
     return torch.device(name), getattr(torch, dtype)
 
 
@@ -131,12 +138,44 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, str]:
-    """Returns architecture, operating system, cores and memory in GiB of this machine, for the provenance page."""
+def hardware(device: str = "cpu") -> dict[str, str]:
+    """Returns what a job runs on: processor, GPU if `device` is cuda, cores and memory in GiB, kernels for Mamba."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
+    found = {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "memory_gib": f"{memory:.0f}",
     }
+    if device == "cuda":
+        import torch
+
+        kernels = (name for name in KERNELS if versions()[name] != "not installed")
+        found |= {"gpu": torch.cuda.get_device_name(), "kernels": ", ".join(kernels) or "none"}
+    return found
+
+
+def pipeline() -> dict[str, str]:
+    """Returns the pipeline's version, its commit, and whether files of the working tree differ from it."""
+    project = tomllib.loads((files.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    commit, changes = (_git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+    tree = "unknown" if changes is None else "changed" if changes else "clean"
+    return {"version": project["version"], "commit": commit or "unknown: no git repository", "working tree": tree}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *words], cwd=files.ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str:
+    """The processor's name, where the system says it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

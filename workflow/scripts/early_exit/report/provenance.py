@@ -3,8 +3,10 @@
 Paths of this machine are made relative before they reach the page.
 """
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from early_exit.base.job import HARDWARE
 from early_exit.base.records import METRICS, Manifest
 from early_exit.evaluation.tables import metric_name, with_interval
 from early_exit.report import pages
@@ -35,15 +38,18 @@ class Origin:
         manifests: of every backbone, as fetch_backbone wrote them, with relative paths.
         disjoint: disjoint.json, the proof that no text is in two splits.
         benchmarks: by rule and path, Snakemake's benchmark table of a job; None for a job that did not run here.
-        versions, hardware: of the machine that writes the page.
+        pipeline: its version and commit (see `job.pipeline`).
+        versions: of the packages where the page is written.
+        hardware: by rule, what its jobs ran on, as `read_hardware` returns it.
     """
 
     config: Mapping[str, Any]
     manifests: Sequence[Mapping[str, Any]]
     disjoint: Mapping[str, Any]
     benchmarks: Benchmarks
+    pipeline: Mapping[str, str]
     versions: Mapping[str, str]
-    hardware: Mapping[str, str]
+    hardware: Mapping[str, Mapping[str, int]]
 
 
 def page(origin: Origin, results: pd.DataFrame) -> str:
@@ -55,7 +61,8 @@ def page(origin: Origin, results: pd.DataFrame) -> str:
         title=f"Provenance of the results of {config['name']}",
         seeds={"seed": str(config["seed"]), "bootstrap resamples": str(config["bootstrap"]["resamples"])},
         versions=origin.versions,
-        hardware=origin.hardware,
+        pipeline=origin.pipeline,
+        hardware=[[rule, jobs, place] for rule, places in origin.hardware.items() for place, jobs in places.items()],
         manifests=[_manifest(manifest) for manifest in origin.manifests],
         sources=_sources(config),
         disjoint=origin.disjoint,
@@ -83,9 +90,23 @@ def relative(value: Any, roots: Sequence[Path]) -> Any:
     return value
 
 
+def read_hardware(benchmarks: Iterable[str | Path]) -> Counter[str]:
+    """How many jobs ran on which hardware, as the logs beside their benchmarks say it."""
+    found = Counter()
+    for path in map(Path, benchmarks):
+        log = Path(*("logs" if part == "benchmarks" else part for part in path.with_suffix(".log").parts))
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        said = [line.partition(HARDWARE)[2] for line in lines if HARDWARE in line]
+        found.update(", ".join(f"{key} {value}" for key, value in json.loads(line).items()) for line in said[:1])
+    return found
+
+
 def read_benchmark(path: str | Path) -> pd.DataFrame | None:
     """Snakemake's benchmark table of a job; None where the job did not run here."""
-    return pd.read_csv(path, sep="\t", na_values=NOT_MEASURED) if Path(path).exists() else None
+    if not Path(path).exists():
+        return None
+    table = pd.read_csv(path, sep="\t", na_values=NOT_MEASURED)
+    return table.assign(max_rss=table["max_rss"].where(table["max_rss"] > 0))  # 0: it ended before it was looked at
 
 
 def _manifest(manifest: Manifest) -> dict[str, Any]:
