@@ -9,7 +9,7 @@ from early_exit.policies.measured import MeasuredConfidences
 LLAMA = {"model_type": "llama", "vocab_size": 100, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8,
          "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}  # fmt: skip
 TABLE = costs.cost_table(LLAMA, {"calm": costs.linear(64)}, CHECKS)
-COSTS = {"exits": [4, 5, 6, 7], "state_fill": "propagate", "head": "calm"}
+PRICE = costs.ExitPrice((4, 5, 6, 7), "calm", "propagate")
 
 
 def surer_with_depth(generator, passes, unsure=1.0):
@@ -24,5 +24,5 @@ def measured(generator, lengths):
     agreement = generator.random((passes, 4)) < (sure := surer_with_depth(generator, passes))
     prompt_tokens = generator.integers(10, 60, size=len(lengths))
     return MeasuredConfidences(
-        sure, agreement, np.repeat(np.arange(len(lengths)), lengths), prompt_tokens, TABLE, COSTS
+        sure, agreement, np.repeat(np.arange(len(lengths)), lengths), prompt_tokens, TABLE, PRICE
     )

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from early_exit.base.errors import InputError
 from early_exit.base.records import COSTS, read_json, write_json
 from early_exit.costs import passes
-from early_exit.costs.passes import flops, generation_flops
+from early_exit.costs.passes import flops
 from early_exit.decoding import fills, loop
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.requests import Request
@@ -31,6 +31,7 @@ from early_exit.heads import store
 from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
 from early_exit.sources.families import SUPPORTED, TESTED
+from priced import generation_flops
 from shapes import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import ONE_OF_EACH, Float64, make_random_model
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import cost_table, flops, generation_flops
+from early_exit.costs.passes import cost_table, flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import answer, loop, memory, run_parts, speculate
 from early_exit.decoding.requests import Generation, Request
@@ -17,6 +17,7 @@ from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from engine import LIMITS, Length, prompts, requests_for, rules, run, watch
 from peak_memory import SHAPES, PeakMemory
+from priced import generation_flops
 from reference import Schedule
 from reference import decode as slow_decode
 

@@ -9,6 +9,7 @@ from early_exit.evaluation import bootstrap, claims
 from early_exit.evaluation.claims import CONTRADICTED, SUPPORTED, UNDECIDED
 from made_claims import AGAINST, DEPTH, TRANSFORMER_SETS, compared, curve, judged
 from made_runs import make_runs
+from priced import generation_flops
 
 NAMES = [claim.name for claim in claims.CLAIMS]
 
@@ -81,7 +82,7 @@ def test_saving_lost_is_what_the_flops_of_real_exits_say():
     generator = np.random.default_rng(0)
     exits = [[DEPTH, *generator.choice([8, 12, DEPTH], size=6)] for _ in range(40)]
     run = {"prompt_tokens": [30] * 40, "exit_blocks": exits, "exits": [8, 12]}
-    propagate, copy = (passes.generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
+    propagate, copy = (generation_flops(whole, **run, state_fill=fill) for fill in ("propagate", "copy"))
     cell = make_runs({"calm-propagate": [(0.5, 0.4, 60.0)]})
     for name in ("passes", "blocks", "flops_blocks", "flops_blocks_full"):
         cell.curves["calm-propagate"].sums[name][:] = propagate[name].sum()

@@ -19,8 +19,9 @@ from early_exit.policies import plan as plans
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget, Decay, PerExit, Same
 from engine import Length, prompts, requests_for, run
-from made_confidences import COSTS, TABLE, measured, surer_with_depth
+from made_confidences import PRICE, TABLE, measured, surer_with_depth
 from policy_checks import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
+from priced import generation_flops
 
 VECTORS = {0.5: [0.125, 0.5, 0.25, 1.0], 0.75: [0.5, 0.125, 0.875, 0.375], 0.9375: [1.0, 0.9375, 0.25, 0.5]}
 SETTINGS = {"decay": [0.25, 0.5, 0.875], "per-exit": list(VECTORS), "budget": [0.5, 0.75, 0.9375]}
@@ -33,8 +34,8 @@ def make_rule(adapt, table, fill):
         return Decay(TEMPERATURE, TOKENS)
     if adapt == "per-exit":
         return PerExit(VECTORS)
-    options = {"exits": EXITS, "state_fill": fill, "check": "softmax"}
-    return Budget(**CURVE, spend=budgets.spending(table, options), horizon=HORIZON)
+    price = costs.ExitPrice(EXITS, state_fill=fill, check="softmax")
+    return Budget(**CURVE, spend=budgets.spending(table, price), horizon=HORIZON)
 
 
 def defined(adapt, table, fill):
@@ -111,7 +112,7 @@ def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):
     """FLOPs over the full model's, of answers of these lengths whose thresholds a budget sets."""
     generator = np.random.default_rng(seed)
     points = plans.curve(measured(generator, generator.integers(1, 9, size=60)))
-    spend = budgets.spending(TABLE, COSTS)
+    spend = budgets.spending(TABLE, PRICE)
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     rule = Budget(thresholds, shares, spend, horizon)
     rows = [SimpleNamespace(setting=budget, prompt_tokens=20, token_ids=[0], exit_blocks=[8]) for _ in lengths]
@@ -120,7 +121,7 @@ def simulated(budget, lengths, horizon, *, unsure=1.0, seed=5):
         levels = rule([row for row, _ in running], 4).numpy()
         above = surer_with_depth(generator, len(running), unsure) > levels
         for (row, _), exits in zip(running, above, strict=True):
-            row.exit_blocks.append(COSTS["exits"][exits.argmax()] if exits.any() else 8)
+            row.exit_blocks.append(PRICE.exits[exits.argmax()] if exits.any() else 8)
             row.token_ids.append(0)
         running = [(row, length) for row, length in running if len(row.token_ids) <= length]
     spent, full, _ = spend(rows)
@@ -148,7 +149,7 @@ def answers(generator, count=200):
     sure = surer_with_depth(generator, len(unsure), unsure[:, None])
     prompt_tokens = generator.integers(10, 60, size=count)
     which = np.repeat(np.arange(count), lengths)
-    return MeasuredConfidences(sure, np.ones_like(sure, dtype=bool), which, prompt_tokens, TABLE, COSTS)
+    return MeasuredConfidences(sure, np.ones_like(sure, dtype=bool), which, prompt_tokens, TABLE, PRICE)
 
 
 def spent_at(found, budget, rule):
@@ -158,7 +159,7 @@ def spent_at(found, budget, rule):
         row = SimpleNamespace(setting=budget, prompt_tokens=prompt_tokens, token_ids=[0], exit_blocks=[8])
         for sure in found.confidence[found.answer == answer]:
             levels = rule([row], 4).numpy()[0]
-            left = [exit_block for exit_block, c, level in zip(COSTS["exits"], sure, levels, strict=True) if c > level]
+            left = [exit_block for exit_block, c, level in zip(PRICE.exits, sure, levels, strict=True) if c > level]
             row.exit_blocks.append(left[0] if left else 8)
             row.token_ids.append(0)
         rows.append(row)
@@ -175,7 +176,7 @@ def test_answers_that_end_surely_miss_a_budget_and_what_is_aimed_at_mends_that()
     points = plans.curve(known)
     aims = budgets.aims(known, policy, points)
     assert [entry["budget"] for entry in aims] == policy.budgets
-    naive, aimed = (budgets.rule(points, TABLE, COSTS, 4, found) for found in ((), aims))
+    naive, aimed = (budgets.rule(points, TABLE, PRICE, 4, found) for found in ((), aims))
     for entry in aims:
         budget = entry["budget"]
         assert spent_at(known, budget, aimed) == pytest.approx(entry["share"])  # the same account
@@ -189,8 +190,8 @@ def test_the_spending_of_rows_is_what_costs_count():
         SimpleNamespace(prompt_tokens=7, token_ids=[0] * 3, exit_blocks=[8, 4, 8]),
         SimpleNamespace(prompt_tokens=3, token_ids=[0], exit_blocks=[8]),
     ]
-    spent, full, coming = budgets.spending(TABLE, COSTS)(rows)
-    longer = costs.generation_flops(TABLE, prompt_tokens=[7, 3], exit_blocks=[[8, 4, 8, 8], [8, 8]], **COSTS)
+    spent, full, coming = budgets.spending(TABLE, PRICE)(rows)
+    longer = generation_flops(TABLE, prompt_tokens=[7, 3], exit_blocks=[[8, 4, 8, 8], [8, 8]], price=PRICE)
     assert full + coming == pytest.approx(longer["flops_full"])
     checks = 4 * flops(TABLE["heads"]["calm"])
     assert spent + coming + checks == pytest.approx(longer["flops"])

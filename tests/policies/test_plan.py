@@ -1,6 +1,7 @@
 """What adaptive thresholds are chosen by: measured confidences against a run, choices against all there are."""
 
 import itertools
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -22,8 +23,9 @@ from early_exit.models import loading
 from early_exit.policies import confidences, plan
 from early_exit.policies.measured import MeasuredConfidences
 from engine import prompts, requests_for, run
-from made_confidences import COSTS, TABLE, measured
+from made_confidences import PRICE, TABLE, measured
 from policy_checks import DEPTH, EXITS, make
+from priced import generation_flops
 
 HEAD = {"kind": "mamba", "head_dim": 8, "state_size": 8, "n_groups": 2, "chunk_size": 8}
 
@@ -75,15 +77,13 @@ def test_shares_are_the_flops_of_the_exits_and_prices_add_up_to_them():
     for k, prompt in enumerate(found.prompt_tokens):
         blocks = [8]
         for sure in found.confidence[found.answer == k]:
-            blocks.append(next((n for n, c, t in zip(COSTS["exits"], sure, vector, strict=True) if c > t), 8))
+            blocks.append(next((n for n, c, t in zip(PRICE.exits, sure, vector, strict=True) if c > t), 8))
         runs.append((prompt, blocks))
-    counted = passes.generation_flops(
-        TABLE, prompt_tokens=[p for p, _ in runs], exit_blocks=[b for _, b in runs], **COSTS
-    )
+    counted = generation_flops(TABLE, prompt_tokens=[p for p, _ in runs], exit_blocks=[b for _, b in runs], price=PRICE)
     assert found.flops_share(left) == pytest.approx(counted["flops"].sum() / counted["flops_full"].sum())
-    assert [b for _, blocks in runs for b in blocks[1:]] == [[*COSTS["exits"], 8][k] for k in left]
+    assert [b for _, blocks in runs for b in blocks[1:]] == [[*PRICE.exits, 8][k] for k in left]
     full = np.concatenate([
-        passes.generation_flops(TABLE, prompt_tokens=[p + j], exit_blocks=[[8, 8]])["flops_full"]
+        generation_flops(TABLE, prompt_tokens=[p + j], exit_blocks=[[8, 8]])["flops_full"]
         for p, blocks in runs for j in range(len(blocks) - 1)
     ])  # fmt: skip
     prices = found.prices()[np.arange(len(left)), left]
@@ -141,7 +141,7 @@ def test_vectors_come_close_to_the_best_there_is():
     """Two exits, all vectors tried."""
     generator = np.random.default_rng(8)
     full = measured(generator, generator.integers(1, 6, size=14))
-    two = {**COSTS, "exits": [4, 6]}
+    two = replace(PRICE, exits=(4, 6))
     found = MeasuredConfidences(full.confidence[:, [0, 2]], full.agreement[:, [0, 2]], full.answer, full.prompt_tokens,
                               TABLE, two)  # fmt: skip
     grids = [[*(np.sort(column) - 1e-9), 1.0] for column in found.confidence.T]
@@ -167,7 +167,7 @@ def test_a_plan_has_its_schema_and_a_budget_that_cannot_be_met_is_refused():
         assert bool(made["settings"]) == (rule.adapt == "per-exit")
     with pytest.raises(InputError, match=r"policies\.mine\.budgets': 0\.4 cannot be met, leaving as early .* takes "):
         plan.plan("mine", BudgetedThreshold(adapt="budget", budgets=[0.4, 0.9]), found)
-    none = MeasuredConfidences(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, COSTS)
+    none = MeasuredConfidences(np.zeros((0, 4)), np.zeros((0, 4), bool), np.zeros(0, int), np.array([3]), TABLE, PRICE)
     with pytest.raises(InputError, match=r"policy mine: .* one token long"):
         plan.plan("mine", BudgetedThreshold(adapt="budget", budgets=[0.9]), none)
 

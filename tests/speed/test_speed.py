@@ -21,6 +21,7 @@ from early_exit.speed import cases as speed_cases
 from early_exit.speed import interleaved
 from early_exit.speed.interleaved import Case, TimedAnswer
 from early_exit.speed.plan import plan
+from priced import generation_flops
 from timing import Silent, clock_of
 
 EXITS, DEPTH, NEW_TOKENS = [2, 4], 6, 5
@@ -185,7 +186,7 @@ def test_implied_speed_ups_are_the_flops_tables(bench, measured):
         for (each, record), row in zip(records.items(), rows, strict=True):
             if each.name not in ("exit", "random", "heads"):
                 continue
-            counted = passes.generation_flops(
+            counted = generation_flops(
                 bench.costs, prompt_tokens=[a.prompt_tokens for a in record.answers],
                 exit_blocks=[a.exit_blocks for a in record.answers], exits=EXITS,
                 head=each.labels.get("head"), state_fill=each.labels["state_fill"],
@@ -209,7 +210,7 @@ def test_the_sweep_counts_a_prompt_once_for_all_thresholds_of_a_job(bench, measu
     assert sorted(separate.answers) == sorted(together.answers) and len(together.answers) == 6
     lengths, blocks, _, _ = zip(*together.answers, strict=True)
     head = {"head": joint.labels["head"], "state_fill": joint.labels["state_fill"]}
-    counted = passes.generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
+    counted = generation_flops(bench.costs, prompt_tokens=lengths, exit_blocks=blocks, exits=EXITS, **head)
     decoding, prompts = counted["flops"].sum(), counted["prompt_flops"].sum()
     assert apart.flops(separate.answers) == pytest.approx(decoding + prompts)
     assert joint.flops(together.answers) == pytest.approx(decoding + prompts / 3)

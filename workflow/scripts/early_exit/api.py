@@ -15,7 +15,7 @@ from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.records import Manifest, read_json
 from early_exit.costs.parts import Cost
-from early_exit.costs.passes import cost_table, generation_flops
+from early_exit.costs.passes import ExitPrice, cost_table, generation_flops
 from early_exit.decoding import loop
 from early_exit.decoding.batch import Decoder
 from early_exit.decoding.fills import FILLS, Fill
@@ -133,10 +133,12 @@ def generate(
         cost_table(model.manifest["config"], heads, checks),
         prompt_tokens=[g.prompt_tokens for g in ordered],
         exit_blocks=[g.exit_blocks for g in ordered],
-        exits=leaving.exits,
-        head=next(iter(heads), None),
-        check=next(iter(checks), None),
-        state_fill=state_fill if policy else None,
+        price=ExitPrice(
+            leaving.exits,
+            next(iter(heads), None),
+            state_fill if policy else None,
+            check=next(iter(checks), None),
+        ),
     )
     return [
         Answer(rule.text(g.token_ids), g.token_ids, g.exit_blocks, g.stop_reason, float(flops), float(full))

@@ -34,7 +34,7 @@ import numpy as np
 from early_exit.base.errors import InputError
 from early_exit.costs.parts import Cost, add, backbone, flops, linear, read
 
-__all__ = ["Cost", "add", "cost_table", "flops", "generation_flops", "linear"]
+__all__ = ["Cost", "ExitPrice", "add", "cost_table", "flops", "generation_flops", "linear"]
 HEAD_STATES = ("skip", "propagate")
 
 
@@ -49,6 +49,41 @@ class Check:
     cost: Cost
     at_first_exit: bool = True
     gives_logits: bool = False
+
+
+@dataclass(frozen=True)
+class ExitPrice:
+    """What a policy's tokens cost beside their blocks.
+
+    Args:
+        exits: the blocks after which there are checks.
+        head: the trained head that is checked, if any.
+        state_fill: the fill of skipped blocks; None costs nothing.
+        head_state: what a head with a recurrence does at an exit that a token did not reach: it keeps its state (skip),
+            or takes the token in at the cost of a check (propagate).
+        check: the confidence without training that is checked, if any.
+
+    InputError for an unknown `head_state`.
+    """
+
+    exits: Sequence[int] = ()
+    head: str | None = None
+    state_fill: str | None = None
+    head_state: str = "skip"
+    check: str | None = None
+
+    def __post_init__(self):
+        if self.head_state not in HEAD_STATES:
+            raise InputError(f"head_state: {self.head_state} is not one of {', '.join(HEAD_STATES)}")
+
+    def one_check(self, table: "CostTable") -> tuple[Cost, Check]:
+        """The cost of a check in this table, and how checks are met."""
+        untrained = Check(linear(0)) if self.check is None else Check(**_pick(table, "checks", self.check))
+        return untrained.cost if self.head is None else _pick(table, "heads", self.head), untrained
+
+    def fill(self, table: "CostTable") -> float:
+        """FLOPs of the fill of one skipped block."""
+        return flops(linear(0) if self.state_fill is None else _pick(table, "state_fill", self.state_fill))
 
 
 class CostTable(TypedDict):
@@ -99,30 +134,21 @@ def generation_flops(
     *,
     prompt_tokens: Sequence[int],
     exit_blocks: Sequence[Sequence[int]],
+    price: ExitPrice = ExitPrice(),
     prompt_blocks: Sequence[int] | None = None,
     decode_blocks: Sequence[int] | None = None,
-    exits: Sequence[int] = (),
-    head: str | None = None,
-    state_fill: str | None = None,
-    head_state: str = "skip",
-    check: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the FLOPs of n answers: arrays of shape (n,), named as the columns of `records.FLOPS`.
+    """Returns the FLOPs of n answers: arrays of shape (n,), named as `records.COSTS`.
 
     Args:
         table: the backbone's cost table, from `cost_table`.
         prompt_tokens: (n,).
         exit_blocks: exit_blocks[i][j] is the number of blocks run before token j of answer i was chosen. Token 0 comes
             from the pass over the prompt, each other token from a decode pass.
+        price: what they cost beside their blocks.
         prompt_blocks: (n,) blocks run over the prompt; None stands for all.
         decode_blocks: (n,) blocks of a decode pass that does not leave; None stands for as many as over the prompt. All
             blocks cost the same, so only the number of pruned ones matters.
-        exits: the blocks after which there are checks.
-        head: the trained head that is checked, if any.
-        state_fill: the fill of skipped blocks; None costs nothing.
-        head_state: what a head with a recurrence does at an exit that a token did not reach: it keeps its state (skip),
-            or takes the token in at the cost of a check (propagate).
-        check: the confidence without training that is checked, if any.
 
     A decode pass costs its blocks at context prompt + j, a check at every exit up to where it leaves, the fill of each
     block that it skips, and the LM head. With the fill `deferred`, `flops` and `flops_blocks` count the blocks run in
@@ -132,40 +158,24 @@ def generation_flops(
     InputError if a name is unknown, or if a pass left elsewhere than at an exit.
     """
     depth, block, lm_head = table["depth"], table["block"], flops(table["lm_head"])
-    untrained = Check(linear(0)) if check is None else Check(**_pick(table, "checks", check))
-    checked = untrained.cost if head is None else _pick(table, "heads", head)
-    fill = flops(linear(0) if state_fill is None else _pick(table, "state_fill", state_fill))
-    a_check, is_stateful = flops(checked), checked["recurrence"] > 0
-    if head_state not in HEAD_STATES:
-        raise InputError(f"head_state: {head_state} is not one of {', '.join(HEAD_STATES)}")
-    exits = np.unique(np.asarray(exits, np.int64))
     prompt_tokens = np.asarray(prompt_tokens, np.int64)
-    rows = len(prompt_tokens)
+    rows, exits = len(prompt_tokens), np.unique(np.asarray(price.exits, np.int64))
     prompt_blocks = np.full(rows, depth) if prompt_blocks is None else np.asarray(prompt_blocks, np.int64)
     decode_blocks = prompt_blocks if decode_blocks is None else np.asarray(decode_blocks, np.int64)
 
-    tokens = np.fromiter(map(len, exit_blocks), np.int64, rows)
-    blocks = np.fromiter(itertools.chain.from_iterable(exit_blocks), np.int64, tokens.sum())
-    row = np.repeat(np.arange(rows), tokens)
-    position = np.arange(len(blocks)) - np.repeat(tokens.cumsum() - tokens, tokens)
-    later = position > 0  # token 0 comes out of the prompt's pass
-    blocks, row, position = blocks[later], row[later], position[later]
+    blocks, row, position = _decode_passes(exit_blocks, rows)
     _check_exits(blocks, decode_blocks[row], exits)
-
     per_block = flops(block, prompt_tokens[row] + position)
-    ran = _deepest_later(blocks, row) if state_fill == "deferred" else blocks
-    every = is_stateful and head_state == "propagate"
-    met = np.full(len(blocks), len(exits)) if every else np.searchsorted(exits, blocks, side="right")
-    met = met if untrained.at_first_exit else np.maximum(met - 1, 0)
-    answered = np.isin(blocks, exits) & untrained.gives_logits  # by the logits of the last check
-    overhead = met * a_check + (depth - blocks) * fill + lm_head * ~answered
+    ran = _deepest_later(blocks, row) if price.state_fill == "deferred" else blocks
+    overhead = _overhead(table, price, exits, blocks)
 
     def per_row(values: np.ndarray) -> np.ndarray:
         return np.bincount(row, values, rows)  # float64, exact for integers below 2**53
 
+    checked, _ = price.one_check(table)
     attended = prompt_tokens * (prompt_tokens + 1) // 2  # by all tokens of a causal prompt together
     prompt_per_block = prompt_tokens * flops(block) + attended * block["per_context"]
-    prompt_checks = prompt_tokens * len(exits) * a_check * is_stateful
+    prompt_checks = prompt_tokens * len(exits) * flops(checked) * _has_state(checked)
     return {
         "passes": np.bincount(row, minlength=rows),
         "blocks": per_row(blocks).astype(np.int64),
@@ -176,6 +186,32 @@ def generation_flops(
         "prompt_flops": (prompt_blocks * prompt_per_block + prompt_checks + lm_head).astype(np.float64),
         "prompt_flops_full": (depth * prompt_per_block + lm_head).astype(np.float64),
     }
+
+
+def _decode_passes(exit_blocks: Sequence[Sequence[int]], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks, answer and place in it of all decode passes, each (passes,): of every token but an answer's first."""
+    tokens = np.fromiter(map(len, exit_blocks), np.int64, rows)
+    blocks = np.fromiter(itertools.chain.from_iterable(exit_blocks), np.int64, tokens.sum())
+    row = np.repeat(np.arange(rows), tokens)
+    position = np.arange(len(blocks)) - np.repeat(tokens.cumsum() - tokens, tokens)
+    later = position > 0  # token 0 comes out of the prompt's pass
+    return blocks[later], row[later], position[later]
+
+
+def _overhead(table: CostTable, price: ExitPrice, exits: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """FLOPs of decode passes (passes,) beside their blocks: checks, fill, and LM head."""
+    checked, how = price.one_check(table)
+    every = _has_state(checked) and price.head_state == "propagate"
+    met = np.full(len(blocks), len(exits)) if every else np.searchsorted(exits, blocks, side="right")
+    met = met if how.at_first_exit else np.maximum(met - 1, 0)
+    answered = np.isin(blocks, exits) & how.gives_logits  # by the logits of the last check
+    skipped = (table["depth"] - blocks) * price.fill(table)
+    return met * flops(checked) + skipped + flops(table["lm_head"]) * ~answered
+
+
+def _has_state(checked: Cost) -> bool:
+    """Whether a head has a recurrence."""
+    return checked["recurrence"] > 0
 
 
 def _pick(table: CostTable, part: str, name: str) -> dict[str, Any]:

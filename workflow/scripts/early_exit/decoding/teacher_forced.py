@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from early_exit.base import job
-from early_exit.costs.passes import CostTable
+from early_exit.costs.passes import CostTable, ExitPrice
 from early_exit.data.conversations import Rounds
 from early_exit.decoding.answer import tokenise, window_room
 from early_exit.models.backbone import Backbone
@@ -65,7 +64,7 @@ class Measure:
     """A policy to be measured, and what its tokens cost; `fits` (answers,) says on which answers."""
 
     policy: Confidence
-    costs: Mapping[str, Any]
+    price: ExitPrice
     fits: np.ndarray
 
 
@@ -97,5 +96,5 @@ def _measured(
     prompt_tokens = np.array([len(answer.prompt) for answer in answers])
     answer = np.repeat(np.arange(len(answers)), passes)
     return MeasuredConfidences(
-        np.concatenate(confidences), np.concatenate(agreements), answer, prompt_tokens, table, one.costs
+        np.concatenate(confidences), np.concatenate(agreements), answer, prompt_tokens, table, one.price
     )

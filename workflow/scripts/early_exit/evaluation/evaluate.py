@@ -54,7 +54,7 @@ def answer_costs(answers: pd.DataFrame, policy: Policy, yardstick: Yardstick) ->
         exit_blocks=answers["exit_blocks"],
         prompt_blocks=answers["exit_blocks"].str[0],
         decode_blocks=decode_blocks,
-        **policy.price(yardstick.exits),
+        price=policy.price(yardstick.exits),
     )
     if policy.kind == "self-speculative":
         counted |= round_flops(table, counted, **answers[["prompt_tokens", "drafted", "accepted"]])

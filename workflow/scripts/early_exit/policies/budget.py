@@ -8,12 +8,11 @@ earlier exit changes later confidences is not in it.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import CostTable, flops, generation_flops
+from early_exit.costs.passes import CostTable, ExitPrice, flops, generation_flops
 from early_exit.experiment.config.policies import BudgetedThreshold
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget
@@ -33,14 +32,13 @@ class _Row:
     token_ids: list[int] = field(default_factory=lambda: [0])
 
 
-def spending(table: CostTable, costs: Mapping[str, Any]) -> Callable:
+def spending(table: CostTable, price: ExitPrice) -> Callable:
     """A function for `Budget`: rows to their FLOPs so far, the full model's so far, and its on the coming token."""
 
     def spend(rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         prompt_tokens = [row.prompt_tokens for row in rows]
-        counted = generation_flops(
-            table, prompt_tokens=prompt_tokens, exit_blocks=[row.exit_blocks for row in rows], **costs
-        )
+        exit_blocks = [row.exit_blocks for row in rows]
+        counted = generation_flops(table, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, price=price)
         context = np.array([row.prompt_tokens + len(row.token_ids) for row in rows])
         coming = table["depth"] * flops(table["block"], context) + flops(table["lm_head"])
         return counted["flops"], counted["flops_full"], coming
@@ -49,18 +47,18 @@ def spending(table: CostTable, costs: Mapping[str, Any]) -> Callable:
 
 
 def rule(
-    points: Points, table: CostTable, costs: Mapping[str, Any], horizon: float,
+    points: Points, table: CostTable, price: ExitPrice, horizon: float,
     aims: Sequence[Mapping[str, float]] = (),
 ) -> Budget:  # fmt: skip
     """The rule by a plan's curve; `aims` have a `budget` and its `aim`. A budget without one is its own aim."""
     shares, thresholds = ([point[name] for point in points] for name in ("share", "threshold"))
     aimed = {entry["budget"]: entry["aim"] for entry in aims}
-    return Budget(thresholds, shares, spending(table, costs), horizon, aimed)
+    return Budget(thresholds, shares, spending(table, price), horizon, aimed)
 
 
 def aims(measured: MeasuredConfidences, given: BudgetedThreshold, points: Points) -> list[dict[str, float]]:
     """For each `budget` of a policy its `aim`, and the `share` of the full model's FLOPs that the answers then cost."""
-    budget_rule = rule(points, measured.table, measured.costs, given.horizon)
+    budget_rule = rule(points, measured.table, measured.price, given.horizon)
     budgets, shares = np.array(given.budgets, dtype=float), [point["share"] for point in points]
     low, high = np.full(len(budgets), min(shares)), np.full(len(budgets), max(shares))
     for _ in range(HALVINGS):
@@ -74,7 +72,7 @@ def aims(measured: MeasuredConfidences, given: BudgetedThreshold, points: Points
 
 def run(measured: MeasuredConfidences, aims: Sequence[float], budget_rule: Budget) -> np.ndarray:
     """FLOPs over the full model's when the rule decides on the measured answers, at each of `aims`: (aims,)."""
-    exits, depth = list(measured.costs["exits"]), measured.table["depth"]
+    exits, depth = list(measured.price.exits), measured.table["depth"]
     passes = np.split(measured.confidence, np.searchsorted(measured.answer, np.arange(1, len(measured.prompt_tokens))))
     rows = [[_Row(aim, int(tokens), [depth]) for tokens in measured.prompt_tokens] for aim in aims]
     running = [(row, sure) for same in rows for row, sure in zip(same, passes, strict=True) if len(sure)]

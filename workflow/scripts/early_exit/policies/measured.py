@@ -7,13 +7,11 @@ that follow a first different one, are not in it. So it does not predict quality
 before they are tried.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from early_exit.costs.passes import CostTable, generation_flops
+from early_exit.costs.passes import CostTable, ExitPrice, generation_flops
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class MeasuredConfidences:
     """Confidences of a policy on answers of the full model.
 
     `confidence` and `agreement` are (passes, exits), `answer` (passes,) is the row of each pass in `prompt_tokens`
-    (answers,), ascending; `costs` are `generation_flops`' options for this policy, `table` its cost table.
+    (answers,), ascending; `price` is this policy's, `table` the backbone's cost table.
     """
 
     confidence: np.ndarray
@@ -29,7 +27,7 @@ class MeasuredConfidences:
     answer: np.ndarray
     prompt_tokens: np.ndarray
     table: CostTable
-    costs: Mapping[str, Any]
+    price: ExitPrice
 
     def leaves(self, thresholds: np.ndarray) -> np.ndarray:
         """The exit (0-based) at which each pass leaves with these thresholds (exits,); the number of exits: none."""
@@ -46,10 +44,10 @@ class MeasuredConfidences:
 
     def flops_share(self, left: np.ndarray) -> float:
         """FLOPs of the decode passes over the full model's, if they leave at the exits `left` (passes,)."""
-        blocks = np.append(self.costs["exits"], self.table["depth"])[left]
+        blocks = np.append(self.price.exits, self.table["depth"])[left]
         answers = np.split(blocks, np.searchsorted(self.answer, np.arange(1, len(self.prompt_tokens))))
         runs = [[self.table["depth"], *answer] for answer in answers]
-        counted = generation_flops(self.table, prompt_tokens=self.prompt_tokens, exit_blocks=runs, **self.costs)
+        counted = generation_flops(self.table, prompt_tokens=self.prompt_tokens, exit_blocks=runs, price=self.price)
         return float(counted["flops"].sum() / counted["flops_full"].sum())
 
     def prices(self) -> np.ndarray:
@@ -60,8 +58,8 @@ class MeasuredConfidences:
         first = np.searchsorted(self.answer, self.answer)  # of the passes of the same answer
         context = self.prompt_tokens[self.answer] + np.arange(len(self.answer)) - first
         columns = []
-        for block in (*self.costs["exits"], self.table["depth"]):
+        for block in (*self.price.exits, self.table["depth"]):
             runs = [[self.table["depth"], block]] * len(context)
-            counted = generation_flops(self.table, prompt_tokens=context, exit_blocks=runs, **self.costs)
+            counted = generation_flops(self.table, prompt_tokens=context, exit_blocks=runs, price=self.price)
             columns.append(counted["flops"] / counted["flops_full"])
         return np.stack(columns, axis=1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from early_exit.base.errors import InputError
-from early_exit.costs.passes import generation_flops
+from early_exit.costs.passes import ExitPrice, generation_flops
 from early_exit.costs.speculation import round_flops
 from early_exit.decoding import fills, loop, speculate
 from early_exit.decoding.batch import Decoder
@@ -193,14 +193,12 @@ class Bench:
 
     def _flops(self, labels: Mapping[str, Any], prefill: Case | None, passes: float):
         """A function of answers: FLOPs of their decode passes, and of their prompts if those are timed along."""
-        names = {"head": None, "state_fill": None, "head_state": "skip"}
-        names |= {name: value for name, value in labels.items() if name in names}
+        named = {name: labels[name] for name in ("head", "state_fill", "head_state") if name in labels}
+        price = ExitPrice(self.exits.blocks, **named)
 
         def flops(answers: Sequence[TimedAnswer]) -> float:
             prompt_tokens, exit_blocks, *rounds = zip(*answers, strict=True)
-            counted = generation_flops(
-                self.costs, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, exits=self.exits.blocks, **names
-            )
+            counted = generation_flops(self.costs, prompt_tokens=prompt_tokens, exit_blocks=exit_blocks, price=price)
             if "draft_tokens" in labels:
                 drafts = dict(zip(("drafted", "accepted"), rounds, strict=True))
                 counted |= round_flops(self.costs, counted, prompt_tokens=prompt_tokens, **drafts)

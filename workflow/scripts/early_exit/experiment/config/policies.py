@@ -6,13 +6,14 @@ confidence is a number on a scale; key `adapt` chooses it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter
 
 from early_exit.base.errors import hint
 from early_exit.costs.parts import Cost, linear
-from early_exit.costs.passes import Check
+from early_exit.costs.passes import Check, ExitPrice
 from early_exit.experiment.config.entry import (
     Count,
     Entry,
@@ -207,10 +208,9 @@ class Policy(Entry):
         """The policy whose run it matches, if it does."""
         return None
 
-    def price(self, exits: Sequence[int]) -> dict[str, Any]:
-        """The options of `costs.passes.generation_flops` for it: checks at its exits, fills of the blocks it skips."""
-        head = self.trained[1] if self.trained else None
-        return {"head": head, "state_fill": self.fill, "head_state": "skip", "check": None, "exits": list(exits)}
+    def price(self, exits: Sequence[int]) -> ExitPrice:
+        """What its tokens cost beside their blocks: checks at its exits, fills of the blocks that it skips."""
+        return ExitPrice(tuple(exits), self.trained[1] if self.trained else None, self.fill)
 
     def problems(self, config: Any) -> Iterator[Problem]:
         """Key, value and what is wrong with it in this config."""
@@ -411,7 +411,7 @@ class TrainedHead(Graded):
         return self.recipe, self.head
 
     def price(self, exits):
-        return super().price(exits) | {"head_state": self.head_state}
+        return replace(super().price(exits), head_state=self.head_state)
 
     def problems(self, config):
         if self.recipe not in config.recipes:
@@ -430,7 +430,7 @@ class Untrained(Leaving):
         return Check(lm_head, gives_logits=True)
 
     def price(self, exits):
-        return super().price(exits) | {"check": self.kind}
+        return replace(super().price(exits), check=self.kind)
 
 
 class Softmax(Untrained, Graded):
