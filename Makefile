@@ -60,6 +60,11 @@ lint: $(STAMP)
 
 # No cache: a wheel that lies there may have been built for another torch.
 gpu: $(STAMP)
+	@cuda=$$($(BIN)/python -c 'import torch; print(torch.version.cuda or "")'); \
+	  test "$$cuda" || { echo "make gpu: torch in $(VENV) is built without CUDA; install a CUDA build of it first"; exit 1; }; \
+	  nvcc=$$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\),.*/\1/p'); \
+	  echo "make gpu: needs nvcc of CUDA $$cuda, as torch has it; on the PATH is nvcc $${nvcc:-none}"; \
+	  test "$${nvcc%%.*}" = "$${cuda%%.*}" || { echo "make gpu: install the CUDA toolkit $$cuda, or put its nvcc on the PATH"; exit 1; }
 	MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation -r requirements-gpu.txt
 

@@ -8,8 +8,6 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
 from early_exit.models import recurrent_steps
 
-pytestmark = pytest.mark.skipif(len(recurrent_steps.REPLACED) < 3, reason="the library's kernels are installed")
-
 
 def arguments(rows, heads, width, size, groups, dtype=torch.float32):
     """The arguments of a mixer's call: positional ones and keywords."""

@@ -190,7 +190,7 @@ def test_weights_that_do_not_fit_the_config_are_refused_instead_of_initialised(p
         ({"weight_map": {"a": "../a.safetensors"}}, "names '../a.safetensors', which is no safetensors file beside it"),
         ({"weight_map": {"a": "pytorch_model.bin"}}, "names 'pytorch_model.bin', which is no safetensors file beside"),
         ({"weight_map": {"a": 1}}, "has no `weight_map` from weights to files"),
-        ([], "has no `weight_map` from weights to files"),
+        ([], "holds no JSON object"),
     ],
 )
 def test_an_index_names_safetensors_files_beside_it_and_no_others(index, why, tmp_path):

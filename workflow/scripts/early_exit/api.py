@@ -26,7 +26,7 @@ from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies.base import FullDepth
 from early_exit.policies.confidences import Confidence, HeadConfidence
-from early_exit.sources import manifests
+from early_exit.sources import manifests, readers
 
 ROWS = 16  # prompts that run at once, at most
 
@@ -165,6 +165,8 @@ def _fill(family: str, name: str) -> Fill:
 
 def _encode(model: LanguageModel, prompts: Sequence[str], ending: Ending) -> list[list[int]]:
     """Token ids of each prompt; InputError for one that has none, or more than the model has room for."""
+    for k, prompt in enumerate(prompts):
+        readers.refuse_half_pairs(prompt, f"prompts[{k}]")
     encoded = model.tokenizer(list(prompts))["input_ids"]
     context = model.backbone.context
     for k, token_ids in enumerate(encoded):

@@ -1,7 +1,9 @@
 """Errors of the user's input: one line each, with the name that was probably meant, and all of them at once."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -13,6 +15,22 @@ def hint(name: Any, known: Sequence[Any]) -> str:
     """Returns a hint for an unknown name: the most similar known name if one is close, else all known names."""
     close = difflib.get_close_matches(str(name), list(map(str, known)), n=1)
     return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(map(str, known)) or 'none'}"
+
+
+@contextmanager
+def reading(what: Any, remedy: str = "fetch or copy it again") -> Iterator[None]:
+    """Turns every failure of the block into an InputError of one line that names `what` and says the remedy.
+
+    For the edge where a file of the user's is read, and for nothing else: other programs wrote it, and the libraries
+    that parse it raise errors of many types. Behind that edge an error is a bug, and stays a traceback.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        why = textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
+        raise InputError(f"{what}: cannot be read ({why}); {remedy}") from error
 
 
 def for_each(check: Callable[..., None], cases: Iterable[tuple]) -> None:

@@ -1,4 +1,4 @@
-"""A Mamba-2 mixer's steps in PyTorch, for machines without the kernels of mamba-ssm and causal-conv1d.
+"""A Mamba-2 mixer's steps in PyTorch, where the kernels of mamba-ssm and causal-conv1d are not, and on every CPU.
 
 They replace the library's own fallbacks, which are slower. Its state update spells the decay out for every channel and
 state, though Mamba-2 has one number per head (arXiv 2405.21060, sec. 7.1), and reads the state eight times; this one
@@ -7,7 +7,7 @@ float32 or better, as the kernels take them. The scan of a whole sequence remain
 """
 
 import inspect
-from importlib.util import find_spec
+from collections.abc import Callable
 from types import FunctionType
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.models.mamba2 import modeling_mamba2 as library
+
+from early_exit.models import mamba_kernels
 
 
 def selective_state_update(
@@ -112,17 +114,25 @@ def _activated(sums: Tensor, weight: Tensor, bias: Tensor | None, activation: st
     return out if activation is None else ACT2FN[activation](out)
 
 
-# By the name that the library's mixer calls: the step that replaces it, and the package that has a kernel for it.
+# By the name that the library's mixer calls: the step that replaces it.
 STEPS = {
-    "mamba2_selective_state_update": (selective_state_update, "mamba_ssm"),
-    "causal_conv1d_update": (convolve_token, "causal_conv1d"),
-    "causal_conv1d_fn": (convolve_sequence, "causal_conv1d"),
+    "mamba2_selective_state_update": selective_state_update,
+    "causal_conv1d_update": convolve_token,
+    "causal_conv1d_fn": convolve_sequence,
 }
-REPLACED = {name: step for name, (step, package) in STEPS.items() if find_spec(package) is None}
+
+
+def _chosen(name: str) -> Callable:
+    """Return our step of a name, which leaves tensors on a GPU to the library's kernel if there is one."""
+    kernel = getattr(getattr(library, name), "kernel", None)
+    return mamba_kernels.by_device(kernel, STEPS[name]) if kernel else STEPS[name]
+
+
+REPLACED = {name: _chosen(name) for name in STEPS}
 
 
 class PlainStepMixer(library.Mamba2Mixer):
-    """The library's Mamba-2 mixer; where no kernel is installed, its forward calls the steps of this module.
+    """The library's Mamba-2 mixer; where no kernel can take them, its forward calls the steps of this module.
 
     The forward is the library's code with other global names, so that no other mixer is affected.
     """

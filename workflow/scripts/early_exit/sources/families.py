@@ -39,6 +39,7 @@ FOREIGN = re.compile(
     r"expert|(^|_)moe(_|$)|softcap|multiplier|logits?_scal|embedding_scal|scale_(emb|depth)|parallel|lora_rank|^mamba_"
     r"|clip_qkv|bidirectional|attention_chunk|is_encoder_decoder|cross_attention"
 )
+QUANTISED = re.compile(r"^quant|^compression")
 LAYERS = {"transformer": {"full_attention", "sliding_attention"}, "mamba": {"linear_attention"}}
 
 
@@ -51,10 +52,16 @@ def family(config: Mapping[str, Any], where: str) -> str:
     name = "mamba" if "state_size" in config else "transformer"
     needed = "hidden_size", "num_hidden_layers", "vocab_size", *REQUIRED[name]
     reasons = [f"its config has no {key}" for key in needed if key not in config]
+    reasons += [f"its config has {key}: {config[key]!r}" for key in needed if not _is_size(config.get(key, 1))]
     reasons = reasons[:1] or [f"{key}: {value}" for key, value in _foreign(config, name)]
     if reasons:
         raise InputError(f"{where}: {config.get('model_type')} is not supported ({', '.join(reasons)}); {SUPPORTED}")
     return name
+
+
+def _is_size(value: Any) -> bool:
+    """Returns whether a value is a whole number above zero, or null, for which the library takes another key's."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +74,8 @@ def _foreign(config: Mapping[str, Any], name: str) -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if FOREIGN.search(key) and value and (value is True or value != 1):
             yield key, value
+        if QUANTISED.search(key) and value:
+            yield key, "quantised weights, which are read from GGUF files alone; take the model before that"
     if name == "mamba" and config.get("num_attention_heads"):
         yield "num_attention_heads", config["num_attention_heads"]
     for kind in sorted({*(config.get("layer_types") or ())} - LAYERS[name]):

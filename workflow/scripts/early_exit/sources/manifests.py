@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from early_exit.base.errors import InputError
-from early_exit.base.records import Manifest, read_json
+from early_exit.base.errors import InputError, reading
+from early_exit.base.records import Manifest
 from early_exit.sources import model_files
 from early_exit.sources.families import family
 
@@ -33,12 +33,17 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, path: str | None)
         if not (spec.get("gguf") or (folder / "config.json").is_file()):
             raise InputError(f"{folder / 'config.json'}: missing; put it there, or fetch the model again")
         model_files.check_against_hub([folder / "config.json"], {})
-        config = _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else read_json(folder / "config.json")
-    actual = family(config, f"backbones.{name}")
+        files = model_files.collect(folder, spec.get("gguf"))
+        config = (
+            _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else model_files.read_object(folder / "config.json")
+        )
+    with reading(f"backbones.{name}: {folder / (spec.get('gguf') or 'config.json')}"):
+        actual = family(config, f"backbones.{name}")
+    if config["num_hidden_layers"] < 2:
+        raise InputError(f"backbones.{name}: a model of one block has no place for an early exit; take a deeper one")
     if spec.get("family") not in (None, actual):
         raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {actual}")
     with _named(name):
-        files = model_files.collect(folder, spec.get("gguf"))
         hashes = model_files.hashes(files)
         model_files.check_against_hub(files, hashes)
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
@@ -76,7 +81,9 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
     with _hub_errors(name, spec):
         config = Path(snapshot_download(**repository, allow_patterns=["config.json"])) / "config.json"
         if config.is_file():
-            family(read_json(config), f"backbones.{name}")  # refuses a model before its gigabytes are downloaded
+            family(
+                model_files.read_object(config), f"backbones.{name}"
+            )  # refuses a model before its gigabytes are downloaded
         folder = Path(snapshot_download(**repository, allow_patterns=list(model_files.SMALL)))
         weights = [spec["gguf"]] if spec.get("gguf") else model_files.weights(folder)
         return Path(snapshot_download(**repository, allow_patterns=weights)), None
@@ -143,9 +150,19 @@ def _hub_errors(name: str, spec: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # the client's errors derive from these
         failed = f"{spec['source']} at {spec['revision']} cannot be fetched from the hub"
-        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
-        hint = "; a gated model needs a token, in the environment as HF_TOKEN" if refused else ""
+        page = f"https://huggingface.co/{spec['source']}"
+        terms = f"; if it is gated, accept the terms on {page} and set HF_TOKEN to a token of that account"
+        hint = terms if _is_refused(error) else ""
         raise InputError(f"backbones.{name}: {failed} ({_one_line(error)}){hint}") from error
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Returns whether the hub let nobody in, or not us; its client wraps one error in another."""
+    while error is not None:
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _one_line(error: Exception) -> str:
@@ -153,8 +170,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _gguf_config(folder: Path, gguf: str) -> dict[str, Any]:
-    if not (folder / gguf).is_file():
-        raise InputError(f"{folder / gguf}: no such GGUF file")
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False).to_dict()
+    with reading(folder / gguf):
+        return AutoConfig.from_pretrained(folder, gguf_file=gguf, trust_remote_code=False).to_dict()

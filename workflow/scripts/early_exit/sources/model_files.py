@@ -6,15 +6,23 @@ Weights are safetensors or GGUF, never pickles. In the hub's format they are `mo
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from early_exit.base.errors import InputError
-from early_exit.base.records import Manifest, read_json
+from early_exit.base.errors import InputError, reading
+from early_exit.base.records import Manifest
 
 SMALL = ("*.json", "*.model", "*.txt")  # configs, the index, the tokenizer
 OTHERS = ("consolidated*", "*/*")
+# The JSON files that the library reads; others may lie beside them in any form.
+OBJECTS = ("*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+ADAPTERS = ("adapter_config.json", "adapter_model.*")
+LFS_POINTER = b"version https://git-lfs"
+_SHARD = re.compile(r".+-\d{5}-of-(?P<count>\d{5})\.safetensors")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 THREADS = 4  # for hashing; one thread hashes about 1 GB/s
 
@@ -24,6 +32,24 @@ def present(folder: Path, gguf: str | None) -> list[Path]:
     patterns = [gguf] if gguf else [*SMALL, "*.safetensors"]
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path for path in paths if gguf or not path.name.startswith("consolidated"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a model's file; InputError if the file has none."""
+    refuse_pointer(path)
+    with reading(path):
+        value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object; fetch or copy it again")
+    return value
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise an InputError if a file is the pointer that git leaves where Git LFS has not fetched the file itself."""
+    with reading(path), path.open("rb") as file:
+        start = file.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise InputError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
 
 
 def weights(folder: Path) -> list[str]:
@@ -42,10 +68,16 @@ def weights(folder: Path) -> list[str]:
 
 
 def collect(folder: Path, gguf: str | None = None) -> list[Path]:
-    """Returns the files that a model in `folder` is loaded from, sorted; InputError if one is missing or cut short."""
+    """Returns the files that a model in `folder` is loaded from, sorted.
+
+    InputError if one is missing, cut short or a Git LFS pointer, or if an adapter or a shard would be left out.
+    """
+    adapters = sorted(path.name for pattern in ADAPTERS for path in folder.glob(pattern))
+    if adapters:
+        why = "an adapter (LoRA or the like) is not loaded; merge the adapter first, or take it out of the folder"
+        raise InputError(f"{folder / adapters[0]}: {why}")
     if gguf:
-        if not (folder / gguf).is_file():
-            raise InputError(f"{folder / gguf}: no such GGUF file")
+        _check_whole_gguf(folder / gguf)
         return [folder / gguf]
     names = weights(folder)
     absent = [name for name in names if not (folder / name).is_file()]
@@ -56,6 +88,8 @@ def collect(folder: Path, gguf: str | None = None) -> list[Path]:
     if not (folder / "tokenizer.json").is_file() and any(folder.glob("tokenizer.model*")):
         # From Mistral's SentencePiece file transformers 5.23 drops the space before a text's first word.
         raise InputError(f"{folder}: a tokenizer.model without tokenizer.json, which is what is read; add the latter")
+    for path in (path for pattern in OBJECTS for path in folder.glob(pattern)):
+        read_object(path)
     _check_whole(folder, names)
     return sorted({folder / name for name in names} | {path for path in present(folder, None) if _is_small(path)})
 
@@ -113,19 +147,22 @@ def _is_small(path: Path) -> bool:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    index = read_json(folder / INDEX)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    weight_map = read_object(folder / INDEX).get("weight_map")
     if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise InputError(f"{folder / INDEX}: has no `weight_map` from weights to files; fetch or copy it again")
     return weight_map
 
 
 def _check_whole(folder: Path, names: list[str]) -> None:
-    """Raise an InputError unless each safetensors file is whole and has the tensors that the index assigns to it."""
+    """Raise an InputError unless the safetensors files are whole, all of their series, and as the index says."""
     from safetensors import SafetensorError, safe_open
 
+    counts = [int(match["count"]) for name in names if (match := _SHARD.fullmatch(name))]
+    if counts and {len(names)} != {*counts}:
+        raise InputError(f"{folder / INDEX}: names {len(names)} shards, {names[-1]} among them; fetch or copy it again")
     tensors = {}
     for name in names:
+        refuse_pointer(folder / name)
         try:
             with safe_open(folder / name, framework="numpy") as file:
                 tensors[name] = set(file.keys())
@@ -135,6 +172,17 @@ def _check_whole(folder: Path, names: list[str]) -> None:
     for key, name in _weight_map(folder).items() if names != [SINGLE] else ():
         if key not in tensors[name]:
             raise InputError(f"{folder / name}: has no {key}, though {INDEX} says so; fetch or copy both again")
+
+
+def _check_whole_gguf(path: Path) -> None:
+    """Raise an InputError unless there is such a GGUF file, with all the tensors that its header lists."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such GGUF file")
+    refuse_pointer(path)
+    with reading(path, "if it is cut short or damaged, fetch or copy it again"):
+        from gguf import GGUFReader
+
+        GGUFReader(path)  # maps each tensor, which fails where the file has ended before
 
 
 def _instead(folder: Path) -> str:
