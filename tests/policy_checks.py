@@ -2,16 +2,24 @@
 
 import random
 from collections import Counter
+from typing import get_args
 
 import torch
 
 from early_exit.decoding import fills
-from early_exit.policies.confidences import UNTRAINED
+from early_exit.experiment.config import policies as entries
+from early_exit.experiment.config.entry import derived
+from early_exit.policies.build import policy_class
 from engine import Length, run
 from reference import Schedule
 from reference import decode as slow_decode
 
 DEPTH, EXITS, TOKENS = 6, [1, 2, 3, 5], 7
+UNTRAINED = {
+    get_args(entry.model_fields["kind"].annotation)[0]: policy_class(entry)
+    for entry in derived(entries.Untrained, "kind")
+    if entry is not entries.FilePolicy
+}
 PAIRS = [("llama", "copy"), ("qwen3", "propagate"), ("mamba2", "skip"), ("mamba2", "deferred")]
 
 

@@ -31,6 +31,7 @@ from early_exit.heads import store
 from early_exit.models import cache_updates, loading
 from early_exit.policies import confidences, forced
 from early_exit.sources.families import SUPPORTED, TESTED
+from policy_checks import UNTRAINED
 from priced import generation_flops
 from shapes import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 
@@ -444,7 +445,7 @@ def test_table_counts_what_checks_without_training_compute(config, kind):
         "fixed": lambda: forced.FixedExit(exits),
         "random": lambda: forced.RandomExit(exits, None, seed=1),
         "saturation": lambda: confidences.Saturation(exits),
-    }.get(kind, lambda: confidences.UNTRAINED[kind](exits, backbone.logits))()
+    }.get(kind, lambda: UNTRAINED[kind](exits, backbone.logits))()
     setting = CHECKED[kind][config["model_type"] == "mamba2"]
     requests = [Request(f"{k}", [(7 * k + j) % 50 for j in range(5)], [setting]) for k in range(5)]
     table = cost_table(config | {"conv_kernel": 0}, {})

@@ -19,13 +19,13 @@ from early_exit.decoding import fills
 from early_exit.experiment import runs
 from early_exit.experiment.config import load as module
 from early_exit.experiment.config import pages, policies
-from early_exit.experiment.config.entry import members
+from early_exit.experiment.config.entry import derived, members
 from early_exit.experiment.config.experiment import Experiment
 from early_exit.experiment.config.heads import Distillation, FileHead, Mamba1Mixer, Mamba2Mixer
 from early_exit.experiment.config.pages import keys
 from early_exit.experiment.config.policies import parse
 from early_exit.heads import mixers, store, targets
-from early_exit.policies import confidences
+from early_exit.policies.build import policy_class
 from early_exit.sources import user_code
 from shapes import MISTRAL_7B
 
@@ -420,7 +420,8 @@ def test_what_the_config_allows_is_what_the_package_knows():
     assert choices(Distillation, "label") == set(targets.LABELS)
     assert choices(Distillation, "class_balance") == set(targets.CLASS_BALANCES)
     assert choices(policies.TrainedHead, "head_state") == set(passes.HEAD_STATES)
-    assert set(confidences.UNTRAINED) == set(policies.CHECKS)
+    leaving = {policies.Fixed, policies.Random, *derived(policies.Leaving, "kind")} - {policies.FilePolicy}
+    assert all(policy_class(entry).entry is entry for entry in leaving)
     assert choices(policies.Pruned, "by") == set(pruning.BY) == {"last", *policies.Pruned.MEASURES}
     assert choices(policies.Pruned, "prompt") == set(pruning.PROMPTS)
 

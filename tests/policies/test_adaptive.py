@@ -16,6 +16,7 @@ from early_exit.models import loading
 from early_exit.policies import budget as budgets
 from early_exit.policies import build, forced
 from early_exit.policies import plan as plans
+from early_exit.policies.base import Given
 from early_exit.policies.measured import MeasuredConfidences
 from early_exit.policies.thresholds import Budget, Decay, PerExit, Same
 from engine import Length, prompts, requests_for, run
@@ -211,7 +212,7 @@ def entry(**options):
 
 
 def given(plan=PLAN, **options):
-    return build.Given({}, EXITS, 16, 1, plan=plan, **options)
+    return Given({}, EXITS, 16, 1, plan=plan, **options)
 
 
 @pytest.mark.parametrize(

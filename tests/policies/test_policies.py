@@ -20,9 +20,8 @@ from early_exit.decoding.requests import Generation, Request
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies import confidences, forced
-from early_exit.policies.confidences import UNTRAINED
 from engine import Length, prompts, requests_for, run
-from policy_checks import DEPTH, EXITS, PAIRS, TOKENS, compare_with_definition, in_batches, make
+from policy_checks import DEPTH, EXITS, PAIRS, TOKENS, UNTRAINED, compare_with_definition, in_batches, make
 
 # Float32 holds them; of the random models some tokens leave at each.
 SETTINGS = {

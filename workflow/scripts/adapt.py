@@ -7,6 +7,7 @@ from early_exit.decoding import teacher_forced
 from early_exit.experiment.config.policies import parse
 from early_exit.models import loading
 from early_exit.policies import build, plan
+from early_exit.policies.base import Given
 
 with job.logged(snakemake) as log:
     params, files, plans = snakemake.params, snakemake.input, {}
@@ -21,7 +22,7 @@ with job.logged(snakemake) as log:
     policies, measures = {name: parse(values) for name, values in params.policies.items()}, {}
     for name, policy in policies.items():
         folder = folders[policy.trained[0]] if policy.trained else None
-        given = build.Given(manifest, params.exits, params.max_new_tokens, params.runtime["seed"], folder)
+        given = Given(manifest, params.exits, params.max_new_tokens, params.runtime["seed"], folder)
         fits = full["example_id"].isin(chosen) if policy.fits_on_calibration else full["example_id"].notna()
         measures[name] = teacher_forced.Measure(
             build.build(policy, backbone, given), policy.price(params.exits), fits.to_numpy()

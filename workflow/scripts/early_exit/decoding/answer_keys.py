@@ -14,7 +14,7 @@ from typing import Any
 from early_exit.experiment import code_digest
 from early_exit.experiment.config.policies import Policy
 from early_exit.heads import store
-from early_exit.policies.build import Given
+from early_exit.policies.base import Given
 from early_exit.policies.plan import part_of_plan
 from early_exit.sources import user_code
 

@@ -21,7 +21,7 @@ from early_exit.experiment.config.policies import Policy, Pruned, SelfSpeculativ
 from early_exit.models import loading
 from early_exit.models.backbone import Backbone
 from early_exit.policies import forced, plan
-from early_exit.policies.build import Given
+from early_exit.policies.base import Given
 
 # Those that may change an answer.
 LIBRARIES = ("torch", "transformers", "tokenizers", "mamba-ssm", "causal-conv1d")

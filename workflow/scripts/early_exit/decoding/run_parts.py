@@ -9,7 +9,7 @@ from early_exit.decoding.fills import FILLS, Fill
 from early_exit.experiment.config.policies import Policy, Pruned, SelfSpeculative
 from early_exit.models.backbone import Backbone
 from early_exit.policies import build
-from early_exit.policies.build import Given
+from early_exit.policies.base import Given
 
 
 @dataclass(frozen=True)

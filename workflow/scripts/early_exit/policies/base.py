@@ -8,10 +8,15 @@ So no result depends on the batch that a row ran in. `confidences` has policies 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from early_exit.base.records import Manifest
+from early_exit.experiment.config import policies as entries
+from early_exit.models.backbone import Backbone
 
 
 class Row(Protocol):
@@ -39,6 +44,23 @@ class Decision:
     logits: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a policy may need beside its entry in the config.
+
+    `head_folder` is its recipe's folder; `plan` what rule `adapt` wrote for it; `rates` the shares of exits, by
+    setting, of the run that `random` matches; `max_new_tokens` and `seed` are the run's.
+    """
+
+    manifest: Manifest
+    exits: Sequence[int]
+    max_new_tokens: int
+    seed: int
+    head_folder: Path | None = None
+    plan: Mapping[str, Any] | None = None
+    rates: Mapping[float, Sequence[float]] | None = None
+
+
 class Policy:
     """The decoding loop's side of a policy; this one never lets a row leave.
 
@@ -46,9 +68,15 @@ class Policy:
     which slot, `begin` starts a step of all rows, and `leave` takes out the rows that leave.
     """
 
+    entry: ClassVar[type[entries.Policy] | None] = None  # the class of the config's entries that it is made from
     exits: Sequence[int] = ()  # blocks after which `leave` is called, ascending
     reads_prompt: bool = False  # whether `admit` needs the prompt's hidden states
     asks_lm_head: bool = False  # whether `leave` computes logits, which take memory
+
+    @classmethod
+    def from_entry(cls, entry: entries.Policy, backbone: Backbone, given: Given) -> Self:
+        """The policy of a config's entry, for a whole backbone."""
+        return cls()
 
     def open(self, slots: int) -> None:
         """Make room for `slots` rows."""

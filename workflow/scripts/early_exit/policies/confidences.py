@@ -22,17 +22,21 @@ What the state of a head gets from a token that left below its exit (`head_state
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from early_exit.base.errors import InputError
+from early_exit.experiment.config import policies as entries
+from early_exit.heads import store
 from early_exit.heads.store import confidence
 from early_exit.models.caches import RecurrentState
 from early_exit.models.recurrent_steps import use_plain_steps
-from early_exit.policies.base import Decision, Policy
-from early_exit.policies.thresholds import Same
+from early_exit.policies import budget
+from early_exit.policies.base import Decision, Given, Policy
+from early_exit.policies.thresholds import Decay, PerExit, Same
 
 
 class Confidence(Policy):
@@ -40,6 +44,11 @@ class Confidence(Policy):
 
     def __init__(self, exits: Sequence[int], adapt: Same | None = None):
         self.exits, self.adapt = list(exits), adapt or Same()
+
+    @classmethod
+    def from_entry(cls, entry, backbone, given, **options: Any):
+        """The policy of an entry; `options` are the keys of its own that a class in a user's file has."""
+        return cls(given.exits, adapt=_adapting(entry, given), **options)
 
     def thresholds(self, rows):
         return self.adapt(rows, len(self.exits))
@@ -75,11 +84,19 @@ class Confidence(Policy):
 class HeadConfidence(Confidence):
     """A trained head's confidence (paper, sec. III); heads that read the prompt keep a state for each row."""
 
+    entry = entries.TrainedHead
+
     def __init__(self, heads: nn.ModuleDict, head_state: str = "skip", adapt: Same | None = None):
         super().__init__([int(n) for n in heads], adapt)
         self.heads, self.head_state = heads, head_state
         self.reads_prompt = next(iter(heads.values())).stateful
         self.state: RecurrentState | None = None  # from `open` on, if the heads read the prompt
+
+    @classmethod
+    def from_entry(cls, entry, backbone, given):
+        trained = store.load(given.head_folder, entry.head, given.manifest)
+        trained = trained.to(backbone.device, backbone.model.dtype)
+        return cls(trained, entry.head_state, _adapting(entry, given))
 
     def open(self, slots):
         if self.reads_prompt:
@@ -141,6 +158,10 @@ class LogitConfidence(Confidence):
         super().__init__(exits, adapt)
         self.lm_head = lm_head
 
+    @classmethod
+    def from_entry(cls, entry, backbone, given, **options):
+        return cls(given.exits, backbone.logits, _adapting(entry, given), **options)
+
     def confidence(self, exit_block, hidden):
         self.checked = self.lm_head(hidden[:, 0])
         return self.of(exit_block, self.checked)
@@ -157,12 +178,16 @@ class LogitConfidence(Confidence):
 class Softmax(LogitConfidence):
     """The probability of the most probable token."""
 
+    entry = entries.Softmax
+
     def of(self, exit_block, logits):
         return logits.softmax(-1).amax(-1)
 
 
 class Margin(LogitConfidence):
     """The probability of the most probable token, minus that of the second."""
+
+    entry = entries.Margin
 
     def of(self, exit_block, logits):
         first, second = logits.softmax(-1).topk(2).values.unbind(-1)
@@ -171,6 +196,8 @@ class Margin(LogitConfidence):
 
 class Patience(LogitConfidence):
     """At how many exits in a row, this one included, the most probable token has been the same."""
+
+    entry = entries.Patience
 
     def is_enough(self, confidence, thresholds):
         return confidence >= thresholds
@@ -194,6 +221,8 @@ class Saturation(Confidence):
     Its cost is that of a dot product: lengths are left out, as norms are everywhere (see `costs`).
     """
 
+    entry = entries.Saturation
+
     def confidence(self, exit_block, hidden):
         unit = F.normalize(hidden[:, 0].float(), dim=-1)
         if exit_block == self.exits[0]:
@@ -207,6 +236,13 @@ class Saturation(Confidence):
         self.before = self.before[rows]
 
 
-UNTRAINED: dict[str, type[Confidence]] = {
-    "softmax": Softmax, "margin": Margin, "saturation": Saturation, "patience": Patience,
-}  # fmt: skip
+def _adapting(entry: entries.Policy, given: Given) -> Same:
+    """How its thresholds follow from its setting. Without a plan, as while one is measured, they are the setting."""
+    rule, plan = getattr(entry, "rule", None), given.plan
+    if isinstance(rule, entries.DecayingThreshold):
+        return Decay(rule.temperature, given.max_new_tokens)
+    if isinstance(rule, entries.ThresholdPerExit) and plan:
+        return PerExit({made["setting"]: made["thresholds"] for made in plan["settings"]})
+    if isinstance(rule, entries.BudgetedThreshold) and plan:
+        return budget.rule(plan["curve"], plan["costs"], entry.price(given.exits), rule.horizon, plan["aims"])
+    return Same()

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from early_exit.base.errors import InputError
+from early_exit.experiment.config import policies as entries
 from early_exit.policies.base import Decision, Policy
 
 
@@ -23,8 +24,14 @@ class FixedExit(Policy):
     The first token comes from the prompt's pass. A row whose setting is beyond the last exit runs all blocks.
     """
 
+    entry = entries.Fixed
+
     def __init__(self, exits: Sequence[int]):
         self.exits = list(exits)
+
+    @classmethod
+    def from_entry(cls, entry, backbone, given):
+        return cls(given.exits)
 
     def leave(self, exit_block, hidden, thresholds):
         return Decision(thresholds <= exit_block)
@@ -41,9 +48,15 @@ class RandomExit(FixedExit):
             and it is the same for all settings: with higher rates of early exits no token leaves later.
     """
 
+    entry = entries.Random
+
     def __init__(self, exits: Sequence[int], rates: Mapping[float, Sequence[float]] | None, seed: int):
         super().__init__(exits)
         self.rates, self.seed = rates, seed
+
+    @classmethod
+    def from_entry(cls, entry, backbone, given):
+        return cls(given.exits, given.rates, given.seed)
 
     def thresholds(self, rows):
         even = [1 / (len(self.exits) + 1)] * len(self.exits)
