@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from early_exit.data.questions import words
+from early_exit.base.words import words
 from tiny import files
 from tiny.world import World
 

@@ -60,8 +60,8 @@ def family(config: Mapping[str, Any], where: str) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    """Returns whether a value is a whole number above zero, or null, for which the library takes another key's."""
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    """Returns whether a value is a whole number, or null, for which the library takes another key's."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,7 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, path: str | None)
         if not (spec.get("gguf") or (folder / "config.json").is_file()):
             raise InputError(f"{folder / 'config.json'}: missing; put it there, or fetch the model again")
         model_files.check_against_hub([folder / "config.json"], {})
-        files = model_files.collect(folder, spec.get("gguf"))
-        config = (
-            _gguf_config(folder, spec["gguf"]) if spec.get("gguf") else model_files.read_object(folder / "config.json")
-        )
+        config = _config(folder, spec.get("gguf"))
     with reading(f"backbones.{name}: {folder / (spec.get('gguf') or 'config.json')}"):
         actual = family(config, f"backbones.{name}")
     if config["num_hidden_layers"] < 2:
@@ -44,6 +41,7 @@ def describe(name: str, spec: Mapping[str, Any], folder: Path, path: str | None)
     if spec.get("family") not in (None, actual):
         raise InputError(f"backbones.{name}.family: '{spec['family']}', but {config.get('model_type')} is a {actual}")
     with _named(name):
+        files = model_files.collect(folder, spec.get("gguf"))
         hashes = model_files.hashes(files)
         model_files.check_against_hub(files, hashes)
     combined = hashlib.sha256("".join(f"{k}:{v}\n" for k, v in sorted(hashes.items())).encode()).hexdigest()
@@ -81,9 +79,8 @@ def locate(name: str, spec: Mapping[str, Any], root: Path, local: bool) -> tuple
     with _hub_errors(name, spec):
         config = Path(snapshot_download(**repository, allow_patterns=["config.json"])) / "config.json"
         if config.is_file():
-            family(
-                model_files.read_object(config), f"backbones.{name}"
-            )  # refuses a model before its gigabytes are downloaded
+            # Refuses a model before its gigabytes are downloaded.
+            family(model_files.read_object(config), f"backbones.{name}")
         folder = Path(snapshot_download(**repository, allow_patterns=list(model_files.SMALL)))
         weights = [spec["gguf"]] if spec.get("gguf") else model_files.weights(folder)
         return Path(snapshot_download(**repository, allow_patterns=weights)), None
@@ -169,7 +166,11 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _gguf_config(folder: Path, gguf: str) -> dict[str, Any]:
+def _config(folder: Path, gguf: str | None) -> dict[str, Any]:
+    """Returns a model's config, from its GGUF file if it has one."""
+    if not gguf:
+        return model_files.read_object(folder / "config.json")
+    model_files.check_whole_gguf(folder / gguf)
     from transformers import AutoConfig
 
     with reading(folder / gguf):

@@ -77,7 +77,7 @@ def collect(folder: Path, gguf: str | None = None) -> list[Path]:
         why = "an adapter (LoRA or the like) is not loaded; merge the adapter first, or take it out of the folder"
         raise InputError(f"{folder / adapters[0]}: {why}")
     if gguf:
-        _check_whole_gguf(folder / gguf)
+        check_whole_gguf(folder / gguf)
         return [folder / gguf]
     names = weights(folder)
     absent = [name for name in names if not (folder / name).is_file()]
@@ -174,7 +174,7 @@ def _check_whole(folder: Path, names: list[str]) -> None:
             raise InputError(f"{folder / name}: has no {key}, though {INDEX} says so; fetch or copy both again")
 
 
-def _check_whole_gguf(path: Path) -> None:
+def check_whole_gguf(path: Path) -> None:
     """Raise an InputError unless there is such a GGUF file, with all the tensors that its header lists."""
     if not path.is_file():
         raise InputError(f"{path}: no such GGUF file")
