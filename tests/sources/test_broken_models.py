@@ -179,7 +179,7 @@ def test_a_value_that_only_the_library_refuses_is_one_line(folder):
 
 @pytest.fixture
 def gguf_file(tmp_path):
-    """A GGUF file that has a header and one tensor."""
+    """A GGUF file that has a header of no model's shape, and one tensor."""
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor("token_embd.weight", np.ones((8, 4), np.float32))
@@ -198,12 +198,8 @@ def test_a_gguf_file_cut_short_is_named(gguf_file, length):
 
 
 def test_a_gguf_file_that_is_a_pointer_or_no_model_is_named(gguf_file):
-    manifest = describe(gguf_file.parent, gguf=gguf_file.name)
-    for load_part in (
-        lambda: loading.load(manifest, torch.device("cpu"), torch.float32),
-        lambda: loading.load_tokenizer(manifest),
-    ):
-        assert message(load_part).startswith(str(gguf_file.parent))
+    why = message(lambda: describe(gguf_file.parent, gguf=gguf_file.name))
+    assert f"{gguf_file}: has no llama.block_count" in why
     gguf_file.write_text(POINTER)
     assert f"{gguf_file}: a Git LFS pointer" in message(lambda: describe(gguf_file.parent, gguf=gguf_file.name))
 

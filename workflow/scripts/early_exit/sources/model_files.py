@@ -21,6 +21,7 @@ OTHERS = ("consolidated*", "*/*")
 # The JSON files that the library reads; others may lie beside them in any form.
 OBJECTS = ("*config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 ADAPTERS = ("adapter_config.json", "adapter_model.*")
+GGUF_SHAPE = ("block_count", "embedding_length")
 LFS_POINTER = b"version https://git-lfs"
 _SHARD = re.compile(r".+-\d{5}-of-(?P<count>\d{5})\.safetensors")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -175,14 +176,21 @@ def _check_whole(folder: Path, names: list[str]) -> None:
 
 
 def check_whole_gguf(path: Path) -> None:
-    """Raise an InputError unless there is such a GGUF file, with all the tensors that its header lists."""
+    """Raise an InputError unless there is such a GGUF file, with its model's shape and all tensors that it lists.
+
+    The library takes the shape of a 7B model where the header has none, and draws its weights.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such GGUF file")
     refuse_pointer(path)
     with reading(path, "if it is cut short or damaged, fetch or copy it again"):
         from gguf import GGUFReader
 
-        GGUFReader(path)  # maps each tensor, which fails where the file has ended before
+        fields = GGUFReader(path).fields  # maps each tensor, which fails where the file has ended before
+        architecture = fields["general.architecture"].contents() if "general.architecture" in fields else "model"
+    absent = [key for key in GGUF_SHAPE if f"{architecture}.{key}" not in fields]
+    if absent:
+        raise InputError(f"{path}: has no {architecture}.{absent[0]}, so no model's shape; take another file")
 
 
 def _instead(folder: Path) -> str:
