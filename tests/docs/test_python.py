@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
 
 import pytest
 import torch
@@ -180,14 +181,15 @@ def test_a_wheel_asks_for_what_the_face_imports_in_the_versions_that_are_pinned(
 
 
 def imported(nodes):
-    """Packages of others that statements import."""
+    """Distributions of others that statements import."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names - {"early_exit"}
+    distributions = packages_distributions()
+    return {name for package in found - sys.stdlib_module_names - {"early_exit"} for name in distributions[package]}
 
 
 def path_of(name):
