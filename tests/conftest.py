@@ -1,5 +1,6 @@
 """Shared fixtures: small random models of every supported family, float64 that stays, and where things lie."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from transformers import (
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+CASE = pytest.StashKey[int]()  # which case of its test an item is, from 1
 
 COMMON = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 6, "bos_token_id": 1, "eos_token_id": 2,
           "pad_token_id": 0, "initializer_range": 0.3}  # fmt: skip
@@ -118,3 +120,19 @@ def _holds_float64(values) -> bool:
         if type(value) in (list, tuple) and _holds_float64(value):
             return True
     return False
+
+
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, help="run at most so many cases of each parametrised test")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves the later cases of parametrised tests to `make test`."""
+    most, cases = config.getoption("--cases"), Counter()
+    if most is None:
+        return
+    for item in items:
+        cases[name := item.nodeid.partition("[")[0]] += 1
+        item.stash[CASE] = cases[name]
+    config.hook.pytest_deselected(items=[item for item in items if item.stash[CASE] > most])
+    items[:] = [item for item in items if item.stash[CASE] <= most]

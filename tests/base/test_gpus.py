@@ -13,7 +13,7 @@ import os, sys
 import early_exit.base.gpus as gpus
 
 gpus.tempfile.gettempdir = lambda: sys.argv[1]
-gpus.claim()
+gpus.claim_device()
 print(os.environ[gpus.VARIABLE], flush=True)
 sys.stdin.read()
 """
@@ -37,6 +37,7 @@ def start(tmp_path):
         job.communicate()
 
 
+@pytest.mark.slow
 def test_jobs_at_the_same_time_have_a_gpu_each_and_the_next_takes_a_free_one(start):
     (first, one), (_, other), (_, third) = start("0,1"), start("0,1"), start("0,1")
     assert (one, other) == ("0", "1")
@@ -46,6 +47,7 @@ def test_jobs_at_the_same_time_have_a_gpu_each_and_the_next_takes_a_free_one(sta
     assert start("0,1")[1] == "0"
 
 
+@pytest.mark.slow
 def test_a_job_that_is_shown_one_gpu_keeps_it(start):
     """As Slurm does it, whatever others have."""
     assert [start("3")[1], start("3")[1], start("GPU-1f/2a")[1]] == ["3", "3", "GPU-1f/2a"]

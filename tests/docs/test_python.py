@@ -48,6 +48,7 @@ def recipe(model, tmp_path_factory):
     return save_heads(model, tmp_path_factory.mktemp("recipe") / "paper")
 
 
+@pytest.mark.slow
 def test_importing_it_loads_no_library_and_leaves_the_interpreter_alone():
     code = "import gc, sys; before = gc.get_threshold(); import early_exit; dir(early_exit)\n"
     code += "assert gc.get_threshold() == before and not {'torch', 'pandas', 'numpy'} & sys.modules.keys()\n"

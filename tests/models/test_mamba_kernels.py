@@ -40,7 +40,8 @@ given = torch.zeros(8), torch.zeros(8), torch.zeros(8)
 assert fused(torch.zeros(1, 4, 2578), torch.zeros(1536, 4), torch.zeros(1536), *given, chunk_size=8) is None
 """
 SAID = """
-print(mamba_kernels.states())
+from early_exit.base import kernels
+print(kernels.states())
 """
 
 
@@ -53,11 +54,13 @@ def run(code: str, folder=STAND_INS) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [ON_CPU, LAYOUTS], ids=["on a CPU", "layouts"])
 def test_installed_kernels_get_only_what_they_take(code):
     run(code)
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_imported_is_said(tmp_path):
     (tmp_path / "causal_conv1d.py").write_text("raise ImportError('undefined symbol: _ZN3c10')\n")
     (tmp_path / "mamba_ssm.py").write_text("import of_another_package\n")

@@ -110,6 +110,7 @@ def test_a_dash_stands_where_a_policy_does_not_save_that_much():
     assert drawn == {"pruned", "fixed", "oracle"} and len(dashes) == 7
 
 
+@pytest.mark.slow
 def test_sorts_are_told_apart_without_colour_and_all_text_can_be_read(tmp_path):
     read = policies.SORTS.values()
     assert len({marker for *_, marker in read}) == len({colour for _, colour, _ in read}) == len(policies.SORTS)

@@ -353,6 +353,7 @@ frame[["document_id", "text"]].to_json(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_parquet_on_the_hub_is_streamed_and_the_reading_process_ends_well(tmp_path):
     """A process of its own: read by `datasets`, it sometimes aborts at its end. The second file is not touched."""
     folder = write_corpus(tmp_path / "corpus")

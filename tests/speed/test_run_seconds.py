@@ -61,6 +61,7 @@ def test_nothing_to_time_is_refused():
         run_seconds.measure(SimpleNamespace(), EXAMPLES[:0], COLUMNS, repeats=1, probe=Silent())
 
 
+@pytest.mark.slow
 def test_the_policies_of_a_job_are_timed_at_all_their_settings(tmp_path):
     """As rule measure_wallclock does it, on a real clock."""
     policies = {"full": {"kind": "full"}, "pruned": PRUNED, "drafts": {"kind": "self-speculative", "draft_tokens": [2]}}

@@ -83,6 +83,7 @@ def test_tokens_differ_in_difficulty(model):
     assert 0.3 < share[8] < share[10] < share[12] < share[14] < 1.0
 
 
+@pytest.mark.slow
 def test_never_exit_equals_plain_greedy_decoding(model):
     backbone, tokenizer = model
     examples, _ = answers(model, "coqa", count=20)
@@ -105,6 +106,7 @@ def test_size_and_loss_curves():
         assert curve["answer_loss"].tail(8).mean() < 0.2 * curve["answer_loss"].iloc[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", pretrain.SCHEDULES)
 def test_pretraining_writes_a_model_in_the_hub_s_format_and_its_loss_curve(family, tmp_path):
     everything = world.World(7)

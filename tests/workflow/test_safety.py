@@ -118,18 +118,20 @@ def change(path, **values):
     path.write_text(json.dumps(kept))
 
 
-def test_code_that_comes_with_a_model_is_passed_over_where_the_library_has_its_own(armed):
+@pytest.mark.parametrize("changed", [{}, {"model_type": "evil", "architectures": ["MistralForCausalLM"]}])
+def test_code_that_comes_with_a_model_is_passed_over_where_the_library_has_its_own(changed, armed):
     folder, mark = armed
+    change(folder / "config.json", **changed)
+    change(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
     opened(folder)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("architectures", [None, ["MistralForCausalLM"], ["EvilForCausalLM"]])
+@pytest.mark.parametrize("architectures", [None, ["EvilForCausalLM"]])
 def test_a_model_that_needs_code_of_its_own_is_refused_in_one_line(architectures, armed):
     """And not with the library's advice to trust it."""
     folder, mark = armed
     change(folder / "config.json", model_type="evil", architectures=architectures)
-    change(folder / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
     with pytest.raises(InputError, match=r"needs code that comes with it, which is never run$|is unknown to the inst"):
         opened(folder)
     assert not mark.exists()

@@ -18,7 +18,7 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 _locks: list[TextIOBase] = []  # of this process, open until it ends
 
 
-def claim() -> None:
+def claim_device() -> None:
     """Hide all GPUs but a free one, before CUDA starts; where all are in use they stay visible, with a warning."""
     devices = visible()
     if _locks or len(devices) < 2:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from early_exit.base import files, gpus, redaction
+from early_exit.base import files, gpus, kernels, redaction
 from early_exit.base.errors import InputError
 
 log = logging.getLogger("early_exit")
@@ -41,7 +41,6 @@ PACKAGES = (
     "safetensors",
 )
 
-KERNELS = ("mamba-ssm", "causal-conv1d")
 HARDWARE = "hardware: "  # how the line of a log begins that says what its job ran on
 IS_JOB = hasattr(sys.modules["__main__"], "snakemake")
 if IS_JOB:
@@ -107,7 +106,7 @@ def device_name(device: str) -> str:
     import torch
 
     if IS_JOB and device != "cpu":
-        gpus.claim()
+        gpus.claim_device()
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
@@ -123,7 +122,8 @@ def prepare_torch(seed: int, device: str, dtype: str, threads: int):
     name = device_name(device)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device: cuda, but torch sees no GPU here; set device: auto or cpu")
-    log.info("%s%s", HARDWARE, json.dumps(hardware(name)))
+    used = hardware() | (gpu_hardware() if name == "cuda" else {})
+    log.info("%s%s", HARDWARE, json.dumps(used))
     return torch.device(name), getattr(torch, dtype)
 
 
@@ -138,21 +138,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(device: str = "cpu") -> dict[str, str]:
-    """Returns what a job runs on: processor, GPU if `device` is cuda, cores and memory in GiB, kernels for Mamba."""
+def hardware() -> dict[str, str]:
+    """Returns what a job runs on: processor, system, cores and memory in GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    found = {
+    return {
         "processor": _processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": str(os.cpu_count()),
         "memory_gib": f"{memory:.0f}",
     }
-    if device == "cuda":
-        import torch
 
-        kernels = (name for name in KERNELS if versions()[name] != "not installed")
-        found |= {"gpu": torch.cuda.get_device_name(), "kernels": ", ".join(kernels) or "none"}
-    return found
+
+def gpu_hardware() -> dict[str, str]:
+    """Returns the name of the GPU that a job runs on, and of each package of Mamba's kernels whether it is in use."""
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name(), **kernels.states()}
 
 
 def pipeline() -> dict[str, str]:

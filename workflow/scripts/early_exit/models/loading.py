@@ -13,11 +13,11 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from early_exit.base import job
+from early_exit.base import job, kernels
 from early_exit.base.errors import InputError, reading
 from early_exit.base.files import ROOT
 from early_exit.base.records import Manifest
-from early_exit.models import attention, conformance, mamba_kernels
+from early_exit.models import attention, conformance
 from early_exit.models.backbone import Backbone
 from early_exit.models.packed_linear import pack_linears
 from early_exit.models.recurrent_steps import use_plain_steps
@@ -53,7 +53,7 @@ def open_backbone(manifest: Manifest, settings: Mapping[str, Any]) -> tuple[Back
 
     `settings` has seed, device, dtype and threads; other keys are ignored.
     """
-    for package, state in mamba_kernels.states().items():
+    for package, state in kernels.states().items():
         job.log.log(logging.WARNING if "cannot" in state else logging.INFO, "Mamba kernels of %s: %s", package, state)
     runtime = {key: settings[key] for key in ("seed", "device", "dtype", "threads")}
     backbone = load(manifest, *job.prepare_torch(**runtime), ROOT)
@@ -83,6 +83,7 @@ def load(manifest: Manifest, device: torch.device, dtype: torch.dtype, root: Pat
             raise InputError(
                 f"{folder}: its weights do not fit its config ({problem}: {first}); fetch or copy both again"
             )
+    model.config.quantization_config = None  # what the library notes of a GGUF file, whose weights it has unpacked
     _check_left_out(model, sorted(map(str, report["unexpected_keys"])), folder, manifest)
     model.to(device)
     _check_finite(model, folder)

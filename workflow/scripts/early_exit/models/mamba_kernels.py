@@ -5,7 +5,6 @@ installed but broken. Here a step goes to its kernel only on a GPU, and in a lay
 """
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable
 from types import FunctionType, ModuleType
@@ -16,7 +15,6 @@ from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 LIBRARY = (modeling_mamba, modeling_falcon_mamba, modeling_mamba2)
-PACKAGES = ("mamba_ssm", "causal_conv1d")
 MULTIPLE = 8  # by causal-conv1d's source, of channels and strides, if a token's channels lie next to each other
 TAPS = range(2, 5)  # of the convolutions that it has
 
@@ -53,20 +51,6 @@ def guard(module: ModuleType) -> None:
     for name, step in list(vars(module).items()):
         if isinstance(step, FunctionType) and is_bound(step):
             setattr(module, name, by_device(step, inspect.unwrap(step)))
-
-
-def states() -> dict[str, str]:
-    """Return for each package `in use on GPUs`, `not installed`, or why it cannot be imported."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            importlib.import_module(package)
-            found[package] = "in use on GPUs"
-        except ModuleNotFoundError as error:
-            found[package] = "not installed" if error.name == package else f"cannot be imported ({error})"
-        except Exception as error:  # a library of another PyTorch or CUDA fails in many ways
-            found[package] = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})"
-    return found
 
 
 def _is_refused(name: str, first: Tensor, *rest) -> bool:
