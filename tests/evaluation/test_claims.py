@@ -99,6 +99,29 @@ def test_saving_lost_is_undefined_if_nothing_left_early():
     assert row["verdict"] == UNDECIDED and np.isnan(row["effect"])
 
 
+@pytest.mark.parametrize(
+    ("saved", "score", "verdict", "chosen"),
+    [
+        (0.4, 89.5, SUPPORTED, "calm-copy at 0.5 (agreement 90.0)"),
+        (0.4, 88.5, CONTRADICTED, "calm-copy at 0.9 (agreement 90.0)"),
+        (0.2, 90.0, UNDECIDED, "calm-copy at 0.5 (agreement 90.0)"),
+    ],
+)
+def test_a_fifth_is_saved_by_the_best_setting_within_a_point_of_the_full_model(saved, score, verdict, chosen):
+    """Static pruning, which saves more here, is no exit; nor are settings that lose more than a point."""
+    points = {"calm-copy": [(0.5, saved, score), (0.9, 0.1, 90.0)], "mamba-copy": [(0.5, 0.6, 70.0)]}
+    found = judged([make_runs(points | {"pruned": [(4, 0.7, 90.0)]}, noise=2.0)])
+    row = found.query("claim == 'saves-a-fifth'").iloc[1]
+    assert (row["verdict"], row["compared"]) == (verdict, chosen)
+    assert row["effect"] == pytest.approx(100 * (saved if score > 89.0 else 0.1), abs=1e-6)
+    assert row["low"] <= row["effect"] <= row["high"]
+
+
+def test_a_fifth_is_not_saved_where_every_exit_costs_quality():
+    row = judged([make_runs({"calm-copy": [(0.5, 0.4, 60.0)]})]).query("claim == 'saves-a-fifth'").iloc[1]
+    assert (row["effect"], row["verdict"], row["compared"]) == (0.0, CONTRADICTED, "full")
+
+
 def test_verdicts_need_the_whole_interval_on_one_side():
     assert claims.judge(0.1, 2.0) == SUPPORTED and claims.judge(-2.0, -0.1) == CONTRADICTED
     assert claims.judge(0.0, 2.0) == claims.judge(-1.0, 0.0) == claims.judge(0.0, 0.0) == UNDECIDED
@@ -144,7 +167,7 @@ def test_holm_s_adjustment_can_make_a_verdict_undecided(monkeypatch):
     monkeypatch.setattr(bootstrap, "p_value", lambda values, null: 0.03)
     row = pooled(judged(cells), "mamba-heads-over-linear", "main metric")
     assert row["verdict"] == UNDECIDED and row["note"] == "supported but for Holm's adjustment"
-    assert row["p_holm"] == pytest.approx(0.03 * 3)  # two metrics of this claim, and degeneration
+    assert row["p_holm"] == pytest.approx(0.03 * 4)  # two metrics of this claim, degeneration, and a fifth saved
 
 
 def test_the_table_survives_csv_with_its_verdicts(tmp_path):

@@ -180,8 +180,9 @@ def test_what_of_a_preset_does_not_fit_a_backbone_is_cut_and_said_and_what_the_u
 def test_policies_get_the_keys_of_their_kind_and_of_how_they_adapt():
     config = load(group="all", thresholds=[0.3])
     policies = {name: policy.model_dump() for name, policy in config.policies.items()}
-    assert policies["softmax"] == {"kind": "softmax", "state_fill": "propagate", "thresholds": [0.3], "adapt": "none",
-                                   "datasets": None}  # fmt: skip
+    assert policies["margin"] == {"kind": "margin", "state_fill": "propagate", "thresholds": [0.3], "adapt": "none",
+                                  "datasets": None}  # fmt: skip
+    assert policies["softmax"]["thresholds"] == [0.5, 0.8, 0.95]  # its own
     assert policies["saturation"]["thresholds"][-1] == 0.999
     assert policies["calm-decay"]["temperature"] == 4 and policies["calm-decay"]["thresholds"] == [0.3]
     assert "thresholds" not in policies["calm-budget"] and policies["calm-budget"]["horizon"] == 4

@@ -23,7 +23,7 @@ def test_the_page_names_every_claim_and_escapes_what_it_is_given():
 def test_the_page_warns_of_too_few_resamples():
     found = judged(compared("mamba-heads-over-linear", 8.0))
     page = claims_page.page(found, experiment="mine", preset="tiny", resamples=50)
-    assert "With 50 resamples no p-value can be small enough for 3 hypotheses" in " ".join(page.split())
+    assert "With 50 resamples no p-value can be small enough for 4 hypotheses" in " ".join(page.split())
 
 
 def test_the_page_of_cells_that_are_too_small_counts_no_tests():

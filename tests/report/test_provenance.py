@@ -12,6 +12,7 @@ import pytest
 
 from conftest import ROOT
 from early_exit.base import files, job
+from early_exit.costs.parts import linear
 from early_exit.report import provenance
 from made_results import make_results
 
@@ -49,6 +50,7 @@ def make_page(benchmarks=None, **config):
     origin = provenance.Origin(
         config=provenance.relative(CONFIG | config, [Path.cwd()]),
         manifests=[MANIFEST],
+        costs={"tiny-mamba": {"block": linear(1_250), "counted": {"torch": 2_500, "fvcore": 2_500}}},
         disjoint=DISJOINT,
         benchmarks=benchmarks or {},
         versions={"torch": "2.13.0", "mamba-ssm": "not installed"},
@@ -85,6 +87,7 @@ def test_page_shows_seeds_versions_revisions_hashes_and_the_config():
         ["seed", "7"], ["torch", "2.13.0"], ["mamba-ssm", "not installed"],
         ["commit", "9" * 40], ["working tree", "clean"], ["answer", "4", "processor AMD, gpu H200"],
         ["source", "workflow/resources/tiny/mamba"], ["sha256", "a" * 64], ["model.safetensors", "b" * 64],
+        ["FLOPs a token of a block's products", "2,500; counted: torch 2,500, fvcore 2,500"],
         ["coqa", "stanfordnlp/coqa", "", "c" * 40], ["triviaqa", ".../trivia.jsonl", "", "local"],
     ):  # fmt: skip
         assert row in rows

@@ -39,7 +39,7 @@ rule figures:
         f"{R}/benchmarks/figures.tsv"
     conda:
         "../../envs/plot.yaml"
-    threads: 1
+    threads: 2
     params:
         code=code("figures"),
         figures=[asdict(figure) for figure in FIGURES],
@@ -53,6 +53,7 @@ rule provenance:
         results=rules.tables.output.results,
         disjoint=rules.check_disjoint.output[0],
         manifests=each(rules.fetch_backbone.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
+        costs=each(rules.layer_costs.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
         templates=templates("provenance"),
     output:
         html=report(

@@ -3,6 +3,7 @@
 from early_exit.base import job
 from early_exit.base.errors import InputError
 from early_exit.base.records import read_json, write_json
+from early_exit.blocks import counted
 from early_exit.costs.passes import cost_table, flops
 from early_exit.experiment.config.policies import CHECKS
 from early_exit.heads import store
@@ -22,6 +23,10 @@ with job.logged(snakemake) as log:
     heads = {name: store.cost(design, config["hidden_size"], name) for name, design in params.heads.items()}
     checks = CHECKS | {kind: user_check(kind) for kind in params.policies}
     table = cost_table(config, heads, checks)
+    table["counted"] = counted.check(config, table["block"])
+    log.info(
+        "a block's products, as torch's and fvcore's counters have them: %d FLOPs a token", table["block"]["linear"]
+    )
     block = flops(table["block"])
     for part in ("heads", "state_fill"):
         for name, cost in table[part].items():

@@ -10,6 +10,7 @@ with job.logged(snakemake):
     origin = provenance.Origin(
         config=provenance.relative(snakemake.params.config, roots),
         manifests=provenance.relative([records.read_json(path) for path in snakemake.input.manifests], roots),
+        costs={Path(path).stem: records.read_json(path) for path in snakemake.input.costs},
         disjoint=records.read_json(snakemake.input.disjoint),
         benchmarks={
             rule: {provenance.relative(path, roots): provenance.read_benchmark(path) for path in paths}

@@ -87,7 +87,7 @@ class ExitPrice:
 
 
 class CostTable(TypedDict):
-    """FLOPs for one token of each part of a backbone (costs/{backbone}.json)."""
+    """FLOPs for one token of each part of a backbone (costs/{backbone}.json, which also says how they were checked)."""
 
     model_type: str  # the architecture's name in Transformers
     family: str  # transformer | mamba
@@ -98,6 +98,7 @@ class CostTable(TypedDict):
     heads: dict[str, Cost]  # one check, by head
     checks: dict[str, dict[str, Any]]  # one `Check`, by kind of policy
     lm_head: Cost
+    counted: dict[str, int]  # a block's products, by counter; written by rule layer_costs, which has checked them
 
 
 def cost_table(

@@ -1,6 +1,7 @@
 """Draws any figure of `experiment.figures` from the tables."""
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import pandas as pd
 from matplotlib import figure as drawings
@@ -9,7 +10,7 @@ from early_exit.experiment.figures import Figure
 
 # Importing a module registers the kinds of figures that it draws.
 from early_exit.report import curves, equal_compute, heads, policies, promises, pruning, speed  # noqa: F401
-from early_exit.report.style import DRAWING
+from early_exit.report.style import DRAWING, save
 
 
 def draw(figure: Figure, tables: Mapping[str, pd.DataFrame], paper_policies: Collection[str] = ()) -> drawings.Figure:
@@ -21,3 +22,14 @@ def draw(figure: Figure, tables: Mapping[str, pd.DataFrame], paper_policies: Col
     if figure.paper_only:
         rows = [table[table["policy"].isin(paper_policies)] for table in rows]
     return DRAWING[figure.kind](*rows, *filter(None, (figure.key, figure.promise)))
+
+
+def draw_files(
+    figure: Figure,
+    tables: Mapping[str, pd.DataFrame],
+    paper_policies: Collection[str],
+    svg: str | Path,
+    png: str | Path,
+) -> None:
+    """Draw the figure and write it as SVG and PNG; any process can do this."""
+    save(draw(figure, tables, paper_policies), svg, png)

@@ -16,6 +16,7 @@ import yaml
 
 from early_exit.base.job import HARDWARE
 from early_exit.base.records import METRICS, Manifest
+from early_exit.costs.passes import CostTable
 from early_exit.evaluation.tables import metric_name, with_interval
 from early_exit.report import pages
 
@@ -36,6 +37,7 @@ class Origin:
     Args:
         config: the resolved config, with relative paths (see `relative`).
         manifests: of every backbone, as fetch_backbone wrote them, with relative paths.
+        costs: the cost table of each backbone, by name.
         disjoint: disjoint.json, the proof that no text is in two splits.
         benchmarks: by rule and path, Snakemake's benchmark table of a job; None for a job that did not run here.
         pipeline: its version and commit (see `job.pipeline`).
@@ -45,6 +47,7 @@ class Origin:
 
     config: Mapping[str, Any]
     manifests: Sequence[Mapping[str, Any]]
+    costs: Mapping[str, CostTable]
     disjoint: Mapping[str, Any]
     benchmarks: Benchmarks
     pipeline: Mapping[str, str]
@@ -63,7 +66,7 @@ def page(origin: Origin, results: pd.DataFrame) -> str:
         versions=origin.versions,
         pipeline=origin.pipeline,
         hardware=[[rule, jobs, place] for rule, places in origin.hardware.items() for place, jobs in places.items()],
-        manifests=[_manifest(manifest) for manifest in origin.manifests],
+        manifests=[_manifest(manifest, origin.costs[manifest["name"]]) for manifest in origin.manifests],
         sources=_sources(config),
         disjoint=origin.disjoint,
         splits=[[name, split["documents"], split["sha256"]] for name, split in origin.disjoint["splits"].items()],
@@ -109,10 +112,12 @@ def read_benchmark(path: str | Path) -> pd.DataFrame | None:
     return table.assign(max_rss=table["max_rss"].where(table["max_rss"] > 0))  # 0: it ended before it was looked at
 
 
-def _manifest(manifest: Manifest) -> dict[str, Any]:
+def _manifest(manifest: Manifest, costs: CostTable) -> dict[str, Any]:
     """Name, facts and files of a backbone."""
     facts = {key: manifest.get(key) for key in FACTS}
     facts = {key: value if value is None else str(value) for key, value in facts.items()}
+    counters = ", ".join(f"{counter} {flops:,}" for counter, flops in costs["counted"].items())
+    facts["FLOPs a token of a block's products"] = f"{costs['block']['linear']:,}; counted: {counters}"
     return {"name": manifest["name"], "facts": facts, "files": sorted(manifest["files"].items())}
 
 

@@ -29,7 +29,7 @@ STYLE = {
 }  # fmt: skip
 WIDTH = 7.0  # inches, the text width of a two-column paper
 # A sixth of the bytes of 200 dpi in all colours: the report's page holds dozens of these.
-PNG_DPI, PNG_COLOURS = 130, 64
+PNG_DPI, PNG_COLOURS = 120, 64
 LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 BASELINE_LOOKS = (("#595959", "X"), ("#8C8C8C", "d"), ("#404040", "p"), ("#737373", "h"), ("#A6A6A6", "<"))
 FILL_LINES = {"propagate": "-", "copy": "--", "skip": ":"}

@@ -493,16 +493,26 @@ class FilePolicy(Untrained, Graded):
 AnyPolicy = union_of(Policy, "kind")
 
 
+def _name(kind: type[Policy]) -> str:
+    return get_args(kind.model_fields["kind"].annotation)[0]
+
+
 CHECKS: dict[str, Callable[[int, Cost], Check]] = {
-    get_args(kind.model_fields["kind"].annotation)[0]: kind.check
-    for kind in derived(Untrained, "kind")
-    if kind is not FilePolicy
+    _name(kind): kind.check for kind in derived(Untrained, "kind") if kind is not FilePolicy
 }
+
+
+EXITS = {_name(kind) for kind in (Fixed, *derived(Leaving, "kind")) if kind is not FilePolicy}
 
 
 def is_untrained(kind: str) -> bool:
     """Whether policies of a kind decide by a confidence that needs no training."""
     return kind in CHECKS or ".py" in kind
+
+
+def is_exit(kind: str) -> bool:
+    """Whether policies of a kind let tokens leave by a rule of their own: not at random, and not knowing the answer."""
+    return ".py" in kind or kind in EXITS
 
 
 def parse(values: Mapping[str, Any]) -> Policy:
