@@ -2,13 +2,16 @@
 
 import pytest
 
-from conftest import RANDOM_MODELS
+from conftest import RANDOM_MODELS, ROOT
 from early_exit.base.errors import InputError
+from early_exit.base.records import read_json
 from early_exit.blocks import counted
 from early_exit.costs import parts
 from shapes import CODESTRAL_7B, FALCON_MAMBA_7B, MAMBA_2_8B, MISTRAL_7B
 
-REAL = {"mistral-7b": MISTRAL_7B, "codestral": CODESTRAL_7B, "mamba-2.8b": MAMBA_2_8B, "falcon-mamba": FALCON_MAMBA_7B}
+TINY = {name: read_json(ROOT / f"workflow/resources/tiny/{name}/config.json") for name in ("transformer", "mamba")}
+REAL = {"mistral-7b": MISTRAL_7B, "codestral": CODESTRAL_7B, "mamba-2.8b": MAMBA_2_8B, "falcon-mamba": FALCON_MAMBA_7B,
+        **TINY}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*REAL, *RANDOM_MODELS])

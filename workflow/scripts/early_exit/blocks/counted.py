@@ -9,17 +9,21 @@ of them; a recurrence is no product that a counter knows (`tests/costs` has its 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from early_exit.base.errors import InputError
+from early_exit.base.records import write_json
 from early_exit.costs.parts import Cost
+from early_exit.models import loading
 
 TOKENS = 3
 
@@ -65,8 +69,15 @@ def _one_block(config: Mapping[str, Any]) -> nn.Module:
         values["layer_types"] = config["layer_types"][:1]
     # Eager attention is made of products that a counter sees.
     attention = {"attn_implementation": "eager"} if "num_attention_heads" in config else {}
+    with TemporaryDirectory() as folder:  # the library decodes infinite numbers in a file alone
+        write_json(values, Path(folder, "config.json"))
+        if config.get("architectures"):
+            kind = loading.architecture(config)
+            with torch.device("meta"):
+                return kind(kind.config_class.from_pretrained(folder, **attention)).eval()
+        read = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **attention)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), **attention).eval()
+        return transformers.AutoModelForCausalLM.from_config(read).eval()
 
 
 def _called(model: nn.Module) -> tuple[nn.Module, _Call]:

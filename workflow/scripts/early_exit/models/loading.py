@@ -72,7 +72,7 @@ def load(manifest: Manifest, device: torch.device, dtype: torch.dtype, root: Pat
     transformers.utils.logging.set_verbosity_error()
     # By the name of its class, since the Auto class costs every job seconds of imports.
     auto = manifest["gguf"] is not None or not manifest["config"].get("architectures")
-    loader = transformers.AutoModelForCausalLM if auto else _architecture(manifest["config"])
+    loader = transformers.AutoModelForCausalLM if auto else architecture(manifest["config"])
     options |= {} if manifest["gguf"] else {"use_safetensors": True, "ignore_mismatched_sizes": True}  # refused below
     kernel = {} if manifest["family"] == "mamba" else {"attn_implementation": "sdpa"}
     with reading(folder), _no_code(folder):
@@ -180,7 +180,7 @@ def _no_code(folder: str) -> Iterator[None]:
         raise InputError(f"{folder}: needs code that comes with it, which is never run") from error
 
 
-def _architecture(config: Mapping[str, Any]) -> type:
+def architecture(config: Mapping[str, Any]) -> type:
     """Return the library's class that a config names; InputError if the installed library has none of that name."""
     name = config["architectures"][0]
     architecture = getattr(transformers, name, None)
