@@ -209,4 +209,4 @@ def test_latex_has_calibrated_rows_and_all_of_policies_without_calibration():
     ]  # fmt: skip
     assert rows[-1].endswith(r"50.0 [25.0, 75.0] & 100.0 [100.0, 100.0] & 10.0 [10.0, 10.0] \\")
     assert r"\textit{coqa: F1}" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == text.count(r"\endhead") == 1

@@ -82,6 +82,11 @@ def test_the_figure_of_conformal_risk_control_has_no_line_for_delta(table):
     assert {len(line.get_xdata()) for line in figure.axes[1].lines} == {1}  # no line for delta
 
 
+def test_the_title_names_degenerate_answers(table):
+    figure = promises.promise(table.assign(risk="degenerate"), make_results(), "tiny-transformer", "mean")
+    assert "expected degenerate answers of at most 20 %" in figure.get_suptitle()
+
+
 def test_the_figure_of_transfers_shows_the_mean_share_of_every_pair(table):
     figure = promises.transfer(table)
     assert len(figure.axes) == 2

@@ -194,19 +194,23 @@ def metric_name(metric: str) -> str:
 
 
 def to_latex(results: pd.DataFrame) -> str:
-    """The results as a booktabs tabular: each policy at its calibrated settings, by dataset.
+    """The results as a booktabs longtable: each policy at its calibrated settings, by dataset.
 
     A policy without calibration (full, pruned) has all its settings. Cells are `value [low, high]` in percent.
     """
     run = results.groupby(["backbone", "dataset", "policy"])["calibrated"]
     chosen = results[results["calibrated"] | ~run.transform("any")]
     lines = [
-        "% Needs booktabs. Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
+        "% Needs booktabs and longtable.",
+        "% Brackets: 95 % bootstrap intervals. FLOPs saved: decode passes, with heads and state fill.",
         "% Setting: the calibrated one, and the promises that it keeps; the number of blocks dropped (pruned), of",
         "% tokens drafted (self-speculative). Full depth: no setting keeps the promise, and the full model answers.",
-        r"\begin{tabular}{llrlrrr}",
+        r"\begin{longtable}{llrlrrr}",
         r"\toprule",
         r"Backbone & Policy & Setting & Promise & Quality & Agreement (\%) & FLOPs saved (\%) \\",
+        r"\endhead",
+        r"\bottomrule",
+        r"\endfoot",
     ]
     for dataset, rows in chosen.groupby("dataset", sort=False):
         metric = main_metric(results, dataset)
@@ -220,7 +224,7 @@ def to_latex(results: pd.DataFrame) -> str:
             cells += [with_interval(row, metric), with_interval(row, "agreement", 100)]
             cells += [with_interval(row, "flops_saved", 100)]
             lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    return "\n".join([*lines, r"\end{longtable}", ""])
 
 
 def with_interval(row: Mapping[str, float], column: str, scale: float = 1.0) -> str:

@@ -200,5 +200,6 @@ def _labels(results: pd.DataFrame) -> pd.DataFrame:
 
 def _terms(row: Mapping[str, Any]) -> str:
     """The terms of a promise, in one line."""
-    bound = f"{row['risk']} of at most {100 * row['epsilon']:g} %"
+    risk = "degenerate answers" if row["risk"] == "degenerate" else row["risk"]  # the one adjective among the risks
+    bound = f"{risk} of at most {100 * row['epsilon']:g} %"
     return f"expected {bound}" if pd.isna(row["delta"]) else f"{bound}, with {100 * (1 - row['delta']):g} % probability"
