@@ -47,6 +47,8 @@ EXPECTED = {
     "calibrate": 6,
     "promise": 1,
     "layer_costs": 2,
+    "measure_precision": 2,  # on one dataset
+    "precision": 1,
     "tables": 1,
     "compare": 1,
     "claims": 1,
@@ -61,6 +63,7 @@ SMALLEST = {
     "name": "stub",
     "backbones": {"tiny-mamba": None},
     "datasets": {"coqa": None, "truthfulqa": None},
+    "precision": {"datasets": []},
     "policies": dict.fromkeys(["pruned", "calm-skip", "calm-propagate", "ffn-skip",
                                "ffn-propagate", "mamba-copy", "mamba-skip", "mamba-propagate", "calm-decay",
                                "calm-per-exit", "calm-budget", "ffn-slim", "mamba-slim", "hybrid", "softmax",
