@@ -103,7 +103,9 @@ def jobs(text: str) -> dict[str, int]:
 def test_a_dry_run_of_each_preset_counts_the_expected_jobs(preset, tmp_path):
     """The paper's is in test_requests."""
     text = snakemake("--dry-run", folder=tmp_path, config={"preset": preset, "revisions": REVISIONS})
-    assert jobs(text) == EXPECTED and sum(EXPECTED.values()) <= 80
+    only_tiny = {"measure_precision", "precision"}
+    expected = {rule: count for rule, count in EXPECTED.items() if preset == "tiny" or rule not in only_tiny}
+    assert jobs(text) == expected and sum(EXPECTED.values()) <= 80
     assert f"results/{preset}/report.html" in text
 
 

@@ -43,6 +43,7 @@ def _draw(rows: pd.DataFrame, measures: Sequence[str], x: str, label: str) -> Fi
 
 def _lines(axes: Axes, rows: pd.DataFrame, x: str) -> None:
     """A line for each format or size of the change, with its interval; nothing where there are no rows."""
+    axes.set_visible(len(rows) > 0)  # a Transformer has no recurrent state
     by = "format" if rows["size"].isna().all() else "size"
     for (name, line), (colour, marker), style in zip(rows.groupby(by, sort=False), LOOKS, 2 * EXIT_LINES, strict=False):
         axes.plot(line[x], line["value"], style, color=colour, marker=marker, markersize=3, label=f"{name}")
