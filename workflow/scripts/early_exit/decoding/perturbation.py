@@ -13,7 +13,7 @@ from torch import Tensor
 
 from early_exit.models.backbone import Backbone
 
-LAGS = (4, 8, 16, 32, 64)  # positions after the changed one, beyond a convolution of 4
+LAGS = (1, 2, 4, 8, 16, 32, 64)  # positions after the changed one
 RESOLUTION = 1e-6  # of the length of what is followed: below it float32 shows nothing
 COLUMNS = ("followed", "block", "size", "lag", "log_distance")
 

@@ -16,6 +16,7 @@ from early_exit.evaluation import bootstrap, claims
 from early_exit.evaluation.evaluate import Yardstick, evaluate
 from early_exit.experiment.config.policies import Policy
 
+FIRST_LAGS = {"all lags": 1, "lags from 4": 4}  # 4: beyond Mamba's convolution, chosen after a look at one text
 MARGIN = 1.0  # points; our bound, the paper names none
 REFERENCE = "float32"
 FREE = ("answers_changed", "metric", "agreement", "flops_saved")
@@ -72,11 +73,13 @@ def table(measured: Measured, how: Resampling) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**measured.labels).reindex(columns=list(COLUMNS))
 
 
-def exponents(changes: pd.DataFrame) -> pd.DataFrame:
+def exponents(changes: pd.DataFrame, first_lag: int = 1) -> pd.DataFrame:
     """Exponents of growth per token, by example, what is followed, block and size of the change.
 
-    The least-squares slope of the mean logarithmic distance on the lag, over all lags: below 0 the change dies out.
+    The least-squares slope of the mean logarithmic distance on the lag, from `first_lag` on: below 0 the change dies
+    out.
     """
+    changes = changes[changes["lag"] >= first_lag]
     by = ["example_id", "followed", "block", "size"]
     x, y = changes["lag"], changes["log_distance"]
     mean = changes.groupby(by)[["lag", "log_distance"]].transform("mean")
@@ -116,7 +119,6 @@ def _judged(claim: "Claim", metric: str, cells: Sequence[tuple], how: Resampling
     note = "" if len(used) == len(of_cells) else f"{len(used)} of {len(of_cells)} cells"
     pooled = {"family": "mamba", "backbone": claims.POOLED, "dataset": claims.POOLED, "metric": metric, "note": note}
     pooled |= {name: sum(row[name] for row in used) for name in ("examples", "groups")}
-    pooled["compared"] = "; ".join(row["compared"] for row in used)
     pooled["compared"] = "; ".join(row["compared"] for row in used)
     yield claims.verdict_row(claim, mean, "" if used else note) | pooled
     yield from of_cells
@@ -160,9 +162,12 @@ def _free(measured: Measured, how: Resampling) -> Iterator[dict[str, Any]]:
 
 
 def _changes(measured: Measured, how: Resampling) -> Iterator[dict[str, Any]]:
-    for (followed, block, size), rows in exponents(measured.changes).groupby(["followed", "block", "size"], sort=False):
-        yield _row(measured, rows, rows["exponent"], None, how) | {
-            "format": REFERENCE, "measure": f"{followed}_exponent", "block": block, "size": size}  # fmt: skip
+    for first in FIRST_LAGS.values():
+        found = exponents(measured.changes, first)
+        for (followed, block, size), rows in found.groupby(["followed", "block", "size"], sort=False):
+            yield _row(measured, rows, rows["exponent"], None, how) | {
+                "format": REFERENCE, "measure": f"{followed}_exponent", "block": block, "position": first,
+                "size": size}  # fmt: skip
     last = measured.changes[measured.changes["block"] == measured.changes["block"].max()]
     for (followed, lag, size), rows in last.groupby(["followed", "lag", "size"], sort=False):
         yield _row(measured, rows, rows["log_distance"], None, how) | {
@@ -227,9 +232,10 @@ def _growth(measured: Sequence[Measured]) -> Cells:
     """Of each Mamba: the largest exponent of its recurrent states over blocks and sizes, by example."""
     for one in (one for one in measured if one.labels["family"] == "mamba"):
         states = one.changes[one.changes["followed"] == "state"]
-        largest = 100.0 * exponents(states).groupby("example_id")["exponent"].max()
         labels = {name: one.labels[name] for name in ("backbone", "dataset")} | {"compared": one.labels["backbone"]}
-        yield "state exponent", labels, (largest.to_numpy(), largest.index.map(one.groups).to_numpy())
+        for name, first in FIRST_LAGS.items():
+            largest = 100.0 * exponents(states, first).groupby("example_id")["exponent"].max()
+            yield f"state exponent, {name}", labels, (largest.to_numpy(), largest.index.map(one.groups).to_numpy())
 
 
 CLAIMS = (
@@ -248,7 +254,9 @@ CLAIMS = (
         says="A small change dies out along the sequence in Mamba (arXiv 2406.00209)",
         tested=(
             "Exponent of growth of the recurrent states after a change of one embedding, in percent per token: slope "
-            "of the logarithmic distance on the lag, the largest over blocks and sizes, averaged over texts."
+            "of the logarithmic distance on the lag, the largest over blocks and sizes, averaged over texts. Lags from "
+            "4 on leave out the convolution's reach; that they are shown was decided after one text, in which a block "
+            "grew over all lags, so the claim rests on both rows."
         ),
         cells=_growth,
     ),
