@@ -26,6 +26,7 @@ CONFIG: dict[str, Any] = {
     "head_quality": {"recipes": []},
     "generation": {"checkpoint_rows": 2},
     "calibration": {"promises": dict.fromkeys(PRESET["calibration"]["promises"])},
+    "precision": {"datasets": []},
     "bootstrap": {"resamples": 10},
     "thresholds": [0.8],
     "policies": dict.fromkeys(set(PRESET["policies"]) - set(KEPT)),

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from early_exit.base import records
 from early_exit.blocks import pruning
-from early_exit.evaluation import claims, compare, head_tables, promise, tables
+from early_exit.evaluation import claims, compare, head_tables, precision, promise, tables
 from early_exit.speed import interleaved, run_seconds
 
 PAGE = (ROOT / "docs/results.md").read_text()
@@ -37,6 +37,7 @@ COLUMNS = {
     "tables/settle.csv": SETTLE,
     "tables/block_scores.csv": pruning.SCORE_COLUMNS,
     "tables/pruned_blocks.csv": ("backbone", *pruning.DROP_COLUMNS),
+    "tables/precision.csv": precision.COLUMNS,
     "tables/speed.csv": interleaved.COLUMNS,
     "data/{dataset}.parquet": records.EXAMPLES.names,
     "data/corpus.parquet": records.CORPUS.names,

@@ -190,6 +190,7 @@ rule claims:
     input:
         evaluated=EVALUATED,
         costs=each(rules.layer_costs.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
+        second_paper=[rules.precision.output.claims] if PRECISE else [],
         templates=templates("claims"),
     output:
         table=report(

@@ -12,6 +12,7 @@ FIGURES = figures.figures(EXPERIMENT)
 HAS_PROMISES, HAS_SCORED_BLOCKS = bool(CALIBRATIONS), bool(runs.measured_blocks(EXPERIMENT))
 EMBEDDED = "png (svg: figures/)"  # the page holds one format of each figure and says where the other one is
 TABLES = ["tables", "compare", "claims", "figures", "provenance"]
+TABLES += ["precision"] * bool(PRECISE)
 TABLES += ["head_tables"] * bool(MEASURED_HEADS) + ["promise"] * HAS_PROMISES + ["pruned_blocks"] * HAS_SCORED_BLOCKS
 
 

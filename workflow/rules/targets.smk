@@ -20,6 +20,7 @@ rule answers:
     input:
         answered_files(),
         each(rules.measure_heads.output[0], MEASURED_HEADS),
+        measured_precision(),
         each(rules.settle.output[0], [{"backbone": name} for name in EXPERIMENT.backbones]),
         each(
             rules.score_blocks.output[0],

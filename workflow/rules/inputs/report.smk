@@ -19,6 +19,7 @@ def benchmarks():
         "measure_heads": MEASURED_HEADS,
         "settle": backbones,
         "score_blocks": [dict(zip(("backbone", "measure"), pair)) for pair in runs.measured_blocks(EXPERIMENT)],
+        "measure_precision": list(map(vars, PRECISE)),
         "adapt": list(map(vars, planned)),
         **answering,
     }

@@ -9,6 +9,7 @@
 | heads/BACKBONE/RECIPE/manifest.json | train_heads | heads.schema.yaml |
 | costs/BACKBONE.json | layer_costs | costs.schema.yaml |
 | answers/BACKBONE/DATASET/PART/SPLIT.parquet | answer_full, answer, answer_matched | `GENERATIONS` |
+| precision/BACKBONE/DATASET/answers.parquet | measure_precision | `ANSWERS_IN_FORMATS` |
 | adaptive/BACKBONE/DATASET.json | adapt | adaptive.schema.yaml |
 | evaluated/BACKBONE/DATASET.parquet | evaluate | `evaluated_schema` |
 | thresholds/BACKBONE/DATASET.json, losses/BACKBONE/DATASET.parquet | calibrate | thresholds.schema.yaml, `LOSSES` |
@@ -84,6 +85,7 @@ GENERATIONS = pa.schema(
         "seed": pa.int64(),
     }
 )
+ANSWERS_IN_FORMATS = GENERATIONS.append(pa.field("format", pa.string()))  # of rule measure_precision
 # Costs of an answer: sums over its decode passes or its prompt; 1 multiply-accumulate is 2 FLOPs.
 COSTS = {
     "passes": pa.int32(),  # decode passes

@@ -62,7 +62,7 @@ class AnsweringJob:
             (name, float(setting))
             for name, policy in self.policies.items()
             if policy.kind != "oracle"
-            for setting in policy.settings(self.params.exits) or sorted(self._given[name].rates)
+            for setting in policy.settings(self.params.exits) or sorted(self.given[name].rates)
         ]
 
     @cached_property
@@ -103,13 +103,13 @@ class AnsweringJob:
             rules={key: params.rules[key] for key in ("prompt_overflow", "repetition_penalty")},
         )
         return {
-            (name, setting): engine.key(self.policies[name], setting, self._given[name], self.dropped.get(name, {}))
+            (name, setting): engine.key(self.policies[name], setting, self.given[name], self.dropped.get(name, {}))
             for name, setting in [*self.columns, *((name, 1.0) for name in self._oracles)]
         }
 
     def answerer(self, job_mib: float) -> Answerer:
         """Backbone and policies, ready for prompts; `job_mib` is the memory of the job in MiB."""
-        backbone, tokenizer = self._model
+        backbone, tokenizer = self.model
         params, ends = self.params, loading.stop_token_ids(backbone, tokenizer)
         rules = Rules(
             StopRule(tokenizer, ends, self._stop_strings, params.max_new_tokens),
@@ -165,7 +165,7 @@ class AnsweringJob:
         return list(self._all_examples["stop_strings"].iloc[0])
 
     @cached_property
-    def _model(self) -> tuple[Backbone, Any]:
+    def model(self) -> tuple[Backbone, Any]:
         return loading.open_backbone(self.manifest, self.params.runtime)
 
     @property
@@ -177,7 +177,7 @@ class AnsweringJob:
         return records.read_answers(self.files.matched)
 
     @cached_property
-    def _given(self) -> dict[str, Given]:
+    def given(self) -> dict[str, Given]:
         folders = {Path(path).parent.name: Path(path).parent for path in self.files.get("heads") or ()}
         plans = records.read_json(self.files.plan) if self.files.get("plan") else {}
         given = {}
@@ -209,13 +209,13 @@ class AnsweringJob:
             return run_parts.pruned(policy, backbone, self.dropped[name])
         if isinstance(policy, SelfSpeculative):
             return run_parts.self_speculative(policy, backbone, settings, self.params.exits)
-        return run_parts.whole(policy, backbone, settings, self._given[name])
+        return run_parts.whole(policy, backbone, settings, self.given[name])
 
     def _oracle_exits(self, full: Sequence[Row]) -> list[list[int]]:
         """The oracle's exits on some of the full model's answers."""
         if not full:
             return []
-        backbone, tokenizer = self._model
+        backbone, tokenizer = self.model
         answers = teacher_forced.answers(
             backbone, tokenizer, self.examples, pd.DataFrame(full),
             max_new_tokens=self.params.max_new_tokens, overflow=self.params.rules["prompt_overflow"],

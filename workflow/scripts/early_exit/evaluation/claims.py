@@ -65,7 +65,7 @@ def test(
                 of_cells = [_of_cell(claim, cell, cost_tables, metric) for cell in cells if cell.family == family]
                 rows += [_pooled(claim, family, metric, of_cells), *(row for row, _ in of_cells)]
     table = pd.DataFrame(rows).assign(experiment=experiment, preset=preset)
-    return _adjusted(table)[list(COLUMNS)]
+    return adjusted(table)[list(COLUMNS)]
 
 
 def _of_cell(
@@ -83,7 +83,7 @@ def _of_cell(
         note = "no range of compute in common"
     elif cell.groups < FEWEST_GROUPS:
         note = f"fewer than {FEWEST_GROUPS} groups to resample"
-    row = _row(claim, effect, note) | {
+    row = verdict_row(claim, effect, note) | {
         "family": cell.family,
         "backbone": cell.backbone,
         "dataset": cell.dataset,
@@ -102,7 +102,7 @@ def _pooled(
     used = [(row, effect) for row, effect in cells if effect is not None]
     mean = np.mean([effect for _, effect in used], axis=0) if used else None
     note = "" if len(used) == len(cells) else f"{len(used)} of {len(cells)} cells"
-    return _row(claim, mean, "" if used else note) | {
+    return verdict_row(claim, mean, "" if used else note) | {
         "family": family,
         "backbone": POOLED,
         "dataset": POOLED,
@@ -114,7 +114,7 @@ def _pooled(
     }
 
 
-def _row(claim: Claim, values: np.ndarray | None, note: str) -> dict[str, Any]:
+def verdict_row(claim: Any, values: np.ndarray | None, note: str) -> dict[str, Any]:
     """Effect, interval, p-value and verdict; a row with a note is undecided."""
     effect, low, high = (float("nan"),) * 3 if values is None else bootstrap.summary(values, LEVEL)
     p = float("nan") if np.isnan(low) else bootstrap.p_value(values[1:], claim.bound)
@@ -140,7 +140,7 @@ def judge(low: float, high: float, bound: float = 0.0, side: int = 1) -> str:
     return UNDECIDED  # also without an interval: comparisons with NaN are false
 
 
-def _adjusted(table: pd.DataFrame) -> pd.DataFrame:
+def adjusted(table: pd.DataFrame) -> pd.DataFrame:
     """The table with Holm's p-values of the pooled rows; a verdict whose p is above 1 - LEVEL becomes undecided."""
     family = (table["dataset"] == POOLED) & table["p"].notna()
     table.loc[family, "p_holm"] = bootstrap.holm(table.loc[family, "p"])

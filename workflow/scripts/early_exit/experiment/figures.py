@@ -14,8 +14,8 @@ from early_exit.experiment.config.experiment import Experiment
 
 Subjects = list[tuple[str, str]]  # (dataset or backbone, promise), each empty if a figure is not of a single one
 
-COMPUTE, EXITS, HEADS, PROMISES = (
-    "1. Quality against compute", "2. Where tokens exit", "3. Exit heads", "4. Promises",
+COMPUTE, EXITS, HEADS, PROMISES, PRECISION = (
+    "1. Quality against compute", "2. Where tokens exit", "3. Exit heads", "4. Promises", "8. Precision",
 )  # fmt: skip
 
 
@@ -137,6 +137,10 @@ def _once_with_scored_blocks(experiment: Experiment) -> Subjects:
     return _once(experiment) if runs.measured_blocks(experiment) else []
 
 
+def _once_with_precision(experiment: Experiment) -> Subjects:
+    return _once(experiment) if runs.precision_pairs(experiment) else []
+
+
 KINDS = (
     Kind("quality", _datasets, ("results",), COMPUTE, paper_only=True),
     Kind("policies", _datasets_with_losses, ("policies",), COMPUTE),
@@ -153,5 +157,7 @@ KINDS = (
     Kind("calibration", _backbones_and_promises, ("thresholds", "results"), PROMISES),
     Kind("promise", _backbones_and_promises, ("promise", "results"), PROMISES),
     Kind("transfer", _once_with_transfer, ("promise",), PROMISES),
+    Kind("precision", _once_with_precision, ("precision",), PRECISION),
+    Kind("precision_positions", _once_with_precision, ("precision",), PRECISION),
 )
 SPEED = Figure("speed", "7. Speed", ("speed",))  # of `snakemake speed`, which the report does not wait for

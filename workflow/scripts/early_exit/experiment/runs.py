@@ -57,7 +57,7 @@ def policies(experiment: Experiment, pair: Pair, part: str) -> list[str]:
 
     `full` is the full model and the oracle, whose answers are the full model's; `matched` are those that leave as often
     as others do, `exits` all that are in neither; `planned` need a plan, `timed` have seconds, `calibrated` are those
-    that are calibrated and what they are compared with, `all` is all.
+    that are calibrated and what they are compared with, `precise` are run in several number formats, `all` is all.
     """
     named = {run.policy: policy_of(experiment, run) for run in runs(experiment) if run.pair == pair}
     chosen = {run.policy for run in calibrated_runs(experiment) if run.pair == pair} | {"full"}
@@ -66,6 +66,7 @@ def policies(experiment: Experiment, pair: Pair, part: str) -> list[str]:
         "planned": {name for name, policy in named.items() if policy.is_planned},
         "timed": {name for name, policy in named.items() if policy.kind != "oracle"},
         "calibrated": chosen,
+        "precise": {"full", *experiment.precision.policies},
         "all": set(named),
     }
     return [name for name in named if name in belongs[part]]
@@ -127,6 +128,11 @@ def measured_heads(experiment: Experiment) -> list[tuple[str, str]]:
     """All (backbone, recipe) whose heads' quality is measured: those that some run needs, or as the config says."""
     recipes = experiment.head_quality.recipes
     return trainings(experiment) if recipes is None else list(product(experiment.backbones, recipes))
+
+
+def precision_pairs(experiment: Experiment) -> list[Pair]:
+    """The pairs that are run in several number formats."""
+    return [pair for pair in pairs(experiment) if pair.dataset in experiment.precision.datasets]
 
 
 def pruned_policies(experiment: Experiment) -> dict[str, Pruned]:

@@ -165,6 +165,19 @@ def wallclock(experiment: Experiment, pair: Pair) -> Work:
     return _work(experiment, pair.backbone, 2 * (options.repeats + 1) * share * once, decodes=True)
 
 
+def precision(experiment: Experiment, pair: Pair) -> Work:
+    """In each format the full model's answers and the policies', and one reading of them; two forms are in memory."""
+    options, backbone = experiment.precision, experiment.backbones[pair.backbone]
+    rows = sum(
+        settings(experiment, Run(pair.backbone, pair.dataset, name)) for name in policies(experiment, pair, "precise")
+    )
+    tokens = options.examples * rows * experiment.datasets[pair.dataset].max_new_tokens
+    share = options.examples / questions(experiment, pair.dataset, "test")
+    once = machine(experiment, "float32").passes(backbone, tokens, backbone.batch_size)
+    seconds = (len(options.formats) + 1) * (once + share * _teacher_forced(experiment, pair, "test"))
+    return _work(experiment, pair.backbone, seconds, decodes=True, extra=backbone.weight_bytes)
+
+
 def speed(experiment: Experiment, name: str) -> Work:
     """About a hundred calls, each as long as some hundred steps one at a time."""
     backbone, options = experiment.backbones[name], experiment.speed

@@ -21,7 +21,8 @@ class PackedLinear(nn.Linear):
     packed: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.dtype != torch.float32 or not x.is_cpu:  # or it was moved since
+        plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")  # a packed product has one number format
+        if plain or x.dtype != torch.float32 or not x.is_cpu:  # or it was moved since
             return super().forward(x)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 

@@ -2,11 +2,13 @@
 
 import pandas as pd
 
+from early_exit.evaluation import precision
 from early_exit.evaluation.claims import CLAIMS, FEWEST_GROUPS, LITTLE, MUCH, POOLED
 from early_exit.evaluation.tables import metric_name
 from early_exit.report import pages
 
 SIGNS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+ALL_CLAIMS = (*CLAIMS, *precision.CLAIMS)
 SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -19,7 +21,7 @@ def page(table: pd.DataFrame, *, experiment: str, preset: str, resamples: int) -
     """
     is_pooled = table["dataset"] == POOLED
     pooled, single = table[is_pooled], table[~is_pooled]
-    tests = int(pooled["p"].notna().sum())
+    tests = int(pooled.loc[pooled["claim"].isin([claim.name for claim in CLAIMS]), "p"].notna().sum())
     return pages.render(
         "claims",
         title=f"The paper's claims, tested on {experiment}",
@@ -32,7 +34,8 @@ def page(table: pd.DataFrame, *, experiment: str, preset: str, resamples: int) -
                 "tested": claim.tested,
                 "rows": [_single_row(row) for _, row in single[single["claim"] == claim.name].iterrows()],
             }
-            for claim in CLAIMS
+            for claim in ALL_CLAIMS
+            if claim in CLAIMS or claim.name in set(table["claim"])
         ],
         tests=tests,
         resamples=resamples,
@@ -44,7 +47,7 @@ def page(table: pd.DataFrame, *, experiment: str, preset: str, resamples: int) -
 
 
 def _pooled_row(row: pd.Series) -> list[str]:
-    claim = next(claim for claim in CLAIMS if claim.name == row["claim"])
+    claim = next(claim for claim in ALL_CLAIMS if claim.name == row["claim"])
     p = "-" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}"
     return [
         claim.says,

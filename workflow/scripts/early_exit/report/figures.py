@@ -9,7 +9,7 @@ from matplotlib import figure as drawings
 from early_exit.experiment.figures import Figure
 
 # Importing a module registers the kinds of figures that it draws.
-from early_exit.report import curves, equal_compute, heads, policies, promises, pruning, speed  # noqa: F401
+from early_exit.report import curves, equal_compute, heads, policies, precision, promises, pruning, speed  # noqa: F401
 from early_exit.report.style import DRAWING, save
 
 

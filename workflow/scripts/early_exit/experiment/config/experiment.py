@@ -30,6 +30,7 @@ from early_exit.experiment.config.run import (
     Degeneration,
     Estimate,
     Generation,
+    Precision,
     Pruning,
     Resources,
     Scoring,
@@ -132,6 +133,10 @@ class Experiment(Entry):
             "Seconds per generated token of every setting, measured apart; results are then no longer the same twice."
         ),
     )
+    precision: Precision = Field(
+        default_factory=Precision,
+        description="How much a coarser number format changes, and whether a small change dies out along the sequence.",
+    )
     degeneration: Degeneration = Field(default_factory=Degeneration, description="What counts as a repetition loop.")
     scoring: Scoring = Field(default_factory=Scoring, description="How answers are scored.")
     bootstrap: Bootstrap = Field(default_factory=Bootstrap, description="How 95 % intervals are found.")
@@ -229,6 +234,7 @@ class Experiment(Entry):
                 yield ("policies", name, "state_fill"), policy.fill, "belongs to no backbone here"
         yield from self._problems_of_groups()
         yield from self._problems_of_windows()
+        yield from self._problems_of_precision()
 
     def selected(self) -> dict[str, Policy]:
         """The policies that run: those in no group, those of the group asked for, and what these match.
@@ -266,6 +272,17 @@ class Experiment(Entry):
             if self.corpus.max_tokens > window:
                 why = f"is more than the window of '{name}' has, {window} tokens"
                 yield ("corpus", "max_tokens"), self.corpus.max_tokens, why
+
+    def _problems_of_precision(self) -> Iterator[Problem]:
+        yield from _unknown(
+            ("precision", "datasets"), self.precision.datasets, [*self.datasets, *self.removed("datasets")]
+        )
+        known = [*self.policies, *self.removed("policies")]
+        yield from _unknown(("precision", "policies"), self.precision.policies, known)
+        for i, name in enumerate(self.precision.policies):
+            policy = self.policies.get(name)
+            if policy is not None and (policy.kind != "head" or policy.is_planned or policy.rule.adapt != "none"):
+                yield ("precision", "policies", i), name, "must be a head with thresholds that do not adapt"
 
     def _problems_of_policy(self, policy: Policy) -> Iterator[Problem]:
         yield from policy.problems(self)

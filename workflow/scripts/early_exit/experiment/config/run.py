@@ -17,6 +17,7 @@ from early_exit.experiment.config.entry import (
 )
 
 Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+PrecisionFormat = Literal["bfloat16", "float16", "bfloat16-autocast", "float16-autocast"]
 AtLeastTwo = Annotated[Count, Field(ge=2)]
 
 
@@ -110,6 +111,26 @@ class Wallclock(Entry):
     repeats: Count = Field(
         3, description="Times that each setting is timed, in turn with the others, after one that does not count."
     )
+
+
+class Precision(Entry):
+    """How much a coarser number format changes, and whether a small change dies out along the sequence."""
+
+    datasets: Annotated[list[str], Unique] = Field(
+        default_factory=list, description="Datasets whose first test questions are taken; none measures nothing."
+    )
+    formats: Annotated[list[PrecisionFormat], Field(min_length=1), Unique] = Field(
+        ["bfloat16", "float16", "bfloat16-autocast"],
+        description="Compared with float32: of all weights and activations, or of products with float32 weights.",
+    )
+    policies: Annotated[list[str], Unique] = Field(
+        default_factory=list, description="Policies with heads whose exits and answers are compared, by name."
+    )
+    examples: Count = Field(20, description="How many of the first test questions are answered in every format.")
+    sizes: Annotated[list[Positive], Field(min_length=1), Unique] = Field(
+        [0.01, 0.1], description="Lengths of a change of one token's embedding, in lengths of that embedding."
+    )
+    draws: Count = Field(3, description="Random directions of each such change.")
 
 
 class Degeneration(Entry):
