@@ -23,6 +23,7 @@ EVERY_RULE = {
     "datasets": {"triviaqa": None, "truthfulqa": None},
     "generation": {"shards": 2},
     "wallclock": {"examples": 2},
+    "precision": {"datasets": ["coqa"]},
     "policies": {"leave-out": {"kind": "pruned", "by": "one-by-one", "drop": [1]}},
 }
 

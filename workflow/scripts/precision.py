@@ -5,6 +5,7 @@ import pandas as pd
 from early_exit.base import job, records
 from early_exit.evaluation import precision
 from early_exit.evaluation.evaluate import Yardstick
+from early_exit.evaluation.format_scores import evaluate_formats
 from early_exit.experiment.config.policies import parse
 
 with job.logged(snakemake) as log:
@@ -20,7 +21,7 @@ with job.logged(snakemake) as log:
             precision.Measured(
                 labels={name: entry[name] for name in ("backbone", "family", "dataset")} | {"preset": params.preset},
                 groups=dict(zip(examples["example_id"], examples["group_id"], strict=True)),
-                evaluated=precision.evaluate_formats(answers, examples, policies, yardstick),
+                evaluated=evaluate_formats(answers, examples, policies, yardstick),
                 **frames,
             )
         )

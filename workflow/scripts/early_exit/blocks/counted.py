@@ -68,14 +68,14 @@ def _one_block(config: Mapping[str, Any]) -> nn.Module:
     if config.get("layer_types"):
         values["layer_types"] = config["layer_types"][:1]
     # Eager attention is made of products that a counter sees.
-    attention = {"attn_implementation": "eager"} if "num_attention_heads" in config else {}
+    options = {"attn_implementation": "eager"} if "num_attention_heads" in config else {}
     with TemporaryDirectory() as folder:  # the library decodes infinite numbers in a file alone
         write_json(values, Path(folder, "config.json"))
         if config.get("architectures"):
             kind = loading.architecture(config)
             with torch.device("meta"):
-                return kind(kind.config_class.from_pretrained(folder, **attention)).eval()
-        read = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **attention)
+                return kind(kind.config_class.from_pretrained(folder, trust_remote_code=False, **options)).eval()
+        read = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(read).eval()
 
