@@ -46,7 +46,7 @@ pin: $(STAMP)
 	$(BIN)/python workflow/scripts/pin_revisions.py $(CONFIG)
 
 check: lint $(FILES)
-	$(BIN)/pytest -q -n $(CORES) --dist loadfile -m "not slow" --cases 2 --ignore tests/workflow
+	$(BIN)/pytest -q -n $(CORES) --dist loadfile -m "not slow" --cases 1 --ignore tests/workflow
 
 test: lint $(FILES)
 	$(SNAKEMAKE) --lint
